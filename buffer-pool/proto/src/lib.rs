@@ -1,0 +1,8 @@
+//! Sans-IO cores of page ownership: directory, possession, transfer, invalidation, rebuild.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;
+
+mod page;
+
+pub use page::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn};

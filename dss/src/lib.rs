@@ -1,0 +1,6 @@
+//! Distributed shared storage: device I/O, volume groups, files, membership, fencing.
+//!
+//! Rules and lock order: this crate's README. The traits in [`seam`] are the only places where the
+//! simulator puts its own twin.
+
+pub mod seam;

@@ -1,0 +1,13 @@
+//! The seams: what the real world and the simulator both implement.
+
+mod buffer;
+mod device;
+mod fencer;
+mod runtime;
+mod transport;
+
+pub use buffer::{BLOCK, IoBuffer};
+pub use device::{BlockDevice, DeviceError, Geometry};
+pub use fencer::{FenceError, Fencer, LockState, ProcessIdentity};
+pub use runtime::{BoxFuture, Runtime};
+pub use transport::{Inbound, Service, Transport};
