@@ -1,1 +1,5 @@
-//! placeholder
+//! Transactions over shared pages: WAL, B-link tree, recovery, node.
+
+mod error;
+
+pub use error::Error;
