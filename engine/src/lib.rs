@@ -1,6 +1,8 @@
 //! Transactions over shared pages: WAL, B-link tree, recovery, node.
 
+mod blocked;
 mod error;
 pub mod node;
 
+pub use blocked::Blocked;
 pub use error::Error;
