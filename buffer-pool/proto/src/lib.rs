@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod header;
 mod page;
 
 pub use page::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn};

@@ -1,0 +1,105 @@
+//! The header of every page: its first 40 bytes, little-endian.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 4 | CRC32C of bytes 4 to the end of the page |
+//! | 4 | 1 | version of the page format |
+//! | 5 | 1 | kind (the engine's) |
+//! | 6 | 2 | reserved, 0 |
+//! | 8 | 8 | file |
+//! | 16 | 4 | number of the page in the file |
+//! | 20 | 4 | tree (the engine's) |
+//! | 24 | 8 | PSN |
+//! | 32 | 8 | epoch of the node that wrote it back |
+//!
+//! The pool owns the CRC, the PSN and the epoch; file and number are written at the first `finish`; version, kind
+//! and tree belong to the engine.
+
+use crate::page::{PAGE_SIZE, PageId, Psn};
+use aquifer_dss_proto::{Epoch, FileId};
+
+/// Bytes of the header.
+pub const HEADER_SIZE: usize = 40;
+/// The version of the page format that this code writes.
+pub const PAGE_VERSION: u8 = 1;
+
+/// What a page read from storage is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Its header names it and its CRC is right.
+    Valid(Psn),
+    /// Zero, or another page's bytes: the page was never formatted. Its PSN is 0.
+    NeverFormatted,
+    /// It names itself but its CRC is wrong.
+    Corrupt,
+}
+
+fn word(page: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(page[at..at + 8].try_into().expect("8 bytes"))
+}
+
+/// The CRC field.
+pub fn checksum(page: &[u8]) -> u32 {
+    u32::from_le_bytes(page[0..4].try_into().expect("4 bytes"))
+}
+
+/// The version of the format.
+pub fn version(page: &[u8]) -> u8 {
+    page[4]
+}
+
+/// The engine's kind of the page.
+pub fn kind(page: &[u8]) -> u8 {
+    page[5]
+}
+
+/// The page the header names.
+pub fn page_id(page: &[u8]) -> PageId {
+    PageId { file: FileId(word(page, 8)), number: u32::from_le_bytes(page[16..20].try_into().expect("4 bytes")) }
+}
+
+/// The engine's tree id.
+pub fn tree(page: &[u8]) -> u32 {
+    u32::from_le_bytes(page[20..24].try_into().expect("4 bytes"))
+}
+
+/// The PSN of the page.
+pub fn psn(page: &[u8]) -> Psn {
+    Psn(word(page, 24))
+}
+
+/// The epoch of the node that wrote the page back.
+pub fn epoch(page: &[u8]) -> Epoch {
+    Epoch(word(page, 32))
+}
+
+/// Sets the format's version, the engine's kind and the tree.
+pub fn set_kind(page: &mut [u8], kind: u8, tree: u32) {
+    page[4] = PAGE_VERSION;
+    page[5] = kind;
+    page[20..24].copy_from_slice(&tree.to_le_bytes());
+}
+
+/// Names the page and sets its PSN.
+pub fn set_identity(page: &mut [u8], id: PageId, psn: Psn) {
+    page[8..16].copy_from_slice(&id.file.0.to_le_bytes());
+    page[16..20].copy_from_slice(&id.number.to_le_bytes());
+    page[24..32].copy_from_slice(&psn.0.to_le_bytes());
+}
+
+/// Stamps the writer's epoch and the CRC, computed by `crc` over the bytes that follow the CRC field.
+pub fn seal(page: &mut [u8], epoch: Epoch, crc: impl Fn(&[u8]) -> u32) {
+    assert_eq!(page.len(), PAGE_SIZE, "a page is sealed whole");
+    page[32..40].copy_from_slice(&epoch.0.to_le_bytes());
+    let sum = crc(&page[4..]);
+    page[0..4].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Judges what storage gave for `id`.
+pub fn verify(page: &[u8], id: PageId, crc: impl Fn(&[u8]) -> u32) -> Verdict {
+    assert_eq!(page.len(), PAGE_SIZE, "a page is verified whole");
+    if page_id(page) != id {
+        return Verdict::NeverFormatted;
+    }
+    if crc(&page[4..]) == checksum(page) { Verdict::Valid(psn(page)) } else { Verdict::Corrupt }
+}

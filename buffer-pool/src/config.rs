@@ -1,0 +1,135 @@
+//! What the pool is told, what it needs of others, and what it answers.
+
+use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PageId, Psn};
+use aquifer_dss::seam::{BoxFuture, IoBuffer};
+use aquifer_dss_proto::{Epoch, NodeId};
+use std::time::Duration;
+
+/// Sizes and times of a pool.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// This node.
+    pub me: NodeId,
+    /// Pages of memory.
+    pub frames: usize,
+    /// A fresh [`Hold`](crate::Hold) keeps a page from being surrendered at most this long.
+    pub hold_limit: Duration,
+    /// After this long without an answer, a message of a conversion is sent again.
+    pub retransmit: Duration,
+    /// The cleaner writes pages that have been dirty longer than this.
+    pub clean_after: Duration,
+    /// Pages of one write-back batch.
+    pub write_batch: usize,
+}
+
+impl PoolConfig {
+    /// Usual times for `frames` pages of memory at node `me`.
+    pub fn new(me: NodeId, frames: usize) -> Self {
+        Self {
+            me,
+            frames,
+            hold_limit: Duration::from_millis(20),
+            retransmit: Duration::from_millis(100),
+            clean_after: Duration::from_secs(1),
+            write_batch: 64,
+        }
+    }
+}
+
+/// Why the page store could not do it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("page storage: {0}")]
+pub struct PageStoreError(pub String);
+
+/// Where pages live when nobody holds them.
+pub trait PageStore: Send + Sync + 'static {
+    /// The `PAGE_SIZE` bytes of a page, as they are; zeros past the end of what was ever written.
+    fn read(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, PageStoreError>>;
+    /// Writes pages so that none can be torn; they are durable when it returns.
+    fn write_batch(&self, pages: Vec<(PageId, IoBuffer)>) -> BoxFuture<'_, Result<(), PageStoreError>>;
+}
+
+/// This node's redo stream, as far as the pool needs it.
+pub trait Redo: Send + Sync + 'static {
+    /// Everything before this position is durable.
+    fn durable(&self) -> Lsn;
+    /// Asks for a flush up to `position` soon.
+    fn request(&self, position: Lsn);
+    /// Until everything before `position` is durable.
+    fn wait(&self, position: Lsn) -> BoxFuture<'_, ()>;
+    /// `pages` are on storage at these PSNs, so that `by`'s redo up to and including them is not needed for them.
+    /// Called at node `by`, and at the leader for a `by` that is not in the view.
+    fn written_back(&self, by: NodeId, pages: &[(PageId, Psn)]);
+}
+
+/// The page is not possessed in the mode asked for: [`Pool::acquire`](crate::Pool::acquire) it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Miss {
+    /// The page.
+    pub page: PageId,
+    /// What was wanted.
+    pub mode: Mode,
+}
+
+/// Why a page cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PoolError {
+    /// Its bytes are damaged, or its redo failed.
+    #[error("page {0} is corrupt")]
+    Corrupt(PageId),
+    /// Storage refused.
+    #[error("page {page} cannot be read: {message}")]
+    Storage {
+        /// The page.
+        page: PageId,
+        /// What storage said.
+        message: String,
+    },
+    /// The pool was shut down.
+    #[error("the pool is shut down")]
+    Closed,
+}
+
+/// A page to be redone by the leader. Give it back to `redone`, `redo_current` or `redo_failed`.
+#[derive(Debug)]
+pub struct RedoTask {
+    /// The page.
+    pub page: PageId,
+    /// PSN it must reach.
+    pub target: Psn,
+    /// A better base than storage, if some survivor retained one.
+    pub base: Option<(IoBuffer, ImageInfo)>,
+    /// The epoch that asked; a task of an older one has no effect when it is given back.
+    pub epoch: Epoch,
+}
+
+/// Figures since the pool was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolCounters {
+    /// Local hits (reads and writes).
+    pub hits: u64,
+    /// Reads and writes that had to acquire.
+    pub misses: u64,
+    /// Pages read from storage.
+    pub fetches: u64,
+    /// Images received from peers.
+    pub transfers_in: u64,
+    /// Images sent to peers.
+    pub transfers_out: u64,
+    /// Copies given up because another node asked.
+    pub invalidations: u64,
+    /// Pages written back.
+    pub write_backs: u64,
+    /// Frames taken from a page to hold another.
+    pub evictions: u64,
+    /// Messages sent to peers.
+    pub messages: u64,
+    /// Messages sent again.
+    pub retransmits: u64,
+    /// Messages of another epoch, or of a life not in the view (DIR-5).
+    pub dropped_epoch: u64,
+    /// Messages that could not be decoded.
+    pub dropped_malformed: u64,
+    /// Messages of a conversion that is over (HZ-4).
+    pub dropped_stale: u64,
+}
