@@ -3,7 +3,18 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod group;
 mod ids;
 pub mod recovery;
+mod retention;
+mod scn;
+mod status;
+mod visibility;
 
 pub use ids::{RedoRecord, TreeId, TxnId};
+pub use retention::{Retention, RetentionEntry};
+pub use scn::{ScnFetch, ScnFetcher, ScnIssuer, ScnReply, ScnWant};
+pub use status::{
+    STATUS_PAGE_HEADER, STATUS_PER_PAGE, StatusPlace, read_status, status_place, write_status,
+};
+pub use visibility::{TxnStatus, VersionHead, Visible, Writable, prunable, visible, writable};
