@@ -5,6 +5,7 @@ extern crate alloc;
 
 pub mod group;
 mod ids;
+pub mod page;
 pub mod recovery;
 mod retention;
 mod scn;

@@ -1,0 +1,92 @@
+//! Space maps: which node allocates from which chunk of 64 pages, and which pages are used.
+//!
+//! Map `m` of a tree is its page `m * PAGES_PER_MAP` and describes the pages from there on; its own bit is set when it is
+//! formatted, and in map 0 also that of the root (page 1). After the common header: 24 bytes reserved, then per
+//! chunk: owner u8 (0 nobody), reserved u8, used u64 (bit i: page i of the chunk).
+
+use super::header::{HEADER_BYTES, PageKind, expect_kind, format_header, read_u64, whole, write_u64};
+use super::PageError;
+use aquifer_buffer_pool_proto::PageId;
+
+/// Pages of a chunk.
+pub const CHUNK_PAGES: u32 = 64;
+/// Chunks of a space map.
+pub const CHUNKS_PER_MAP: u32 = 800;
+/// Pages from one map to the next (400 MiB).
+pub const PAGES_PER_MAP: u32 = CHUNK_PAGES * CHUNKS_PER_MAP;
+
+const FIRST: usize = HEADER_BYTES + 24;
+const ENTRY: usize = 10;
+
+/// One chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChunkView {
+    /// The node that allocates from it; 0 is nobody.
+    pub owner: u8,
+    /// Bit i: page i is used.
+    pub used: u64,
+}
+
+/// A space map, in place.
+#[derive(Clone, Copy)]
+pub struct SpaceMapView<'a>(&'a [u8]);
+
+impl<'a> SpaceMapView<'a> {
+    /// Reads a space map.
+    pub fn new(page: &'a [u8]) -> Result<Self, PageError> {
+        expect_kind(page, PageKind::SpaceMap)?;
+        Ok(Self(page))
+    }
+
+    /// Chunk `chunk`, below [`CHUNKS_PER_MAP`].
+    pub fn chunk(&self, chunk: u32) -> Result<ChunkView, PageError> {
+        if chunk >= CHUNKS_PER_MAP {
+            return Err(PageError::Mismatch("no such chunk"));
+        }
+        let at = FIRST + ENTRY * chunk as usize;
+        Ok(ChunkView { owner: self.0[at], used: read_u64(self.0, at + 2)? })
+    }
+
+    /// A free page for `node` (1 to 64) among the first `pages` pages of this map: (chunk, page of the chunk). Its own chunks come
+    /// first, then the first chunk that nobody owns.
+    pub fn find(&self, node: u8, pages: u32) -> Result<Option<(u32, u32)>, PageError> {
+        let mut unowned = None;
+        for chunk in 0..CHUNKS_PER_MAP.min(pages.div_ceil(CHUNK_PAGES)) {
+            let view = self.chunk(chunk)?;
+            if view.owner != 0 && view.owner != node {
+                continue;
+            }
+            let page = view.used.trailing_ones();
+            if page == CHUNK_PAGES || chunk * CHUNK_PAGES + page >= pages {
+                continue;
+            }
+            if view.owner == node {
+                return Ok(Some((chunk, page)));
+            }
+            unowned = unowned.or(Some((chunk, page)));
+        }
+        Ok(unowned)
+    }
+}
+
+pub(super) fn format(page: &mut [u8], id: PageId) -> Result<(), PageError> {
+    whole(page)?;
+    format_header(page, id, PageKind::SpaceMap);
+    // Chunk 0 begins with the map itself; in the first map the root follows.
+    write_u64(page, FIRST + 2, if id.number == 0 { 0b11 } else { 0b1 });
+    Ok(())
+}
+
+pub(super) fn set(page: &mut [u8], chunk: u16, owner: u8, bit: u8) -> Result<(), PageError> {
+    let view = SpaceMapView::new(page)?.chunk(u32::from(chunk))?;
+    if u32::from(bit) >= CHUNK_PAGES || owner == 0 {
+        return Err(PageError::Mismatch("no such page or node"));
+    }
+    if (view.owner != 0 && view.owner != owner) || view.used & (1 << bit) != 0 {
+        return Err(PageError::Mismatch("the page or its chunk is taken"));
+    }
+    let at = FIRST + ENTRY * usize::from(chunk);
+    page[at] = owner;
+    write_u64(page, at + 2, view.used | 1 << bit);
+    Ok(())
+}
