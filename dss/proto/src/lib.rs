@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod ballot;
 mod ids;
 mod time;
 mod view;
