@@ -3,6 +3,7 @@
 mod blocked;
 mod error;
 pub mod node;
+pub mod wal;
 
 pub use blocked::Blocked;
 pub use error::Error;

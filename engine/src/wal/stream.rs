@@ -1,0 +1,439 @@
+//! Appending: the log buffer, group commit, retention and the header of a living stream.
+
+use super::RedoFile;
+use super::header::{RING_OFFSET, StreamHeader, WalError, read_header};
+use aquifer_buffer_pool::Redo;
+use aquifer_buffer_pool_proto::{Lsn, PageId, Psn};
+use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer, Runtime};
+use aquifer_dss_proto::{Epoch, Incarnation, NodeId};
+use aquifer_engine_proto::group::{GroupStamp, encode_group, group_length};
+use aquifer_engine_proto::{RedoRecord, Retention, RetentionEntry};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Notify, watch};
+
+/// Sizes of a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct RedoConfig {
+    /// Appended bytes that are flushed even when nobody waits.
+    pub flush_bytes: usize,
+    /// Part of the ring kept for mini-transactions that have begun, in bytes; at most half of the ring counts.
+    pub margin_bytes: u64,
+    /// Log between the horizon and the end that recovery should not exceed: older pages are named by
+    /// [`RedoStream::pressure`].
+    pub recovery_bytes: u64,
+    /// A page is sampled once in this many bytes of log.
+    pub sample_bytes: u64,
+}
+
+impl Default for RedoConfig {
+    fn default() -> Self {
+        Self { flush_bytes: 256 << 10, margin_bytes: 16 << 20, recovery_bytes: 32 << 20, sample_bytes: 1 << 20 }
+    }
+}
+
+/// The log buffer and what hangs on positions. Positions are bytes of the stream.
+struct Log {
+    /// Where the next group goes.
+    next: u64,
+    /// End of the last group: `next` without padding.
+    previous_end: u64,
+    /// Groups not yet handed to the device, from `pending_start` (at a block) on.
+    pending: Vec<u8>,
+    pending_start: u64,
+    /// Somebody wants this to be durable.
+    requested: u64,
+    retention: Retention,
+    /// What earlier lives of this node left: pins the horizon until their pages are on storage.
+    inherited: Option<Lsn>,
+    /// The horizon in the header on storage: space before it is free.
+    durable_horizon: u64,
+    /// Somebody waits for room.
+    want_room: bool,
+    /// No append any more.
+    closed: bool,
+}
+
+impl Log {
+    fn horizon(&self, durable: u64) -> u64 {
+        let kept = self.retention.horizon().map_or(durable, |lsn| lsn.0);
+        self.inherited.map_or(kept, |lsn| lsn.0.min(kept)).max(self.durable_horizon)
+    }
+
+    fn used(&self) -> u64 {
+        self.next - self.durable_horizon
+    }
+}
+
+/// A flush unit: `bytes` go to `start`; the last group ends at `end`.
+struct Unit {
+    start: u64,
+    end: u64,
+    bytes: Vec<u8>,
+}
+
+/// Pages of dead nodes whose redo this node, the leader, answers for.
+#[derive(Default)]
+struct Inherited {
+    /// By dead node: pages not on storage up to the PSN.
+    pages: BTreeMap<NodeId, BTreeMap<PageId, Psn>>,
+    /// Write-backs heard before the dead node's pages were known.
+    early: BTreeMap<NodeId, BTreeMap<PageId, Psn>>,
+}
+
+/// One node's redo stream, open for appending. Lock order: `header` (async) before `log`; `inherited` is alone.
+pub struct RedoStream {
+    rt: Arc<dyn Runtime>,
+    file: Arc<dyn RedoFile>,
+    config: RedoConfig,
+    stream: NodeId,
+    incarnation: Incarnation,
+    ring_bytes: u64,
+    epoch: AtomicU64,
+    log: Mutex<Log>,
+    durable: watch::Sender<u64>,
+    wake_writer: Notify,
+    room: Notify,
+    header: tokio::sync::Mutex<StreamHeader>,
+    inherited: Mutex<Inherited>,
+    inherited_changed: Notify,
+}
+
+impl RedoStream {
+    /// Opens the stream of this node for `incarnation` behind the sealed end of the life before, and starts its
+    /// writer. When the stream is not clean, the redo of the earlier lives stays until
+    /// [`release_earlier_lives`](Self::release_earlier_lives).
+    pub async fn open_own(
+        rt: Arc<dyn Runtime>,
+        file: Arc<dyn RedoFile>,
+        config: RedoConfig,
+        stream: NodeId,
+        incarnation: Incarnation,
+    ) -> Result<Arc<Self>, WalError> {
+        let mut header = read_header(&*file, stream).await?;
+        let inherited = (!header.clean).then_some(header.horizon);
+        let first = header.begin_life(incarnation)?;
+        header.write(&*file).await?;
+        let log = Log {
+            next: first.0,
+            previous_end: first.0,
+            pending: Vec::new(),
+            pending_start: first.0,
+            requested: 0,
+            retention: Retention::new(config.sample_bytes),
+            inherited,
+            durable_horizon: header.horizon.0,
+            want_room: false,
+            closed: false,
+        };
+        let this = Arc::new(Self {
+            rt: rt.clone(),
+            file,
+            config,
+            stream,
+            incarnation,
+            ring_bytes: header.ring_bytes,
+            epoch: AtomicU64::new(0),
+            log: Mutex::new(log),
+            durable: watch::Sender::new(first.0),
+            wake_writer: Notify::new(),
+            room: Notify::new(),
+            header: tokio::sync::Mutex::new(header),
+            inherited: Mutex::default(),
+            inherited_changed: Notify::new(),
+        });
+        rt.spawn("redo writer", Box::pin(this.clone().run_writer()));
+        Ok(this)
+    }
+
+    /// The view in which groups are written from now on.
+    pub fn set_epoch(&self, epoch: Epoch) {
+        self.epoch.store(epoch.0, Ordering::Release);
+    }
+
+    /// Appends the records of one mini-transaction as a group and gives its end. Synchronous, called under the
+    /// latches of the pages, so that the order in the stream is the order of each page's changes. Never waits:
+    /// whoever begins a mini-transaction has asked [`has_room`](Self::has_room) first.
+    pub fn append(&self, records: &[RedoRecord]) -> Lsn {
+        let length = group_length(records) as u64;
+        let mut log = self.log.lock();
+        assert!(!log.closed, "an append to a closed redo stream");
+        let (lsn, end) = (log.next, log.next + length);
+        if end.next_multiple_of(BLOCK as u64) - log.durable_horizon > self.ring_bytes {
+            log.closed = true;
+            self.rt.abort("the redo ring is full: a mini-transaction was begun without room");
+            return Lsn(u64::MAX);
+        }
+        let stamp = GroupStamp {
+            stream: self.stream,
+            lsn: Lsn(lsn),
+            previous_end: Lsn(log.previous_end),
+            incarnation: self.incarnation,
+            epoch: Epoch(self.epoch.load(Ordering::Acquire)),
+        };
+        encode_group(&mut log.pending, stamp, records);
+        log.next = end;
+        log.previous_end = end;
+        for record in records {
+            log.retention.changed(record.page, record.prev_psn, Lsn(lsn));
+        }
+        if log.pending.len() >= self.config.flush_bytes {
+            log.requested = end;
+            self.wake_writer.notify_one();
+        }
+        Lsn(end)
+    }
+
+    /// Whether a mini-transaction may begin.
+    pub fn has_room(&self) -> bool {
+        self.has_room_in(&self.log.lock())
+    }
+
+    fn has_room_in(&self, log: &Log) -> bool {
+        log.used() + self.config.margin_bytes.min(self.ring_bytes / 2) <= self.ring_bytes
+    }
+
+    /// Waits until a mini-transaction may begin.
+    pub async fn wait_room(&self) {
+        loop {
+            let notified = self.room.notified();
+            {
+                let mut log = self.log.lock();
+                if self.has_room_in(&log) {
+                    return;
+                }
+                log.want_room = true;
+            }
+            self.wake_writer.notify_one();
+            notified.await;
+        }
+    }
+
+    /// Up to `limit` pages, oldest first, to be written back soon (`Pool::want_flush`) because they pin the horizon.
+    /// Empty while there is little log to keep.
+    pub fn pressure(&self, limit: usize) -> Vec<PageId> {
+        let log = self.log.lock();
+        let most = (self.ring_bytes / 2).min(self.config.recovery_bytes);
+        let kept = log.next - log.horizon(*self.durable.borrow());
+        if kept <= most { Vec::new() } else { log.retention.pinning(Lsn(log.next - most / 2), limit) }
+    }
+
+    /// What this life changed and does not know to be on storage: told to the node that recovers (HZ-1).
+    pub fn retention(&self) -> Vec<RetentionEntry> {
+        self.log.lock().retention.entries()
+    }
+
+    /// The changes of this node's earlier lives are all on storage: their redo may go.
+    pub fn release_earlier_lives(&self) {
+        self.log.lock().inherited = None;
+        self.wake_writer.notify_one();
+    }
+
+    /// Bytes of log between the horizon on storage and the end, and bytes of the ring.
+    pub fn usage(&self) -> (u64, u64) {
+        (self.log.lock().used(), self.ring_bytes)
+    }
+
+    /// Position behind the last group appended.
+    pub fn end(&self) -> Lsn {
+        Lsn(self.log.lock().previous_end)
+    }
+
+    /// The leader takes over the retention of a dead node: `pages` are not on storage up to the PSN named.
+    pub fn inherit(&self, dead: NodeId, pages: impl IntoIterator<Item = (PageId, Psn)>) {
+        let mut inherited = self.inherited.lock();
+        let early = inherited.early.remove(&dead).unwrap_or_default();
+        let missing = pages.into_iter().filter(|(page, psn)| early.get(page).is_none_or(|known| known < psn));
+        let missing = missing.collect();
+        inherited.pages.insert(dead, missing);
+        self.inherited_changed.notify_waiters();
+    }
+
+    /// The view changed: inheritance is planned again by whoever leads.
+    pub fn forget_inherited(&self) {
+        *self.inherited.lock() = Inherited::default();
+        self.inherited_changed.notify_waiters();
+    }
+
+    /// Pages of a dead node that are not known to be on storage, up to `limit`; empty when its stream may be marked
+    /// clean, `None` when nothing was inherited from it.
+    pub fn inherited(&self, dead: NodeId, limit: usize) -> Option<Vec<PageId>> {
+        let inherited = self.inherited.lock();
+        inherited.pages.get(&dead).map(|pages| pages.keys().take(limit).copied().collect())
+    }
+
+    /// Waits until every page inherited from `dead` is on storage, or the inheritance was forgotten (false).
+    pub async fn inherited_flushed(&self, dead: NodeId) -> bool {
+        loop {
+            let notified = self.inherited_changed.notified();
+            match self.inherited(dead, 1) {
+                None => return false,
+                Some(pages) if pages.is_empty() => return true,
+                Some(_) => notified.await,
+            }
+        }
+    }
+
+    /// Writes the present horizon to the header; space before it is reused only afterwards.
+    pub async fn checkpoint(&self) -> Result<(), WalError> {
+        let mut header = self.header.lock().await;
+        let horizon = {
+            let log = self.log.lock();
+            if log.closed {
+                return Ok(());
+            }
+            log.horizon(*self.durable.borrow())
+        };
+        if header.horizon.0 < horizon {
+            header.horizon = Lsn(horizon);
+            header.write(&*self.file).await?;
+            let mut log = self.log.lock();
+            log.durable_horizon = horizon;
+            if self.has_room_in(&log) {
+                log.want_room = false;
+                drop(log);
+                self.room.notify_waiters();
+            }
+        }
+        Ok(())
+    }
+
+    /// Clean shutdown, after every page was written back: flushes, seals and marks the stream clean. Nothing can be
+    /// appended afterwards. [`WalError::Needed`] when something is not on storage; the stream stays open then.
+    pub async fn close_clean(&self) -> Result<(), WalError> {
+        let end = self.end();
+        self.wait(end).await;
+        let mut header = self.header.lock().await;
+        {
+            let mut log = self.log.lock();
+            if !log.retention.is_empty() || log.inherited.is_some() || log.previous_end != end.0 {
+                return Err(WalError::Needed(self.stream));
+            }
+            log.closed = true;
+        }
+        header.segments.last_mut().expect("the present life").end = Some(end);
+        header.horizon = end;
+        header.clean = true;
+        header.write(&*self.file).await
+    }
+
+    async fn run_writer(self: Arc<Self>) {
+        loop {
+            let notified = self.wake_writer.notified();
+            let result = if let Some(unit) = self.take_unit() {
+                self.write_unit(unit).await
+            } else if self.checkpoint_is_due() {
+                self.checkpoint().await
+            } else {
+                notified.await;
+                continue;
+            };
+            if let Err(error) = result {
+                // WAL-2: what is on the device is unknown now, and nothing may be reported durable any more.
+                self.log.lock().closed = true;
+                self.rt.abort(&format!("redo stream: {error}"));
+                return;
+            }
+            if self.checkpoint_is_due()
+                && let Err(error) = self.checkpoint().await
+            {
+                self.log.lock().closed = true;
+                self.rt.abort(&format!("redo stream: {error}"));
+                return;
+            }
+        }
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        let log = self.log.lock();
+        let gain = log.horizon(*self.durable.borrow()) - log.durable_horizon;
+        !log.closed && gain > 0 && (log.want_room || gain >= self.ring_bytes / 8)
+    }
+
+    /// Everything appended, when somebody wants it durable. The next unit begins at the next block.
+    fn take_unit(&self) -> Option<Unit> {
+        let mut log = self.log.lock();
+        if log.closed || log.pending.is_empty() || log.requested <= *self.durable.borrow() {
+            return None;
+        }
+        let unit = Unit { start: log.pending_start, end: log.next, bytes: std::mem::take(&mut log.pending) };
+        log.next = log.next.next_multiple_of(BLOCK as u64);
+        log.pending_start = log.next;
+        Some(unit)
+    }
+
+    async fn write_unit(&self, unit: Unit) -> Result<(), WalError> {
+        assert!(unit.start.is_multiple_of(BLOCK as u64), "a flush unit begins at a block");
+        let mut at = unit.start;
+        let mut rest = &unit.bytes[..];
+        while !rest.is_empty() {
+            let in_ring = at % self.ring_bytes;
+            let piece = rest.len().min((self.ring_bytes - in_ring) as usize);
+            let buffer = IoBuffer::copy_padded(&rest[..piece]);
+            self.file.write_at(RING_OFFSET + in_ring, buffer).await.map_err(WalError::Io)?;
+            at += piece as u64;
+            rest = &rest[piece..];
+        }
+        self.file.flush().await.map_err(WalError::Io)?;
+        self.durable.send_replace(unit.end);
+        Ok(())
+    }
+}
+
+impl Redo for RedoStream {
+    fn durable(&self) -> Lsn {
+        Lsn(*self.durable.borrow())
+    }
+
+    fn request(&self, position: Lsn) {
+        let mut log = self.log.lock();
+        if position.0 > log.requested {
+            log.requested = position.0;
+            drop(log);
+            self.wake_writer.notify_one();
+        }
+    }
+
+    fn wait(&self, position: Lsn) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut durable = self.durable.subscribe();
+            if *durable.borrow() >= position.0 {
+                return;
+            }
+            self.request(position);
+            durable.wait_for(|at| *at >= position.0).await.expect("the sender lives as long as the stream");
+        })
+    }
+
+    fn written_back(&self, by: NodeId, pages: &[(PageId, Psn)]) {
+        if by == self.stream {
+            let mut log = self.log.lock();
+            for (page, psn) in pages {
+                log.retention.written_back(*page, *psn);
+            }
+            drop(log);
+            if self.checkpoint_is_due() {
+                self.wake_writer.notify_one();
+            }
+            return;
+        }
+        let mut inherited = self.inherited.lock();
+        for (page, psn) in pages {
+            match inherited.pages.get_mut(&by) {
+                Some(missing) => {
+                    if missing.get(page).is_some_and(|target| target <= psn) {
+                        missing.remove(page);
+                    }
+                }
+                None => {
+                    let known = inherited.early.entry(by).or_default().entry(*page).or_default();
+                    *known = (*known).max(*psn);
+                }
+            }
+        }
+        drop(inherited);
+        self.inherited_changed.notify_waiters();
+    }
+}

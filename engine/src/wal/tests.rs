@@ -1,0 +1,324 @@
+//! Streams over a file in memory that can be cut at every write and flush.
+
+use super::*;
+use aquifer_buffer_pool::Redo;
+use aquifer_buffer_pool_proto::{Lsn, PageId, Psn};
+use aquifer_dss::seam::{BoxFuture, IoBuffer, Runtime};
+use aquifer_dss_proto::{FileId, Incarnation, Instant, NodeId};
+use aquifer_engine_proto::RedoRecord;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// Tokio's clock and tasks; never used by a node.
+pub struct TestRuntime(pub Mutex<Option<String>>);
+
+impl TestRuntime {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(None)))
+    }
+}
+
+impl Runtime for TestRuntime {
+    fn now(&self) -> Instant {
+        Instant(0)
+    }
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(deadline.since(Instant(0))))
+    }
+    fn spawn(&self, _name: &'static str, task: BoxFuture<'static, ()>) {
+        tokio::spawn(task);
+    }
+    fn random(&self) -> u64 {
+        4
+    }
+    fn abort(&self, reason: &str) {
+        *self.0.lock() = Some(reason.to_owned());
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Write(u64, Vec<u8>),
+    Flush,
+    Durable(Lsn),
+    OnStorage(PageId, Psn),
+}
+
+#[derive(Default)]
+struct MemoryState {
+    bytes: Vec<u8>,
+    events: Vec<Event>,
+    fail: bool,
+}
+
+struct MemoryFile(Mutex<MemoryState>);
+
+impl MemoryFile {
+    fn new(bytes: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(MemoryState { bytes, ..Default::default() })))
+    }
+    fn note(&self, event: Event) {
+        self.0.lock().events.push(event);
+    }
+}
+
+impl RedoFile for MemoryFile {
+    fn size(&self) -> u64 {
+        self.0.lock().bytes.len() as u64
+    }
+    fn read_at(&self, offset: u64, mut buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, String>> {
+        let state = self.0.lock();
+        let length = buffer.len();
+        buffer.copy_from_slice(&state.bytes[offset as usize..offset as usize + length]);
+        Box::pin(async { Ok(buffer) })
+    }
+    fn write_at(&self, offset: u64, buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, String>> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            let mut state = self.0.lock();
+            if state.fail {
+                return Err("EIO".to_owned());
+            }
+            state.bytes[offset as usize..offset as usize + buffer.len()].copy_from_slice(&buffer);
+            state.events.push(Event::Write(offset, buffer.to_vec()));
+            drop(state);
+            Ok(buffer)
+        })
+    }
+    fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            self.note(Event::Flush);
+            Ok(())
+        })
+    }
+}
+
+fn node() -> NodeId {
+    NodeId::new(2).unwrap()
+}
+
+fn page(number: u32) -> PageId {
+    PageId { file: FileId(9), number }
+}
+
+fn small() -> RedoConfig {
+    RedoConfig { flush_bytes: 9000, margin_bytes: 8 << 10, recovery_bytes: 24 << 10, sample_bytes: 4 << 10 }
+}
+
+async fn open(file: &Arc<MemoryFile>, life: u64) -> Result<Arc<RedoStream>, WalError> {
+    RedoStream::open_own(TestRuntime::new(), file.clone(), small(), node(), Incarnation(life)).await
+}
+
+/// A workload over pages whose PSNs it knows.
+struct Workload {
+    psn: Vec<u64>,
+    appended: Vec<(Lsn, Vec<RedoRecord>)>,
+}
+
+impl Workload {
+    fn append(&mut self, stream: &RedoStream, pages: &[u32], size: usize) -> Lsn {
+        let records: Vec<_> = pages
+            .iter()
+            .map(|number| {
+                let psn = &mut self.psn[*number as usize];
+                *psn += 1;
+                let operation = vec![*number as u8 ^ *psn as u8; size];
+                RedoRecord { page: page(*number), prev_psn: Psn(*psn - 1), operation }
+            })
+            .collect();
+        let end = stream.append(&records);
+        self.appended.push((end, records));
+        end
+    }
+
+    async fn run(&mut self, stream: &Arc<RedoStream>, file: &MemoryFile, rounds: u32) {
+        for round in 0..rounds {
+            let all = self.psn.len() as u32;
+            stream.wait_room().await;
+            self.append(stream, &[round % all], 100 + (round as usize * 977) % 3000);
+            let end = self.append(stream, &[(round + 1) % all, (round + 3) % all], (round as usize * 331) % 1500);
+            if round % 3 != 0 {
+                stream.wait(end).await;
+                file.note(Event::Durable(stream.durable()));
+            }
+            if round % 2 == 0 {
+                let behind = (round + 2) % all;
+                let psn = Psn(self.psn[behind as usize]);
+                stream.wait(stream.end()).await;
+                file.note(Event::Durable(stream.durable()));
+                file.note(Event::OnStorage(page(behind), psn));
+                stream.written_back(node(), &[(page(behind), psn)]);
+            }
+            if round % 5 == 4 {
+                stream.checkpoint().await.unwrap();
+            }
+        }
+    }
+}
+
+/// What the device may hold after a cut behind `events`: un-flushed writes kept, dropped, or torn at 512.
+fn images(start: &[u8], events: &[Event]) -> Vec<Vec<u8>> {
+    let flushed = events.iter().rposition(|e| matches!(e, Event::Flush)).map_or(0, |at| at + 1);
+    let mut images = Vec::new();
+    for variant in 0..6u64 {
+        let mut bytes = start.to_vec();
+        let mut seed = variant.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ events.len() as u64;
+        for (index, event) in events.iter().enumerate() {
+            let Event::Write(offset, data) = event else { continue };
+            for (sector, chunk) in data.chunks(512).enumerate() {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let kept = index < flushed || variant == 0 || (variant > 1 && seed >> 62 != 0);
+                if kept {
+                    let at = *offset as usize + sector * 512;
+                    bytes[at..at + chunk.len()].copy_from_slice(chunk);
+                }
+            }
+        }
+        images.push(bytes);
+    }
+    images
+}
+
+async fn check_cut(image: Vec<u8>, events: &[Event], appended: &[(Lsn, Vec<RedoRecord>)], cut: usize) {
+    let file = MemoryFile::new(image);
+    let (_, groups, end) = read_stream(&*file, node()).await.unwrap();
+    let read: Vec<_> = groups.iter().map(|g| (g.end, g.records.clone())).collect();
+    if let Some(first) = read.first() {
+        let at = appended.iter().position(|a| a.0 == first.0).unwrap();
+        assert_eq!(read[..], appended[at..at + read.len()], "cut {cut}: what is read has no gap");
+    }
+    let durable = events.iter().filter_map(|e| if let Event::Durable(l) = e { Some(*l) } else { None }).max();
+    for (group_end, records) in appended.iter().filter(|a| Some(a.0) <= durable) {
+        let needed = records.iter().any(|record| {
+            !events.iter().any(|e| matches!(e, Event::OnStorage(p, psn) if *p == record.page && *psn > record.prev_psn))
+        });
+        assert!(!needed || read.iter().any(|r| r.0 == *group_end), "cut {cut}: durable group {group_end:?} is lost");
+    }
+    // The next life continues behind the seal, and both lives are read.
+    assert_eq!(open(&file, 8).await.err(), Some(WalError::NotSealed(node())));
+    seal(&*file, node(), end).await.unwrap();
+    seal(&*file, node(), end).await.unwrap();
+    let stream = open(&file, 8).await.unwrap();
+    let last = stream.append(&[RedoRecord { page: page(50), prev_psn: Psn(cut as u64), operation: vec![1; 300] }]);
+    stream.wait(last).await;
+    let (header, again, end) = read_stream(&*file, node()).await.unwrap();
+    assert_eq!(again.len(), groups.len() + 1, "cut {cut}");
+    assert_eq!((again.last().unwrap().end, end), (last, last));
+    assert!(!header.clean);
+}
+
+#[tokio::test]
+async fn every_cut_keeps_what_was_reported_durable_and_nothing_behind_a_gap() {
+    let fresh = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
+    format_stream(&*fresh, node()).await.unwrap();
+    let stream = open(&fresh, 7).await.unwrap();
+    let start = fresh.0.lock().bytes.clone();
+    fresh.0.lock().events.clear();
+    let mut workload = Workload { psn: vec![0; 5], appended: Vec::new() };
+    workload.run(&stream, &fresh, 60).await;
+    let events = fresh.0.lock().events.clone();
+    assert!(stream.end().0 > 2 * (64 << 10), "the ring was lapped twice: {:?}", stream.end());
+    let mut cuts = 0;
+    for cut in 0..=events.len() {
+        if cut == events.len() || matches!(events[cut], Event::Write(..) | Event::Flush) {
+            for image in images(&start, &events[..cut]) {
+                check_cut(image, &events[..cut], &workload.appended, cut).await;
+                cuts += 1;
+            }
+        }
+    }
+    assert!(cuts > 500, "{cuts} cuts");
+}
+
+#[tokio::test]
+async fn a_full_ring_waits_for_write_back_and_names_the_pages_that_pin_it() {
+    let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
+    format_stream(&*file, node()).await.unwrap();
+    let stream = open(&file, 1).await.unwrap();
+    let mut workload = Workload { psn: vec![0; 4], appended: Vec::new() };
+    workload.append(&stream, &[3], 10);
+    while stream.has_room() {
+        let end = workload.append(&stream, &[0, 1], 1000);
+        stream.wait(end).await;
+    }
+    assert_eq!(stream.pressure(1), [page(3)]);
+    let waiter = tokio::spawn({
+        let stream = stream.clone();
+        async move { stream.wait_room().await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiter.is_finished());
+    let caught: Vec<_> = (0..4).map(|n| (page(n), Psn(workload.psn[n as usize]))).collect();
+    stream.written_back(node(), &caught);
+    waiter.await.unwrap();
+    assert!(stream.has_room() && stream.pressure(9).is_empty() && stream.retention().is_empty());
+    stream.close_clean().await.unwrap();
+    let header = read_header(&*file, node()).await.unwrap();
+    assert!(header.clean && header.sealed_end() == Some(stream.end()));
+    let next = open(&file, 2).await.unwrap();
+    assert_eq!(next.usage().0, 0, "a clean stream pins nothing");
+}
+
+#[tokio::test]
+async fn one_flush_serves_everybody_who_waits() {
+    let file = MemoryFile::new(vec![0; (RING_OFFSET + (1 << 20)) as usize]);
+    format_stream(&*file, node()).await.unwrap();
+    let stream = open(&file, 1).await.unwrap();
+    file.0.lock().events.clear();
+    let mut waits = Vec::new();
+    for number in 0..50 {
+        let end = stream.append(&[RedoRecord { page: page(number), prev_psn: Psn(0), operation: vec![0; 20] }]);
+        let stream = stream.clone();
+        waits.push(tokio::spawn(async move { stream.wait(end).await }));
+    }
+    for wait in waits {
+        wait.await.unwrap();
+    }
+    let flushes = file.0.lock().events.iter().filter(|e| matches!(e, Event::Flush)).count();
+    assert!(flushes <= 2, "{flushes} flushes for 50 commits");
+}
+
+#[tokio::test]
+async fn a_failed_write_is_final() {
+    let file = MemoryFile::new(vec![0; (RING_OFFSET + (1 << 20)) as usize]);
+    format_stream(&*file, node()).await.unwrap();
+    let rt = TestRuntime::new();
+    let stream = RedoStream::open_own(rt.clone(), file.clone(), small(), node(), Incarnation(1)).await.unwrap();
+    file.0.lock().fail = true;
+    let end = stream.append(&[RedoRecord { page: page(1), prev_psn: Psn(0), operation: vec![1] }]);
+    stream.request(end);
+    while rt.0.lock().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert!(stream.durable() < end);
+}
+
+#[tokio::test]
+async fn a_torn_header_leaves_the_other_copy() {
+    let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
+    format_stream(&*file, node()).await.unwrap();
+    let before = read_header(&*file, node()).await.unwrap();
+    let _stream = open(&file, 1).await.unwrap();
+    let after = read_header(&*file, node()).await.unwrap();
+    assert_eq!(after.generation, before.generation + 1);
+    file.0.lock().bytes[(after.generation % 2 * 4096) as usize + 30] ^= 1;
+    assert_eq!(read_header(&*file, node()).await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn the_leader_answers_for_a_dead_node_until_its_pages_are_on_storage() {
+    let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
+    format_stream(&*file, node()).await.unwrap();
+    let stream = open(&file, 1).await.unwrap();
+    let dead = NodeId::new(5).unwrap();
+    stream.written_back(dead, &[(page(1), Psn(4))]);
+    stream.inherit(dead, [(page(1), Psn(4)), (page(2), Psn(7)), (page(3), Psn(1))]);
+    assert_eq!(stream.inherited(dead, 9), Some(vec![page(2), page(3)]));
+    stream.written_back(dead, &[(page(2), Psn(6)), (page(3), Psn(9))]);
+    assert_eq!(stream.inherited(dead, 9), Some(vec![page(2)]));
+    stream.written_back(dead, &[(page(2), Psn(7))]);
+    assert!(stream.inherited_flushed(dead).await);
+    stream.forget_inherited();
+    assert!(!stream.inherited_flushed(dead).await);
+}
