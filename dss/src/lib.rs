@@ -3,4 +3,11 @@
 //! Rules and lock order: this crate's README. The traits in [`seam`] are the only places where the
 //! simulator puts its own twin.
 
+pub mod device;
+pub mod group;
+mod random;
 pub mod seam;
+pub mod testing;
+pub mod tokio_runtime;
+
+pub(crate) use random::random_bytes;

@@ -7,9 +7,17 @@
 extern crate alloc;
 
 pub mod ballot;
+pub mod catalog;
+pub mod envelope;
 mod ids;
+pub mod journal;
+pub mod label;
+pub mod storage_message;
 mod time;
 mod view;
+
+/// Unit of metadata on the device, in bytes.
+pub const BLOCK_BYTES: usize = 4096;
 
 pub use ids::{Epoch, FileId, Incarnation, NodeId, NodeSet};
 pub use time::Instant;

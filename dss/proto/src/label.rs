@@ -1,0 +1,136 @@
+//! The label of a volume and the layout of volume 0: where everything is before the first allocation unit.
+//!
+//! Rules: a label is written in two copies and believed only with the right magic, version and CRC (DSS-1); the
+//! newer generation of two good copies wins. All sizes and offsets of areas are in the label or fixed here.
+
+use crate::envelope::{EnvelopeError, open_block, seal_block};
+use crate::{BLOCK_BYTES, NodeId};
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// "AQLABEL\0" as a little-endian number.
+pub const LABEL_MAGIC: u64 = u64::from_le_bytes(*b"AQLABEL\0");
+/// Version of the whole on-disk format.
+pub const FORMAT_VERSION: u32 = 1;
+/// Byte offsets of the two copies of the label.
+pub const LABEL_OFFSETS: [u64; 2] = [0, 64 << 10];
+/// Byte offset of node 1's slot; one block per node.
+pub const SLOTS_OFFSET: u64 = 128 << 10;
+/// Byte offset of node 1's ballot block; one block per node.
+pub const BALLOTS_OFFSET: u64 = 384 << 10;
+/// Byte offset of node 1's first ballot body; two per node.
+pub const BODIES_OFFSET: u64 = 640 << 10;
+/// Bytes of one ballot body.
+pub const BODY_BYTES: usize = 16 << 10;
+/// Byte offset of the metadata journal on volume 0.
+pub const JOURNAL_OFFSET: u64 = 4 << 20;
+
+/// 16 random bytes that name a group or a volume.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Uuid(pub [u8; 16]);
+
+impl core::fmt::Display for Uuid {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (index, byte) in self.0.iter().enumerate() {
+            if matches!(index, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl core::fmt::Debug for Uuid {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a volume says of itself. Sizes in bytes, offsets from the start of the volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Label {
+    /// Names the volume group.
+    pub group: Uuid,
+    /// Name of the group, for people.
+    pub name: String,
+    /// Names this volume.
+    pub volume_uuid: Uuid,
+    /// Position of this volume in the group; 0 has the metadata.
+    pub volume: u16,
+    /// Grows when the label is rewritten.
+    pub generation: u64,
+    /// Size of the volume when it was formatted.
+    pub size: u64,
+    /// Size of an allocation unit.
+    pub au_bytes: u64,
+    /// Where allocation unit 0 starts.
+    pub au_offset: u64,
+    /// How many allocation units there are.
+    pub au_count: u32,
+    /// Size of the journal: a multiple of `segment_bytes`. 0 on other volumes than 0.
+    pub journal_bytes: u64,
+    /// Size of a journal segment: a multiple of a block.
+    pub segment_bytes: u64,
+    /// Size of each of the two checkpoints, which follow the journal.
+    pub checkpoint_bytes: u64,
+}
+
+impl Label {
+    /// The label as one block.
+    pub fn encode(&self) -> Vec<u8> {
+        let body = postcard::to_allocvec(self).expect("a label of bounded strings fits memory");
+        seal_block(LABEL_MAGIC, FORMAT_VERSION, &body)
+    }
+
+    /// Reads a label; any bytes are safe.
+    pub fn decode(block: &[u8]) -> Result<Self, EnvelopeError> {
+        let body = open_block(LABEL_MAGIC, FORMAT_VERSION, block)?;
+        let label: Self = postcard::from_bytes(body).map_err(|_| EnvelopeError::Corrupt)?;
+        if label.is_sound() { Ok(label) } else { Err(EnvelopeError::Corrupt) }
+    }
+
+    /// Whether the figures fit each other, so that no later arithmetic can overflow or divide by zero.
+    fn is_sound(&self) -> bool {
+        let block = BLOCK_BYTES as u64;
+        let limit = 1u64 << 60;
+        let figures = [self.au_offset, self.journal_bytes, self.checkpoint_bytes, self.segment_bytes];
+        figures.iter().all(|figure| *figure <= limit && figure % block == 0)
+            && self.size <= limit
+            && self.au_bytes >= block
+            && self.au_bytes.is_power_of_two()
+            && self.au_bytes <= 64 << 20
+            && self.au_offset % self.au_bytes == 0
+            && self.au_offset + u64::from(self.au_count) * self.au_bytes <= self.size
+            && (self.volume != 0 || self.has_sound_journal())
+    }
+
+    fn has_sound_journal(&self) -> bool {
+        self.segment_bytes >= 2 * BLOCK_BYTES as u64
+            && self.journal_bytes % self.segment_bytes == 0
+            && self.journal_bytes / self.segment_bytes >= 8
+            && self.checkpoint_bytes >= 2 * BLOCK_BYTES as u64
+            && self.checkpoint_offset(1) + self.checkpoint_bytes <= self.au_offset
+    }
+
+    /// Byte offset of checkpoint 0 or 1.
+    pub fn checkpoint_offset(&self, which: usize) -> u64 {
+        JOURNAL_OFFSET + self.journal_bytes + (which as u64 & 1) * self.checkpoint_bytes
+    }
+}
+
+/// Byte offset of a node's slot.
+pub const fn slot_offset(node: NodeId) -> u64 {
+    SLOTS_OFFSET + (node.index() * BLOCK_BYTES) as u64
+}
+
+/// Byte offset of a node's ballot block.
+pub const fn ballot_offset(node: NodeId) -> u64 {
+    BALLOTS_OFFSET + (node.index() * BLOCK_BYTES) as u64
+}
+
+/// Byte offset of a node's ballot body 0 or 1.
+pub const fn body_offset(node: NodeId, which: usize) -> u64 {
+    BODIES_OFFSET + ((node.index() * 2 + (which & 1)) * BODY_BYTES) as u64
+}

@@ -1,0 +1,217 @@
+//! Formatting a device, and reading (and repairing) its label.
+
+use super::error::StorageError;
+use crate::seam::{BLOCK, BlockDevice, IoBuffer};
+use aquifer_dss_proto::catalog::Catalog;
+use aquifer_dss_proto::envelope::EnvelopeError;
+use aquifer_dss_proto::journal::{Tail, encode_checkpoint};
+use aquifer_dss_proto::label::{FORMAT_VERSION, JOURNAL_OFFSET, LABEL_OFFSETS, Label, Uuid};
+
+/// How a volume group shall be.
+#[derive(Clone, Debug)]
+pub struct GroupOptions {
+    /// A name for people.
+    pub name: String,
+    /// Bytes of an allocation unit: a power of two from 1 to 64 MiB (tests: from one block).
+    pub au_bytes: u64,
+    /// Bytes of the metadata journal: a multiple of 32 KiB, at least 64 KiB.
+    pub journal_bytes: u64,
+    /// Bytes of each of the two checkpoints: a multiple of 4 KiB.
+    pub checkpoint_bytes: u64,
+    /// Overwrite what is on the device.
+    pub force: bool,
+    /// Where ids come from; `None` draws from the kernel. The simulator sets it.
+    pub seed: Option<[u8; 16]>,
+}
+
+impl Default for GroupOptions {
+    fn default() -> Self {
+        Self {
+            name: String::from("aquifer"),
+            au_bytes: 4 << 20,
+            journal_bytes: 16 << 20,
+            checkpoint_bytes: 8 << 20,
+            force: false,
+            seed: None,
+        }
+    }
+}
+
+/// What a fresh group is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupIdentity {
+    /// Its id.
+    pub group: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Allocation units for files.
+    pub units: u32,
+}
+
+/// What both copies of a label say.
+enum Found {
+    Label(Box<Label>),
+    Nothing,
+    Damaged,
+    Version(u32),
+}
+
+async fn read_copy(device: &dyn BlockDevice, offset: u64) -> Result<Result<Label, EnvelopeError>, StorageError> {
+    let block = device.read(offset, IoBuffer::zeroed(BLOCK)).await?;
+    Ok(Label::decode(&block))
+}
+
+/// Looks at both copies; a bad one is written again from the good one when `repair`.
+async fn find_label(device: &dyn BlockDevice, repair: bool) -> Result<Found, StorageError> {
+    if device.geometry().size < JOURNAL_OFFSET {
+        return Ok(Found::Nothing);
+    }
+    let a = read_copy(device, LABEL_OFFSETS[0]).await?;
+    let b = read_copy(device, LABEL_OFFSETS[1]).await?;
+    let (label, stale) = match (a, b) {
+        (Ok(a), Ok(b)) if a == b => (a, None),
+        (Ok(a), Ok(b)) if a.generation > b.generation => (a, Some(1)),
+        (Ok(_), Ok(b)) => (b, Some(0)),
+        (Ok(a), Err(_)) => (a, Some(1)),
+        (Err(_), Ok(b)) => (b, Some(0)),
+        (Err(EnvelopeError::Version(found)), Err(_)) | (Err(_), Err(EnvelopeError::Version(found))) => {
+            return Ok(Found::Version(found));
+        }
+        (Err(EnvelopeError::Absent), Err(EnvelopeError::Absent)) => return Ok(Found::Nothing),
+        (Err(_), Err(_)) => return Ok(Found::Damaged),
+    };
+    if let Some(copy) = stale.filter(|_| repair) {
+        tracing::warn!(copy, "a copy of the label was damaged or old: written again from the other");
+        device.write(LABEL_OFFSETS[copy], IoBuffer::copy_padded(&label.encode())).await?;
+        device.flush().await?;
+    }
+    Ok(Found::Label(Box::new(label)))
+}
+
+/// The label of a device; a damaged copy is repaired (DSS-1).
+pub(super) async fn read_label(device: &dyn BlockDevice) -> Result<Label, StorageError> {
+    let label = match find_label(device, true).await? {
+        Found::Label(label) => *label,
+        Found::Nothing => return Err(StorageError::NoLabel),
+        Found::Damaged => return Err(StorageError::DamagedLabel),
+        Found::Version(found) => {
+            return Err(StorageError::OtherVersion { found, expected: FORMAT_VERSION });
+        }
+    };
+    let size = device.geometry().size;
+    let needed = label.au_offset + u64::from(label.au_count) * label.au_bytes;
+    if size < needed { Err(StorageError::TooSmall { size, needed }) } else { Ok(label) }
+}
+
+/// Refuses a device that something is on.
+async fn require_blank(device: &dyn BlockDevice) -> Result<(), StorageError> {
+    match find_label(device, false).await? {
+        Found::Label(label) => return Err(StorageError::InUse { name: label.name, group: label.group }),
+        Found::Damaged => return Err(StorageError::DamagedLabel),
+        Found::Version(found) => {
+            return Err(StorageError::OtherVersion { found, expected: FORMAT_VERSION });
+        }
+        Found::Nothing => {}
+    }
+    let start = device.read(0, IoBuffer::zeroed(JOURNAL_OFFSET as usize)).await?;
+    match start.iter().position(|byte| *byte != 0) {
+        Some(offset) => Err(StorageError::NotBlank { offset: offset as u64 }),
+        None => Ok(()),
+    }
+}
+
+fn plan(size: u64, options: &GroupOptions) -> Result<Label, StorageError> {
+    let block = BLOCK as u64;
+    let invalid = |text: &str| Err(StorageError::Invalid(String::from(text)));
+    if options.name.is_empty() || options.name.len() > 64 {
+        return invalid("the name has 1 to 64 bytes");
+    }
+    if !options.au_bytes.is_power_of_two() || options.au_bytes < block || options.au_bytes > 64 << 20 {
+        return invalid("an allocation unit is a power of two up to 64 MiB");
+    }
+    if options.journal_bytes < 64 << 10 || options.journal_bytes % (32 << 10) != 0 || options.journal_bytes > 1 << 40 {
+        return invalid("the journal is a multiple of 32 KiB and at least 64 KiB");
+    }
+    let checkpoint = options.checkpoint_bytes;
+    if checkpoint < 32 << 10 || checkpoint % block != 0 || checkpoint > 1 << 32 {
+        return invalid("a checkpoint is a multiple of 4 KiB and at least 32 KiB");
+    }
+    let segment = if options.journal_bytes % (256 << 10) == 0 && options.journal_bytes >= 2 << 20 {
+        256 << 10
+    } else {
+        options.journal_bytes / 8
+    };
+    let end = JOURNAL_OFFSET + options.journal_bytes + 2 * checkpoint;
+    let au_offset = end.next_multiple_of(options.au_bytes);
+    let needed = au_offset + options.au_bytes;
+    if size < needed {
+        return Err(StorageError::TooSmall { size, needed });
+    }
+    let units = ((size - au_offset) / options.au_bytes).min(1 << 26);
+    Ok(Label {
+        group: Uuid::default(),
+        name: options.name.clone(),
+        volume_uuid: Uuid::default(),
+        volume: 0,
+        generation: 1,
+        size,
+        au_bytes: options.au_bytes,
+        au_offset,
+        au_count: u32::try_from(units).expect("bounded above"),
+        journal_bytes: options.journal_bytes,
+        segment_bytes: segment,
+        checkpoint_bytes: checkpoint,
+    })
+}
+
+fn draw_uuids(seed: Option<[u8; 16]>) -> (Uuid, Uuid) {
+    let mut group = seed.unwrap_or_default();
+    if seed.is_none() {
+        crate::random_bytes(&mut group);
+    }
+    let mut volume = group;
+    volume[15] = volume[15].wrapping_add(1);
+    (Uuid(group), Uuid(volume))
+}
+
+/// Zeroes a range in pieces of 1 MiB.
+async fn wipe(device: &dyn BlockDevice, from: u64, to: u64) -> Result<(), StorageError> {
+    let mut offset = from;
+    let mut zeros = IoBuffer::zeroed(1 << 20);
+    while offset < to {
+        let length = (to - offset).min(1 << 20) as usize;
+        if length != zeros.len() {
+            zeros = IoBuffer::zeroed(length);
+        }
+        zeros = device.write(offset, zeros).await?;
+        offset += length as u64;
+    }
+    Ok(())
+}
+
+/// Writes a fresh volume group of one volume. The labels go last, after everything else is durable, so that a
+/// format that was cut off leaves no group.
+pub(super) async fn format(
+    device: &dyn BlockDevice,
+    options: &GroupOptions,
+) -> Result<GroupIdentity, StorageError> {
+    let mut label = plan(device.geometry().size, options)?;
+    if !options.force {
+        require_blank(device).await?;
+    }
+    (label.group, label.volume_uuid) = draw_uuids(options.seed);
+    wipe(device, 0, JOURNAL_OFFSET).await?;
+    device.flush().await?;
+    // Old journal entries need no wiping: the chain starts from the new group's id (DSS-3).
+    let capacity = (label.checkpoint_bytes - BLOCK as u64) as usize;
+    let catalog = Catalog::new(label.au_bytes, &[label.au_count], capacity);
+    let checkpoint = encode_checkpoint(label.group, Tail::first(label.group), &catalog);
+    device.write(label.checkpoint_offset(0), IoBuffer::copy_padded(&checkpoint)).await?;
+    device.write(label.checkpoint_offset(1), IoBuffer::zeroed(BLOCK)).await?;
+    device.flush().await?;
+    for offset in LABEL_OFFSETS {
+        device.write(offset, IoBuffer::copy_padded(&label.encode())).await?;
+        device.flush().await?;
+    }
+    Ok(GroupIdentity { group: label.group, name: label.name, units: label.au_count })
+}

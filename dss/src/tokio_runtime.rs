@@ -1,0 +1,72 @@
+//! The runtime of production: tokio's tasks and timers, CLOCK_BOOTTIME, the kernel's randomness.
+
+use crate::seam::{BoxFuture, Runtime};
+use aquifer_dss_proto::Instant;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// [`Runtime`] over tokio. Time goes on while the machine sleeps, as leases need it.
+pub struct TokioRuntime {
+    handle: Handle,
+}
+
+impl TokioRuntime {
+    /// Of the tokio runtime that this is called in.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn current() -> Self {
+        Self { handle: Handle::current() }
+    }
+
+    /// Of the given tokio runtime.
+    pub const fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+}
+
+/// Nanoseconds of CLOCK_BOOTTIME.
+fn boot_time() -> Instant {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Instant(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+}
+
+impl Runtime for TokioRuntime {
+    fn now(&self) -> Instant {
+        boot_time()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        let handle = self.handle.clone();
+        Box::pin(async move {
+            // tokio's clock stops while the machine sleeps; look again after each of its sleeps.
+            loop {
+                let left = deadline.since(boot_time());
+                if left == Duration::ZERO {
+                    return;
+                }
+                let timer = {
+                    let _context = handle.enter();
+                    tokio::time::sleep(left)
+                };
+                timer.await;
+            }
+        })
+    }
+
+    fn spawn(&self, _name: &'static str, task: BoxFuture<'static, ()>) {
+        drop(self.handle.spawn(task));
+    }
+
+    fn random(&self) -> u64 {
+        let mut bytes = [0u8; 8];
+        crate::random_bytes(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    fn abort(&self, reason: &str) {
+        tracing::error!(reason, "aborting");
+        eprintln!("aquifer: aborting: {reason}");
+        std::process::abort();
+    }
+}
