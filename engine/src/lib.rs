@@ -2,8 +2,10 @@
 
 mod blocked;
 mod error;
+pub mod mtr;
 pub mod node;
 pub mod wal;
+pub mod tree;
 
 pub use blocked::Blocked;
 pub use error::Error;

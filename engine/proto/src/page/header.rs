@@ -1,12 +1,14 @@
 //! The fields of the common page header that the engine reads or sets.
 
 use super::PageError;
+use aquifer_buffer_pool_proto::header::PAGE_VERSION;
 use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn};
 use aquifer_dss_proto::FileId;
 
 /// Bytes of the common header. Offsets: crc 0, version 4, kind 5, file 8, number 16, tree 20, psn 24, epoch 32.
 pub const HEADER_BYTES: usize = 40;
 
+const VERSION: usize = 4;
 const KIND: usize = 5;
 const FILE: usize = 8;
 const NUMBER: usize = 16;
@@ -93,6 +95,7 @@ pub fn set_psn(page: &mut [u8], psn: Psn) {
 
 /// Clears everything but PSN, CRC and epoch and names the page.
 pub(super) fn format_header(page: &mut [u8], id: PageId, kind: PageKind) {
+    page[VERSION] = PAGE_VERSION;
     page[KIND] = kind as u8;
     page[KIND + 1..FILE].fill(0);
     write_u64(page, FILE, id.file.0);

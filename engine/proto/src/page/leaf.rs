@@ -7,7 +7,7 @@ use super::header::{PageKind, expect_kind, read_u16, read_u64, write_u64};
 use super::operation::{PruneVersion, RowContent, Version};
 use super::slotted::{self, LEAF_KEY, NodeView};
 use super::{KEY_LIMIT, PageError, VALUE_LIMIT};
-use crate::TxnId;
+use crate::{TxnId, VersionHead};
 use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::{PageId, Scn};
 
@@ -43,6 +43,11 @@ impl VersionView<'_> {
     /// Whether this is only a lock.
     pub const fn is_lock_only(&self) -> bool {
         self.flags & LOCK_ONLY != 0
+    }
+
+    /// The part that decides about visibility.
+    pub const fn head(&self) -> VersionHead {
+        VersionHead { txn: self.txn, scn: self.scn, deleted: self.is_deleted(), lock_only: self.is_lock_only() }
     }
 
     /// A copy.

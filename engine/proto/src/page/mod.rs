@@ -37,10 +37,10 @@ pub use space::{CHUNK_PAGES, CHUNKS_PER_MAP, ChunkView, PAGES_PER_MAP, SpaceMapV
 pub use status::{STATUS_ABORTED, STATUS_PER_PAGE, sequence_of, status_of};
 
 /// Longest key in bytes.
-pub const KEY_LIMIT: usize = 1024;
+pub const KEY_LIMIT: usize = 1000;
 
-/// Longest value in bytes. Two versions of the longest row and two of the longest fences fit in one leaf.
-pub const VALUE_LIMIT: usize = 2048;
+/// Longest value in bytes. Two versions of the longest row, two of the longest fences and a kibibyte more fit in one leaf.
+pub const VALUE_LIMIT: usize = 2024;
 
 /// Why a page could not be read or changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

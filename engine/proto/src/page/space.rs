@@ -6,6 +6,7 @@
 
 use super::header::{HEADER_BYTES, PageKind, expect_kind, format_header, read_u64, whole, write_u64};
 use super::PageError;
+use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::PageId;
 
 /// Pages of a chunk.
@@ -47,25 +48,28 @@ impl<'a> SpaceMapView<'a> {
         Ok(ChunkView { owner: self.0[at], used: read_u64(self.0, at + 2)? })
     }
 
-    /// A free page for `node` (1 to 64) among the first `pages` pages of this map: (chunk, page of the chunk). Its own chunks come
-    /// first, then the first chunk that nobody owns.
-    pub fn find(&self, node: u8, pages: u32) -> Result<Option<(u32, u32)>, PageError> {
-        let mut unowned = None;
-        for chunk in 0..CHUNKS_PER_MAP.min(pages.div_ceil(CHUNK_PAGES)) {
-            let view = self.chunk(chunk)?;
-            if view.owner != 0 && view.owner != node {
-                continue;
+    /// Up to `wanted` free pages for `node` (1 to 64) among the first `pages` pages of this map, as (chunk, page of the chunk).
+    /// Its own chunks come first, then those that nobody owns.
+    pub fn free_pages(&self, node: u8, pages: u32, wanted: usize) -> Result<Vec<(u32, u32)>, PageError> {
+        let mut places = Vec::new();
+        for owner in [node, 0] {
+            for chunk in 0..CHUNKS_PER_MAP.min(pages.div_ceil(CHUNK_PAGES)) {
+                let view = self.chunk(chunk)?;
+                if view.owner != owner || view.used == u64::MAX {
+                    continue;
+                }
+                for page in (0..CHUNK_PAGES).filter(|page| view.used & (1 << page) == 0) {
+                    if places.len() == wanted || chunk * CHUNK_PAGES + page >= pages {
+                        break;
+                    }
+                    places.push((chunk, page));
+                }
+                if places.len() == wanted {
+                    return Ok(places);
+                }
             }
-            let page = view.used.trailing_ones();
-            if page == CHUNK_PAGES || chunk * CHUNK_PAGES + page >= pages {
-                continue;
-            }
-            if view.owner == node {
-                return Ok(Some((chunk, page)));
-            }
-            unowned = unowned.or(Some((chunk, page)));
         }
-        Ok(unowned)
+        Ok(places)
     }
 }
 
