@@ -1,0 +1,148 @@
+//! `cluster init` and `vg create`: a volume group on a blank device.
+
+use crate::confirm::{ChangeOptions, Decision};
+use crate::device::{self, Formatted};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::OutputOptions;
+use crate::units::{parse_size, show_size};
+use serde_json::json;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+/// Options of `cluster init` and `vg create`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct InitOptions {
+    /// File or block device that all nodes share. One that does not exist is made as a sparse file.
+    pub device: PathBuf,
+    /// Name of the volume group.
+    #[arg(long, value_name = "NAME")]
+    pub vg: String,
+    /// Size of a file that is made.
+    #[arg(long, default_value = "4G", value_parser = parse_size)]
+    pub size: u64,
+    /// Allocation unit, 1M to 64M.
+    #[arg(long, default_value = "4M", value_parser = parse_size)]
+    pub au: u64,
+    /// Who protects the data against the loss of a device.
+    #[arg(long, value_enum, default_value_t = Redundancy::External)]
+    pub redundancy: Redundancy,
+    /// Overwrite a device that is not blank.
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub change: ChangeOptions,
+    #[command(flatten)]
+    pub output: OutputOptions,
+}
+
+/// Who keeps a second copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Redundancy {
+    /// The device itself: an array, a replicated volume, or nobody.
+    External,
+}
+
+/// What will be done.
+struct Plan {
+    creates: bool,
+    steps: Vec<String>,
+}
+
+fn plan(options: &InitOptions) -> Result<Plan, Failure> {
+    let shown = options.device.display();
+    check_name(&options.vg)?;
+    if !options.au.is_power_of_two() || !(1 << 20..=64 << 20).contains(&options.au) {
+        return Err(Failure::usage(format!(
+            "--au {} must be a power of two from 1M to 64M",
+            show_size(options.au)
+        )));
+    }
+    let creates = match std::fs::metadata(&options.device) {
+        Ok(attributes) if attributes.is_file() || attributes.file_type().is_block_device() => false,
+        Ok(_) => {
+            return Err(Failure::usage(format!(
+                "{shown} is neither a file nor a block device"
+            )));
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
+        Err(e) => return Err(Failure::usage(format!("cannot look at {shown}: {e}"))),
+    };
+    let mut steps = Vec::new();
+    if creates {
+        steps.push(format!(
+            "make the sparse file {shown} of {}",
+            show_size(options.size)
+        ));
+    } else {
+        let lost = if options.force {
+            "; WHAT IS ON IT IS LOST"
+        } else {
+            ", after checking that it is blank"
+        };
+        steps.push(format!("use {shown} as it is{lost}"));
+    }
+    steps.push(format!(
+        "write volume group `{}` on it, allocation unit {}, redundancy external",
+        options.vg,
+        show_size(options.au)
+    ));
+    Ok(Plan { creates, steps })
+}
+
+fn check_name(name: &str) -> Result<(), Failure> {
+    let fits = (1..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if fits {
+        Ok(())
+    } else {
+        Err(Failure::usage("--vg takes 1 to 63 letters, digits, `-` or `_`"))
+    }
+}
+
+/// Runs `cluster init`.
+pub async fn run(options: InitOptions) -> Outcome {
+    let plan = plan(&options)?;
+    let title = format!("volume group `{}` on {}", options.vg, options.device.display());
+    if options.change.decide(&title, &plan.steps)? == Decision::DryRun {
+        return Ok(Exit::Done);
+    }
+    let formatted = initialise(
+        &options.device,
+        &options.vg,
+        options.au,
+        plan.creates.then_some(options.size),
+        options.force,
+    )
+    .await?;
+    let object = json!({
+        "vg": options.vg, "uuid": formatted.uuid, "device": options.device, "size_bytes": formatted.size,
+        "au_bytes": options.au,
+    });
+    options.output.emit(object, || {
+        format!(
+            "volume group `{}` is ready on {} ({})\nnext: aquifer node start --id 1 --device {} --sql 127.0.0.1:5433 --peer 127.0.0.1:7001",
+            options.vg, options.device.display(), show_size(formatted.size), options.device.display()
+        )
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Makes the file when `create` has a size, and the volume group on it. A file made here is taken away on failure.
+pub async fn initialise(
+    path: &Path,
+    name: &str,
+    au: u64,
+    create: Option<u64>,
+    force: bool,
+) -> Result<Formatted, Failure> {
+    if let Some(size) = create {
+        device::create(path, size)?;
+    }
+    let result = device::format(path, name, au, force).await;
+    if result.is_err() && create.is_some() {
+        let _ = std::fs::remove_file(path);
+    }
+    result
+}

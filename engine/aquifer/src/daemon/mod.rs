@@ -1,0 +1,149 @@
+//! The node process: listeners, the assembled node, its admin service, signals and the clean stop.
+
+mod assemble;
+mod history;
+mod service;
+
+use crate::admin::{self, AdminSocket};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{note, print_line};
+use crate::units::Address;
+use aquifer_dss_proto::NodeId;
+use assemble::Running;
+use service::NodeService;
+use std::fs::OpenOptions;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tracing_subscriber::EnvFilter;
+
+/// A clean stop that takes longer is given up: the others then recover this node like a dead one.
+const STOP_LIMIT: Duration = Duration::from_secs(55);
+
+/// Everything that a node is told.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// Which node.
+    pub id: NodeId,
+    /// The shared device.
+    pub device: PathBuf,
+    /// Where SQL is served.
+    pub sql: SocketAddr,
+    /// Where peers connect.
+    pub peer: Address,
+    /// Admin socket.
+    pub admin: PathBuf,
+    /// Memory for pages, in bytes.
+    pub buffer: u64,
+    /// Log file.
+    pub log: Option<PathBuf>,
+}
+
+/// Sends the log to `file`, or to stderr. The level is AQUIFER_LOG_LEVEL, `info` when unset.
+pub fn logging(file: Option<&Path>) -> Result<(), Failure> {
+    let filter = EnvFilter::try_from_env("AQUIFER_LOG_LEVEL").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    match file {
+        Some(path) => {
+            let file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+                .map_err(|e| Failure::usage(format!("cannot write the log {}: {e}", path.display())))?;
+            builder.with_writer(std::sync::Mutex::new(file)).init();
+        }
+        None => builder.with_writer(std::io::stderr).init(),
+    }
+    Ok(())
+}
+
+/// What ends a node that is asked to.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    asked: Arc<Notify>,
+}
+
+impl StopSignals {
+    fn new(asked: Arc<Notify>) -> Result<Self, Failure> {
+        let listen =
+            |kind| signal(kind).map_err(|e| Failure::failed(format!("cannot listen for signals: {e}")));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            asked,
+        })
+    }
+
+    /// Waits for one of them; says which.
+    async fn recv(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            () = self.asked.notified() => "an admin command",
+        }
+    }
+}
+
+/// Runs a node until it is stopped.
+pub async fn run(settings: NodeSettings) -> Outcome {
+    let asked = Arc::new(Notify::new());
+    let mut signals = StopSignals::new(Arc::clone(&asked))?;
+    let socket = AdminSocket::bind(&settings.admin)?;
+    let sql = listen(settings.sql).await?;
+    let sql_address = sql
+        .local_addr()
+        .map_err(|e| Failure::failed(format!("the SQL port has no address: {e}")))?;
+    let running = tokio::select! {
+        running = Running::start(&settings, sql_address) => Arc::new(running?),
+        by = signals.recv() => return Err(Failure::failed(format!("stopped by {by} before it was ready"))),
+    };
+    let service = Arc::new(NodeService::new(Arc::clone(&running), asked));
+    let admin_task = tokio::spawn(admin::serve(socket, service));
+    let ready = tokio::select! {
+        ready = running.ready() => Some(ready?),
+        by = signals.recv() => { note(format!("stopped by {by} before it was ready")); None },
+    };
+    let mut tasks = vec![admin_task];
+    if ready.is_some() {
+        tasks.push(tokio::spawn(Arc::clone(&running).serve_sql(sql)));
+        tasks.push(tokio::spawn(history::record(Arc::clone(&running))));
+        let status = running.status();
+        print_line(&format!(
+            "node {} ready incarnation={} epoch={} sql={sql_address} peer={} admin={}",
+            settings.id,
+            status.incarnation,
+            status.epoch,
+            settings.peer,
+            settings.admin.display()
+        ))?;
+        let by = signals.recv().await;
+        tracing::info!(by, "stopping");
+    }
+    let stopped = tokio::time::timeout(STOP_LIMIT, running.stop()).await;
+    for task in tasks {
+        task.abort();
+        let _ = task.await;
+    }
+    match stopped {
+        Ok(Ok(())) => Ok(Exit::Done),
+        Ok(Err(failure)) => Err(failure),
+        Err(_) => Err(Failure::new(
+            Exit::Degraded,
+            format!("the clean stop took longer than {STOP_LIMIT:?}; the others recover this node"),
+        )),
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => Failure::unavailable(format!(
+            "--sql {address} is in use: choose another port, or stop what listens there"
+        )),
+        _ => Failure::unavailable(format!("cannot listen on --sql {address}: {e}")),
+    })
+}

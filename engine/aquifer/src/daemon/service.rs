@@ -1,0 +1,40 @@
+//! Answers admin requests from the running node.
+
+use super::assemble::Running;
+use super::history;
+use crate::admin::{AdminService, Request};
+use crate::failure::Failure;
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// The admin service of a node.
+pub struct NodeService {
+    running: Arc<Running>,
+    stop: Arc<Notify>,
+}
+
+impl NodeService {
+    /// Over a running node; `stop` is notified when a client asks for a stop.
+    pub fn new(running: Arc<Running>, stop: Arc<Notify>) -> Self {
+        Self { running, stop }
+    }
+}
+
+impl AdminService for NodeService {
+    async fn handle(&self, request: Request) -> Result<Value, Failure> {
+        let value = match request {
+            Request::Status => serde_json::to_value(self.running.status()),
+            Request::Counters => serde_json::to_value(self.running.counters()),
+            Request::Timeline => serde_json::to_value(self.running.timeline()),
+            Request::History { limit } => {
+                serde_json::to_value(history::read(&self.running, limit.min(10_000)))
+            }
+            Request::Stop => {
+                self.stop.notify_one();
+                Ok(Value::Null)
+            }
+        };
+        value.map_err(Failure::failed)
+    }
+}

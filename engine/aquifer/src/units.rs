@@ -1,0 +1,168 @@
+//! Sizes, durations and addresses as people write them, and the clock of this machine.
+
+use crate::failure::Failure;
+use std::path::PathBuf;
+
+/// A size in bytes from "256M", "4G", "8192", "1MiB". Units are binary.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let trimmed = text.trim();
+    let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = trimmed.split_at(digits);
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a size; write 256M or 4G"))?;
+    let unit = unit.trim().to_ascii_lowercase();
+    let shift = match unit.trim_end_matches("ib").trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(format!("`{text}` is not a size; its unit is one of K, M, G, T")),
+    };
+    number
+        .checked_mul(1u64 << shift)
+        .ok_or_else(|| format!("`{text}` is too large"))
+}
+
+/// A size for people: "4.0 GiB".
+pub fn show_size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {}", units[unit])
+    }
+}
+
+/// Where something listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// `HOST:PORT`.
+    Tcp(String),
+    /// `unix:PATH`, or a plain path.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Reads `HOST:PORT`, `unix:PATH` or a path with a slash.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Self::unix(path);
+        }
+        if text.contains('/') {
+            return Self::unix(text);
+        }
+        match text.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Ok(Self::Tcp(text.to_owned()))
+            }
+            _ => Err(format!(
+                "`{text}` is not an address; write HOST:PORT or unix:PATH"
+            )),
+        }
+    }
+
+    fn unix(path: &str) -> Result<Self, String> {
+        if path.is_empty() || path.len() > 100 {
+            return Err(format!(
+                "`{path}` cannot be a socket: its path must have 1 to 100 bytes"
+            ));
+        }
+        Ok(Self::Unix(PathBuf::from(path)))
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(text) => f.write_str(text),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Nanoseconds of CLOCK_BOOTTIME: the clock of node timelines, the same for all processes of this machine.
+pub fn boottime() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec).expect("boot time is not negative") * 1_000_000_000
+        + u64::try_from(now.tv_nsec).expect("nanoseconds are not negative")
+}
+
+/// Milliseconds from `origin` to `instant`, both nanoseconds of CLOCK_BOOTTIME; negative when it came before.
+pub fn milliseconds_after(origin: u64, instant: u64) -> f64 {
+    let nanoseconds = instant as f64 - origin as f64;
+    (nanoseconds / 1e5).round() / 10.0
+}
+
+/// A node id from the command line.
+pub fn node_id(id: u8) -> Result<aquifer_dss_proto::NodeId, Failure> {
+    aquifer_dss_proto::NodeId::new(id).ok_or_else(|| {
+        Failure::usage(format!(
+            "{id} is not a node id; ids are 1 to {}",
+            aquifer_dss_proto::NodeId::MAX
+        ))
+    })
+}
+
+/// Wall clock in UTC as RFC 3339, for people and logs only; no decision is taken from it.
+pub fn wall_clock() -> String {
+    let seconds = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map(|d| d.as_secs())
+        .unwrap_or_default();
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Civil date from days since 1970-01-01 (Howard Hinnant's algorithm, years from 0000-03-01).
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let day_of_era = z % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 {
+        month_index + 3
+    } else {
+        month_index - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_binary() {
+        assert_eq!(parse_size("256M"), Ok(256 << 20));
+        assert_eq!(parse_size("4GiB"), Ok(4 << 30));
+        assert_eq!(parse_size("512"), Ok(512));
+        assert!(parse_size("4X").is_err());
+        assert!(parse_size("").is_err());
+        assert!(parse_size("99999999999T").is_err());
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(
+            Address::parse("127.0.0.1:1"),
+            Ok(Address::Tcp("127.0.0.1:1".into()))
+        );
+        assert_eq!(Address::parse("unix:/a/b"), Ok(Address::Unix("/a/b".into())));
+        assert_eq!(Address::parse("/a/b"), Ok(Address::Unix("/a/b".into())));
+        assert!(Address::parse("5432").is_err());
+        assert!(Address::parse("host:99999").is_err());
+    }
+}
