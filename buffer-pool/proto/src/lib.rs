@@ -3,7 +3,15 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+mod directory;
 pub mod header;
+mod message;
+mod ownership;
 mod page;
+mod possession;
+mod rebuild;
 
+pub use message::{Claim, Conversion, Envelope, Held, Message, Redone, Request, Source};
+pub use ownership::{Contents, CoreCounters, Output, Ownership};
 pub use page::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn};
+pub use possession::SurrenderKind;

@@ -1,0 +1,442 @@
+//! The node's side: what it possesses, asks for, gives up, and retains.
+//!
+//! Rules: one request per page at a time; an Acquire waits for the acknowledgement of a Release of the same page; a
+//! page with a request or a surrender under way is not released; an image shipped with Exclusive, or dropped by a
+//! dirty holder, is retained until the home says Drop (HZ-3).
+
+use crate::message::{Conversion, Message, Request, Source};
+use crate::ownership::{Contents, Key, Output, Ownership};
+use crate::page::{ImageInfo, Mode, PageId};
+use aquifer_dss_proto::{Instant, NodeId};
+
+/// How a page is given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SurrenderKind {
+    /// A sharer sends a copy and keeps its own. The image is needed.
+    Copy,
+    /// An owner sends a copy and becomes a sharer that keeps the duty. The image is needed.
+    Downgrade,
+    /// A holder sends its image and holds nothing. The image is needed.
+    Ship,
+    /// A sharer drops its copy. The image is needed when it has the duty.
+    Drop,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Possession {
+    pub mode: Mode,
+    /// The last conversion of the page that this node took part in: older ones are stale (HZ-4).
+    pub seen: Conversion,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Want {
+    /// Not asked yet: a Release is not acknowledged, or no view.
+    Deferred(Mode),
+    Asked(Mode, Request),
+    /// Granted; the driver fills the frame.
+    Installing(Mode, Conversion),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Surrender {
+    pub conversion: Conversion,
+    pub kind: SurrenderKind,
+    pub to: NodeId,
+    pub request: Request,
+}
+
+/// Node side of one page.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Local {
+    pub held: Option<Possession>,
+    pub want: Option<Want>,
+    pub surrender: Option<Surrender>,
+    pub releasing: Option<Request>,
+    /// A retained image is being compared with storage.
+    pub restoring: Option<Conversion>,
+}
+
+impl Local {
+    fn is_empty(&self) -> bool {
+        self.held.is_none()
+            && self.want.is_none()
+            && self.surrender.is_none()
+            && self.releasing.is_none()
+            && self.restoring.is_none()
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Retained<I> {
+    pub conversion: Conversion,
+    pub image: I,
+    pub info: ImageInfo,
+}
+
+impl<I: Clone, C: Contents> Ownership<I, C> {
+    /// What this node possesses of `page`.
+    pub fn possessed(&self, page: PageId) -> Option<Mode> {
+        self.pages.get(&page).and_then(|l| l.held).map(|h| h.mode)
+    }
+
+    /// Whether a request for `page` is under way.
+    pub fn wanted(&self, page: PageId) -> bool {
+        self.pages.get(&page).is_some_and(|l| l.want.is_some())
+    }
+
+    /// The surrender that is asked of this node.
+    pub fn surrender_wanted(&self, page: PageId) -> Option<(Conversion, SurrenderKind)> {
+        self.pages.get(&page).and_then(|l| l.surrender).map(|s| (s.conversion, s.kind))
+    }
+
+    /// Pages possessed, in order.
+    pub fn possessions(&self) -> impl Iterator<Item = (PageId, Mode)> + '_ {
+        self.pages.iter().filter_map(|(page, local)| local.held.map(|h| (*page, h.mode)))
+    }
+
+    /// Images retained.
+    pub fn retained_count(&self) -> usize {
+        self.retained.len()
+    }
+
+    /// PSN of the retained image of `page`.
+    pub fn retained_psn(&self, page: PageId) -> Option<crate::page::Psn> {
+        self.retained.get(&page).map(|r| r.info.psn)
+    }
+
+    /// Asks for `page`, unless it is possessed so or a request is under way (ask again when that is granted).
+    pub fn handle_acquire(&mut self, now: Instant, page: PageId, mode: Mode) {
+        self.now = now;
+        let local = self.pages.entry(page).or_default();
+        if local.want.is_some() || local.held.is_some_and(|h| h.mode >= mode) {
+            return;
+        }
+        local.want = Some(Want::Deferred(mode));
+        self.ask(page);
+        self.drain();
+    }
+
+    pub(crate) fn ask(&mut self, page: PageId) {
+        if !self.serving() {
+            return;
+        }
+        let home = self.home(page);
+        let local = self.pages.get(&page).copied().unwrap_or_default();
+        let Some(Want::Deferred(mode)) = local.want else { return };
+        if local.releasing.is_some() {
+            return;
+        }
+        let request = self.new_request(home);
+        self.pages.entry(page).or_default().want = Some(Want::Asked(mode, request));
+        let have = local.held.is_some();
+        self.repeat(Key::Acquire(page), home, Message::Acquire { page, mode, request, have });
+    }
+
+    /// The frame has the page: true when the grant still stands. The possession must become visible only then, and
+    /// before anything else is handled.
+    pub fn handle_installed(&mut self, now: Instant, page: PageId, conversion: Conversion) -> Option<Mode> {
+        self.now = now;
+        let local = self.pages.get_mut(&page)?;
+        let mode = match local.want {
+            Some(Want::Installing(mode, granted)) if granted == conversion => {
+                local.want = None;
+                mode
+            }
+            _ if local.restoring == Some(conversion) => {
+                local.restoring = None;
+                Mode::Exclusive
+            }
+            _ => return None,
+        };
+        local.held = Some(Possession { mode, seen: conversion });
+        self.retained.remove(&page);
+        let home = self.home(page);
+        self.repeat(Key::Done(page, conversion), home, Message::Done { page, conversion });
+        self.drain();
+        Some(mode)
+    }
+
+    /// Storage refused the page, or a retained image was not newer than storage.
+    pub fn handle_refused(&mut self, now: Instant, page: PageId, conversion: Conversion) -> bool {
+        self.now = now;
+        let Some(local) = self.pages.get_mut(&page) else { return false };
+        if local.restoring == Some(conversion) {
+            local.restoring = None;
+            self.retained.remove(&page);
+        } else if matches!(local.want, Some(Want::Installing(_, granted)) if granted == conversion) {
+            local.want = None;
+        } else {
+            return false;
+        }
+        let home = self.home(page);
+        self.repeat(Key::Done(page, conversion), home, Message::Refused { page, conversion });
+        self.tidy(page);
+        self.drain();
+        true
+    }
+
+    /// The surrender was done: the frame's possession is lowered already. `image` as [`SurrenderKind`] says.
+    pub fn handle_surrendered(
+        &mut self,
+        now: Instant,
+        page: PageId,
+        conversion: Conversion,
+        image: Option<I>,
+        info: ImageInfo,
+    ) {
+        self.now = now;
+        let local = self.pages.get_mut(&page).expect("a surrendering page is known");
+        let surrender = local.surrender.take().expect("the driver asked surrender_wanted");
+        assert_eq!(surrender.conversion, conversion, "the driver asked surrender_wanted");
+        let held = local.held.as_mut().expect("only a possessed page is surrendered");
+        held.seen = conversion;
+        let request = surrender.request;
+        let mode = match surrender.kind {
+            SurrenderKind::Copy => Mode::Shared,
+            SurrenderKind::Downgrade => {
+                held.mode = Mode::Shared;
+                Mode::Shared
+            }
+            SurrenderKind::Ship => {
+                local.held = None;
+                Mode::Exclusive
+            }
+            SurrenderKind::Drop => {
+                local.held = None;
+                let retained = image.is_some();
+                if let Some(image) = image {
+                    self.retained.insert(page, Retained { conversion, image, info });
+                }
+                let home = self.home(page);
+                self.send(home, Message::Invalidated { page, conversion, retained }, None);
+                self.tidy(page);
+                self.drain();
+                return;
+            }
+        };
+        let image = image.expect("a shipped page has an image");
+        if mode == Mode::Exclusive {
+            self.retained.insert(page, Retained { conversion, image: image.clone(), info });
+        }
+        self.send(surrender.to, Message::Page { page, conversion, request, mode, info }, Some(image));
+        self.tidy(page);
+        self.drain();
+    }
+
+    /// Gives a page up of the node's own accord. It must be clean or held without duty, and its frame's possession
+    /// lowered when this answers true.
+    pub fn handle_release(&mut self, now: Instant, page: PageId) -> bool {
+        self.now = now;
+        if !self.serving() || !self.releasable(page) {
+            return false;
+        }
+        let home = self.home(page);
+        let request = self.new_request(home);
+        let local = self.pages.get_mut(&page).expect("checked");
+        local.held = None;
+        local.releasing = Some(request);
+        self.repeat(Key::Release(page), home, Message::Release { page, request });
+        self.drain();
+        true
+    }
+
+    /// Whether nothing is under way that forbids giving the page up.
+    pub fn releasable(&self, page: PageId) -> bool {
+        self.pages.get(&page).is_some_and(|l| l.held.is_some() && l.want.is_none() && l.surrender.is_none())
+    }
+
+    /// The page was written back at its present PSN.
+    pub fn handle_cleaned(&mut self, now: Instant, page: PageId) {
+        self.now = now;
+        let Some(held) = self.pages.get(&page).and_then(|l| l.held) else { return };
+        if held.mode == Mode::Shared && self.serving() {
+            let home = self.home(page);
+            self.send(home, Message::Cleaned { page, conversion: held.seen }, None);
+            self.drain();
+        }
+    }
+
+    /// Tells contributor `by` (the leader, when it is not in the view) that pages are on storage.
+    pub fn handle_written_back(&mut self, now: Instant, by: NodeId, pages: alloc::vec::Vec<(PageId, crate::page::Psn)>) {
+        self.now = now;
+        if self.serving() {
+            let to = if self.view.contains(by) { by } else { self.view.leader };
+            self.send(to, Message::WrittenBack { by, pages }, None);
+            self.drain();
+        }
+    }
+
+    /// This node's redo is pinned by `page`: asks its dirty holder to write it back.
+    pub fn handle_want_flush(&mut self, now: Instant, page: PageId) {
+        self.now = now;
+        if self.serving() {
+            let home = self.home(page);
+            self.send(home, Message::FlushWanted { page }, None);
+            self.drain();
+        }
+    }
+
+    pub(crate) fn tidy(&mut self, page: PageId) {
+        if self.pages.get(&page).is_some_and(Local::is_empty) {
+            self.pages.remove(&page);
+        }
+    }
+
+    fn stale(&mut self) {
+        self.counters.dropped_stale += 1; // HZ-4
+    }
+
+    pub(crate) fn on_grant(
+        &mut self,
+        from: NodeId,
+        page: PageId,
+        conversion: Conversion,
+        request: Request,
+        mode: Mode,
+        source: Source,
+    ) {
+        if source == Source::Retained {
+            return self.on_restore(from, page, conversion);
+        }
+        let Some(local) = self.pages.get_mut(&page) else { return self.stale() };
+        if !matches!(local.want, Some(Want::Asked(_, asked)) if asked == request) {
+            return self.stale();
+        }
+        local.want = Some(Want::Installing(mode, conversion));
+        assert_eq!(source == Source::Upgrade, local.held.is_some(), "an upgrade keeps its page until it is granted");
+        self.settle(Key::Acquire(page));
+        self.outputs.push_back(match source {
+            Source::Upgrade => Output::Upgrade { page, conversion, mode },
+            _ => Output::ReadStorage { page, conversion, mode },
+        });
+    }
+
+    fn on_restore(&mut self, home: NodeId, page: PageId, conversion: Conversion) {
+        let local = self.pages.get(&page).copied().unwrap_or_default();
+        if local.held.is_some() || local.restoring.is_some() {
+            return self.stale();
+        }
+        let Some(retained) = self.retained.get(&page) else {
+            return self.send(home, Message::Refused { page, conversion }, None);
+        };
+        let (image, info) = (retained.image.clone(), retained.info);
+        self.pages.entry(page).or_default().restoring = Some(conversion);
+        self.outputs.push_back(Output::Restore { page, conversion, image, info });
+    }
+
+    pub(crate) fn on_page(
+        &mut self,
+        page: PageId,
+        conversion: Conversion,
+        request: Request,
+        mode: Mode,
+        info: ImageInfo,
+        image: Option<I>,
+    ) {
+        let Some(local) = self.pages.get_mut(&page) else { return self.stale() };
+        let Some(image) = image else { return self.stale() };
+        if !matches!(local.want, Some(Want::Asked(_, asked)) if asked == request) {
+            return self.stale();
+        }
+        assert!(local.held.is_none(), "DIR-1: an image of {page} comes to a holder");
+        if let Some(retained) = self.retained.get(&page) {
+            assert!(retained.info.psn <= info.psn, "DIR-2: {page} came older than it left");
+        }
+        local.want = Some(Want::Installing(mode, conversion));
+        self.settle(Key::Acquire(page));
+        self.outputs.push_back(Output::Install { page, conversion, mode, image, info });
+    }
+
+    pub(crate) fn on_denied(&mut self, page: PageId, request: Request) {
+        let Some(local) = self.pages.get_mut(&page) else { return self.stale() };
+        if !matches!(local.want, Some(Want::Asked(_, asked)) if asked == request) {
+            return self.stale();
+        }
+        local.want = None;
+        self.settle(Key::Acquire(page));
+        self.outputs.push_back(Output::Denied(page));
+        self.tidy(page);
+    }
+
+    pub(crate) fn on_release_ack(&mut self, page: PageId, request: Request) {
+        let Some(local) = self.pages.get_mut(&page) else { return self.stale() };
+        if local.releasing != Some(request) {
+            return self.stale();
+        }
+        local.releasing = None;
+        self.settle(Key::Release(page));
+        self.ask(page);
+        self.tidy(page);
+    }
+
+    pub(crate) fn on_transfer(
+        &mut self,
+        home: NodeId,
+        page: PageId,
+        conversion: Conversion,
+        mode: Mode,
+        to: NodeId,
+        request: Request,
+    ) {
+        let local = self.pages.get_mut(&page);
+        if let Some((local, held)) = local.and_then(|l| l.held.map(|h| (l, h))) {
+            let again = conversion == held.seen && mode == Mode::Shared && held.mode == Mode::Shared;
+            let kind = match (mode, held.mode) {
+                (Mode::Exclusive, _) => SurrenderKind::Ship,
+                (Mode::Shared, Mode::Exclusive) => SurrenderKind::Downgrade,
+                (Mode::Shared, Mode::Shared) => SurrenderKind::Copy,
+            };
+            if local.surrender.is_some() || (conversion <= held.seen && !again) {
+                return self.stale();
+            }
+            local.surrender = Some(Surrender { conversion, kind, to, request });
+            self.outputs.push_back(Output::Surrender { page, conversion, kind });
+            return;
+        }
+        match self.retained.get(&page) {
+            Some(retained) if retained.conversion == conversion => {
+                let (image, info) = (retained.image.clone(), retained.info);
+                self.send(to, Message::Page { page, conversion, request, mode, info }, Some(image));
+            }
+            _ => self.send(home, Message::Gone { page, conversion }, None),
+        }
+    }
+
+    pub(crate) fn on_invalidate(&mut self, home: NodeId, page: PageId, conversion: Conversion) {
+        let local = self.pages.get_mut(&page);
+        let Some((local, held)) = local.and_then(|l| l.held.map(|h| (l, h))) else {
+            let retained = self.retained.get(&page).is_some_and(|r| r.conversion == conversion);
+            return self.send(home, Message::Invalidated { page, conversion, retained }, None);
+        };
+        if local.surrender.is_some() || conversion <= held.seen {
+            return self.stale();
+        }
+        assert_eq!(held.mode, Mode::Shared, "DIR-1: only sharers are invalidated");
+        let request = Request::default();
+        let kind = SurrenderKind::Drop;
+        local.surrender = Some(Surrender { conversion, kind, to: home, request });
+        self.outputs.push_back(Output::Surrender { page, conversion, kind });
+    }
+
+    pub(crate) fn on_drop(&mut self, home: NodeId, page: PageId, conversion: Conversion) {
+        if self.retained.get(&page).is_some_and(|r| r.conversion <= conversion) {
+            self.retained.remove(&page);
+        }
+        self.send(home, Message::Dropped { page, conversion }, None);
+    }
+
+    pub(crate) fn on_inherit(&mut self, home: NodeId, page: PageId, conversion: Conversion) {
+        let Some(held) = self.pages.get_mut(&page).and_then(|l| l.held.as_mut()) else {
+            return self.send(home, Message::Gone { page, conversion }, None);
+        };
+        if conversion < held.seen {
+            return self.stale();
+        }
+        if conversion > held.seen {
+            held.seen = conversion;
+            self.outputs.push_back(Output::Inherit(page));
+        }
+        self.send(home, Message::Inherited { page, conversion }, None);
+    }
+}

@@ -1,0 +1,491 @@
+//! A new view: what survives of the directory, claims for what does not, analysis and redo of what died.
+//!
+//! Rules: every conversion in flight dies with its epoch; a home keeps its idle entries of slots it keeps, and asks
+//! all members (Query) for the rest; a page whose only holders died waits for the analysis, as do unclaimed pages of
+//! slots whose directory was lost; retained images are candidates, never possessions (HZ-3); targets that a survivor
+//! holds are met (DIR-2).
+
+use crate::directory::{Entry, Seen, State};
+use crate::message::{Claim, Conversion, Held, Message, Redone};
+use crate::ownership::{Contents, Key, Output, Ownership};
+use crate::page::{Mode, PageId, Psn};
+use crate::possession::{Local, Possession, Want};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use aquifer_dss_proto::{Epoch, HOME_SLOTS, Instant, NodeId, NodeSet, View};
+
+/// Entries of one chunk of claims, targets or redo orders.
+const CHUNK: usize = 512;
+
+#[derive(Default, Debug)]
+struct Gathered {
+    answer: u64,
+    chunks: BTreeMap<u32, Vec<Claim>>,
+    complete: bool,
+}
+
+/// The home's part in a view change.
+#[derive(Default, Debug)]
+pub(crate) struct Rebuild {
+    /// Redo of the dead was announced, so that an analysis will come.
+    pending: bool,
+    /// Slots whose pages are not known yet.
+    slots: BTreeSet<u16>,
+    claims: BTreeMap<NodeId, Gathered>,
+    claims_done: bool,
+    targets: BTreeMap<u32, Vec<(PageId, Psn)>>,
+    analysis_done: bool,
+    planned: bool,
+}
+
+impl Rebuild {
+    /// State of a page without an entry.
+    pub fn state_of(&self, page: PageId) -> State {
+        match (self.slots.contains(&(page.slot() as u16)), self.claims_done) {
+            (false, _) => State::Idle,
+            (true, false) => State::Unknown,
+            (true, true) => State::Frozen,
+        }
+    }
+
+    /// Whether frozen pages will be thawed by a plan.
+    pub fn analysis_awaited(&self) -> bool {
+        self.pending && !self.planned
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum TaskState {
+    Queued,
+    Running,
+    Reported,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Task {
+    target: Psn,
+    conversion: Conversion,
+    home: NodeId,
+    urgent: bool,
+    state: TaskState,
+}
+
+/// The leader's redo orders.
+#[derive(Default, Debug)]
+pub(crate) struct RedoTasks {
+    tasks: BTreeMap<PageId, Task>,
+    queued: BTreeSet<PageId>,
+    urgent: BTreeSet<PageId>,
+    plans: BTreeMap<NodeId, BTreeSet<u32>>,
+    waiting: NodeSet,
+}
+
+impl RedoTasks {
+    pub fn urgent(&mut self, page: PageId) {
+        if let Some(task) = self.tasks.get_mut(&page) {
+            task.urgent = true;
+            if task.state == TaskState::Queued {
+                self.urgent.insert(page);
+            }
+        }
+    }
+}
+
+fn chunked<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
+    if items.is_empty() { alloc::vec![Vec::new()] } else { items.chunks(CHUNK).map(<[T]>::to_vec).collect() }
+}
+
+fn ranges(slots: &BTreeSet<u16>) -> Vec<(u16, u16)> {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for slot in slots {
+        match ranges.last_mut() {
+            Some((_, end)) if *end + 1 == *slot => *end = *slot,
+            _ => ranges.push((*slot, *slot)),
+        }
+    }
+    ranges
+}
+
+impl<I: Clone, C: Contents> Ownership<I, C> {
+    /// Installs the next view. `dead` are members of the former one that are proven dead (as opposed to left cleanly).
+    /// With `pending_redo` an analysis of dead streams follows: it must also be set while an earlier recovery was not
+    /// finished.
+    pub fn install_view(&mut self, now: Instant, view: Arc<View>, dead: NodeSet, pending_redo: bool) {
+        assert!(view.epoch > self.view.epoch, "views are installed in order");
+        self.now = now;
+        let old = core::mem::replace(&mut self.view, view);
+        self.forget_messages();
+        self.seen = BTreeMap::<NodeId, Seen>::new();
+        self.next_request.clear();
+        self.redo = RedoTasks::default();
+        let unready = core::mem::take(&mut self.rebuild).slots;
+        self.rebuild.pending = pending_redo;
+        if !self.serving() {
+            self.entries.clear();
+            return;
+        }
+        for slot in 0..HOME_SLOTS {
+            let mine = self.view.home(slot) == self.me;
+            let kept = old.contains(self.me) && old.home(slot) == self.me && !unready.contains(&(slot as u16));
+            if mine && !kept {
+                self.rebuild.slots.insert(slot as u16);
+            }
+        }
+        if pending_redo && self.view.leader == self.me {
+            self.redo.waiting = self.view.nodes();
+        }
+        let unknown = self.carry_entries(&old, dead);
+        self.reset_possessions();
+        self.query(unknown);
+        self.drain();
+    }
+
+    /// Carries the directory into the new view; gives the pages that members must be asked about.
+    fn carry_entries(&mut self, old: &View, dead: NodeSet) -> Vec<PageId> {
+        let gone: NodeSet =
+            old.members.iter().filter(|m| !self.view.members.contains(m)).map(|m| m.node).collect();
+        let dead = dead.intersection(gone);
+        let pending = self.rebuild.pending;
+        let mut unknown = Vec::new();
+        let mut heirless = BTreeSet::new();
+        let (mut kept, view, me) = (core::mem::take(&mut self.entries), self.view.clone(), self.me);
+        kept.retain(|page, _| {
+            view.home(page.slot()) == me && !self.rebuild.slots.contains(&(page.slot() as u16))
+        });
+        for (page, entry) in &mut kept {
+            entry.queue.clear();
+            if entry.state != State::Idle {
+                *entry = Entry::new(State::Unknown);
+                unknown.push(*page);
+                continue;
+            }
+            let lost_owner = entry.owner.is_some_and(|o| dead.contains(o));
+            let lost_duty = entry.duty.is_some_and(|(d, _)| dead.contains(d));
+            for node in gone.iter() {
+                entry.forget(node);
+                entry.retained.remove(&node);
+            }
+            if lost_duty && !entry.sharers.is_empty() {
+                heirless.insert(*page);
+            } else if (lost_owner || lost_duty) && pending {
+                entry.state = State::Frozen;
+            }
+        }
+        self.entries = kept;
+        let pages: Vec<PageId> = self.entries.keys().copied().collect();
+        for page in pages {
+            let idle = self.entries.get(&page).is_some_and(|e| e.state == State::Idle);
+            if idle && !heirless.contains(&page) {
+                self.drop_retained(page);
+                self.start(page);
+            }
+        }
+        for page in heirless {
+            self.inherit(page);
+        }
+        unknown
+    }
+
+    /// Possessions stay; everything that was under way is void, and what is wanted is asked for again.
+    fn reset_possessions(&mut self) {
+        let mut wanted = Vec::new();
+        for (page, local) in &mut self.pages {
+            let want = local.want.map(|want| match want {
+                Want::Deferred(mode) | Want::Asked(mode, _) | Want::Installing(mode, _) => Want::Deferred(mode),
+            });
+            *local = Local { held: local.held, want, ..Local::default() };
+            if want.is_some() {
+                wanted.push(*page);
+            }
+        }
+        self.pages.retain(|_, local| local.held.is_some() || local.want.is_some());
+        for page in wanted {
+            self.ask(page);
+        }
+    }
+
+    fn query(&mut self, pages: Vec<PageId>) {
+        let slots = ranges(&self.rebuild.slots);
+        if slots.is_empty() && pages.is_empty() {
+            self.rebuild.claims_done = true;
+            return self.plan();
+        }
+        for node in self.view.nodes().iter() {
+            self.rebuild.claims.insert(node, Gathered::default());
+            let message = Message::Query { slots: slots.clone(), pages: pages.clone() };
+            self.repeat(Key::Query(node), node, message);
+        }
+    }
+
+    pub(crate) fn on_query(&mut self, home: NodeId, slots: &[(u16, u16)], pages: &[PageId]) {
+        let asked: BTreeSet<PageId> = pages.iter().copied().collect();
+        let wanted = |page: PageId| {
+            let slot = page.slot() as u16;
+            let at = slots.partition_point(|(_, end)| *end < slot);
+            slots.get(at).is_some_and(|(start, _)| *start <= slot) || asked.contains(&page)
+        };
+        let mut entries = Vec::new();
+        for (page, local) in self.pages.iter().filter(|(page, _)| wanted(**page)) {
+            let Some(possession) = local.held else { continue };
+            let (info, duty) = self.contents.info(*page);
+            let held = match possession.mode {
+                Mode::Exclusive => Held::Exclusive,
+                Mode::Shared => Held::Shared { dirty: info.dirty, duty },
+            };
+            entries.push(Claim { page: *page, held, psn: info.psn });
+        }
+        for (page, kept) in self.retained.iter().filter(|(page, _)| wanted(**page)) {
+            entries.push(Claim { page: *page, held: Held::Retained(kept.conversion), psn: kept.info.psn });
+        }
+        self.next_answer += 1;
+        let answer = self.next_answer;
+        let parts = chunked(&entries);
+        let chunks = parts.len() as u32;
+        for (chunk, entries) in (0..).zip(parts) {
+            self.send(home, Message::Claims { answer, chunk, chunks, entries }, None);
+        }
+    }
+
+    pub(crate) fn on_claims(&mut self, from: NodeId, answer: u64, chunk: u32, chunks: u32, entries: Vec<Claim>) {
+        let Some(gathered) = self.rebuild.claims.get_mut(&from) else { return };
+        if self.rebuild.claims_done || gathered.complete || answer < gathered.answer {
+            return;
+        }
+        if answer > gathered.answer {
+            *gathered = Gathered { answer, ..Gathered::default() };
+        }
+        gathered.chunks.insert(chunk, entries);
+        gathered.complete = gathered.chunks.len() == chunks as usize;
+        if gathered.complete {
+            self.settle(Key::Query(from));
+        }
+        if self.rebuild.claims.values().all(|g| g.complete) {
+            self.rebuild_entries();
+        }
+    }
+
+    fn rebuild_entries(&mut self) {
+        self.rebuild.claims_done = true;
+        let mut pages: BTreeMap<PageId, Vec<(NodeId, Claim)>> = BTreeMap::new();
+        for (page, entry) in &self.entries {
+            if entry.state == State::Unknown {
+                pages.insert(*page, Vec::new());
+            }
+        }
+        for (node, gathered) in core::mem::take(&mut self.rebuild.claims) {
+            for claim in gathered.chunks.into_values().flatten() {
+                let known = self.entries.get(&claim.page).map(|e| e.state);
+                if known.is_none() || known == Some(State::Unknown) {
+                    pages.entry(claim.page).or_default().push((node, claim));
+                }
+            }
+        }
+        if !self.rebuild.pending {
+            self.rebuild.slots.clear();
+        }
+        for (page, claims) in pages {
+            self.rebuild_entry(page, &claims);
+        }
+        self.plan();
+    }
+
+    fn rebuild_entry(&mut self, page: PageId, claims: &[(NodeId, Claim)]) {
+        let pending = self.rebuild.pending;
+        let mut entry = Entry::new(State::Idle);
+        entry.queue = self.entries.remove(&page).map(|e| e.queue).unwrap_or_default();
+        let (mut behind, mut newest) = (false, Psn::default());
+        for (node, claim) in claims {
+            match claim.held {
+                Held::Exclusive => {
+                    assert!(entry.owner.is_none(), "DIR-1: two nodes own {page}");
+                    entry.owner = Some(*node);
+                    newest = claim.psn;
+                }
+                Held::Shared { dirty, duty } => {
+                    entry.sharers.insert(*node);
+                    behind |= dirty;
+                    newest = newest.max(claim.psn);
+                    if duty {
+                        entry.duty = Some((*node, Conversion { epoch: Epoch(0), number: 0 }));
+                    }
+                }
+                Held::Retained(conversion) => {
+                    entry.retained.insert(*node, (conversion, claim.psn));
+                }
+            }
+        }
+        entry.check(page);
+        let (held, duty) = (!entry.holders().is_empty(), entry.duty.is_some());
+        let (owned, retained) = (entry.owner.is_some(), &entry.retained);
+        assert!(!held || retained.values().all(|(_, psn)| *psn <= newest), "DIR-2: {page} is held behind its past");
+        if !held && pending {
+            entry.state = State::Frozen;
+        }
+        self.entries.insert(page, entry);
+        if held && !owned && behind && !duty {
+            self.inherit(page);
+        } else if held {
+            self.drop_retained(page);
+            self.start(page);
+        } else if !pending {
+            self.thaw(page, None);
+        }
+    }
+
+    /// A page without a holder: redone up to `target`, restored from a retained image, or current on storage.
+    pub(crate) fn thaw(&mut self, page: PageId, target: Option<Psn>) -> Option<(PageId, Psn, Conversion)> {
+        let entry = self.entry(page);
+        let best = entry.retained.iter().map(|(node, (_, psn))| (*psn, *node)).max();
+        match (best, target) {
+            (Some((psn, node)), target) if target.is_none_or(|t| psn >= t) => self.reinstate(page, node),
+            (_, Some(target)) => {
+                let conversion = self.new_conversion();
+                self.entry(page).state = State::Redoing(conversion);
+                return Some((page, target, conversion));
+            }
+            _ => {
+                self.entry(page).state = State::Idle;
+                self.start(page);
+            }
+        }
+        None
+    }
+
+    /// Once claims and analysis are here and nobody is being asked to inherit: orders redo, opens everything else.
+    pub(crate) fn plan(&mut self) {
+        let rebuild = &mut self.rebuild;
+        if !rebuild.pending || !rebuild.claims_done || !rebuild.analysis_done || rebuild.planned {
+            return;
+        }
+        if self.entries.values().any(|e| matches!(e.state, State::Inheriting(..))) {
+            return;
+        }
+        rebuild.planned = true;
+        let slots = core::mem::take(&mut rebuild.slots);
+        let targets: BTreeMap<PageId, Psn> =
+            core::mem::take(&mut rebuild.targets).into_values().flatten().collect();
+        let mut frozen: BTreeSet<PageId> =
+            self.entries.iter().filter(|(_, e)| e.state == State::Frozen).map(|(page, _)| *page).collect();
+        let unclaimed = |page: &&PageId| slots.contains(&(page.slot() as u16)) && !self.entries.contains_key(page);
+        frozen.extend(targets.keys().filter(unclaimed));
+        let mut orders = Vec::new();
+        for page in frozen {
+            let urgent = self.entries.get(&page).is_some_and(|e| !e.queue.is_empty());
+            if let Some(order) = self.thaw(page, targets.get(&page).copied()) {
+                orders.push((urgent, order));
+            }
+        }
+        orders.sort_by_key(|(urgent, _)| !*urgent);
+        let leader = self.view.leader;
+        let list: Vec<_> = orders.iter().map(|(_, order)| *order).collect();
+        let parts = chunked(&list);
+        let chunks = parts.len() as u32;
+        for (chunk, pages) in (0..).zip(parts) {
+            self.repeat(Key::NeedRedo(chunk), leader, Message::NeedRedo { chunk, chunks, pages });
+        }
+        for (_, (page, ..)) in orders.iter().filter(|(urgent, _)| *urgent) {
+            self.send(leader, Message::RedoUrgent { page: *page }, None);
+        }
+    }
+
+    /// Leader: the analysis is complete; `targets` are the pages whose content on storage may be behind durable redo.
+    pub fn handle_analysed(&mut self, now: Instant, targets: Vec<(PageId, Psn)>) {
+        self.now = now;
+        if self.view.leader != self.me || !self.rebuild.pending {
+            return;
+        }
+        let mut parts: BTreeMap<NodeId, Vec<(PageId, Psn)>> =
+            self.view.nodes().iter().map(|n| (n, Vec::new())).collect();
+        for (page, target) in targets {
+            let home = self.home(page);
+            parts.get_mut(&home).expect("homes are members").push((page, target));
+        }
+        for (home, targets) in parts {
+            let parts = chunked(&targets);
+            let chunks = parts.len() as u32;
+            for (chunk, targets) in (0..).zip(parts) {
+                self.repeat(Key::Analysis(home, chunk), home, Message::Analysis { chunk, chunks, targets });
+            }
+        }
+        self.drain();
+    }
+
+    pub(crate) fn on_analysis(&mut self, from: NodeId, chunk: u32, chunks: u32, targets: Vec<(PageId, Psn)>) {
+        if !self.rebuild.pending {
+            return; // installed without pending redo: the leader's repetition tells that nodes disagree
+        }
+        self.send(from, Message::AnalysisAck { chunk }, None);
+        if !self.rebuild.analysis_done {
+            self.rebuild.targets.insert(chunk, targets);
+            self.rebuild.analysis_done = self.rebuild.targets.len() == chunks as usize;
+            self.plan();
+        }
+    }
+
+    pub(crate) fn on_need_redo(
+        &mut self,
+        home: NodeId,
+        chunk: u32,
+        chunks: u32,
+        pages: Vec<(PageId, Psn, Conversion)>,
+    ) {
+        self.send(home, Message::NeedRedoAck { chunk }, None);
+        let plans = self.redo.plans.entry(home).or_default();
+        if !plans.insert(chunk) {
+            return;
+        }
+        if plans.len() == chunks as usize {
+            self.redo.waiting.remove(home);
+        }
+        for (page, target, conversion) in pages {
+            let task = Task { target, conversion, home, urgent: false, state: TaskState::Queued };
+            self.redo.tasks.insert(page, task);
+            self.redo.queued.insert(page);
+        }
+        self.outputs.push_back(Output::RedoReady);
+    }
+
+    /// Leader: the next page to redo, asked-for pages first.
+    pub fn next_redo(&mut self) -> Option<(PageId, Psn, Epoch)> {
+        let page = self.redo.urgent.first().or(self.redo.queued.first()).copied()?;
+        self.redo.urgent.remove(&page);
+        self.redo.queued.remove(&page);
+        let task = self.redo.tasks.get_mut(&page).expect("what is queued is a task");
+        task.state = TaskState::Running;
+        Some((page, task.target, self.view.epoch))
+    }
+
+    /// Leader: a page was redone. True when the order still stands; for [`Redone::Held`] the frame's possession
+    /// (exclusive, dirty, with duty) must become visible then.
+    pub fn handle_redone(&mut self, now: Instant, page: PageId, epoch: Epoch, outcome: Redone) -> bool {
+        self.now = now;
+        let Some(task) = self.redo.tasks.get_mut(&page) else { return false };
+        if epoch != self.view.epoch || task.state != TaskState::Running {
+            return false;
+        }
+        task.state = TaskState::Reported;
+        let (conversion, home) = (task.conversion, task.home);
+        if outcome == Redone::Held {
+            let local = self.pages.entry(page).or_default();
+            assert!(local.held.is_none(), "DIR-1: a page that is redone is held by nobody");
+            local.held = Some(Possession { mode: Mode::Exclusive, seen: conversion });
+            self.retained.remove(&page);
+        }
+        self.repeat(Key::Redone(page), home, Message::Redone { page, conversion, outcome });
+        self.drain();
+        true
+    }
+
+    pub(crate) fn on_redone_ack(&mut self, page: PageId, conversion: Conversion) {
+        if self.redo.tasks.get(&page).is_some_and(|t| t.conversion == conversion && t.state == TaskState::Reported) {
+            self.redo.tasks.remove(&page);
+            self.settle(Key::Redone(page));
+        }
+    }
+
+    /// Leader: homes that have not answered the analysis plus pages not redone or not acknowledged.
+    pub fn redo_outstanding(&self) -> usize {
+        self.redo.waiting.len() + self.redo.tasks.len()
+    }
+}
