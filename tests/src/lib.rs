@@ -1,1 +1,5 @@
-//! placeholder
+//! Tests of the whole: the deterministic simulator, its workloads and checkers, and end-to-end runs of real processes.
+//!
+//! Nothing depends on this crate. `docs/testing.md` says how to run and replay.
+
+pub mod sim;

@@ -1,0 +1,382 @@
+//! The simulated network: one [`Transport`] per life of a node.
+//!
+//! What a TCP connection per pair gives, and what it does not:
+//! - messages of one service between two lives arrive at most once and in order; services overtake each other;
+//! - a message may be lost at any time (a connection that broke with it in its queue), silently;
+//! - nothing reaches a life that it was not sent to: a restarted node never gets its predecessor's mail;
+//! - when a life ends its peers are told with some probability, after whatever it had sent; otherwise they have to find out;
+//! - a partition blocks a direction. What is sent meanwhile is lost, or (a short partition, TCP retransmits) arrives late.
+
+use super::random::Random;
+use super::trace::fingerprint;
+use super::world::{CrashHook, Life, World};
+use aquifer_dss::seam::{Inbound, Service, Transport};
+use aquifer_dss_proto::{Incarnation, NodeId};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How the network behaves.
+#[derive(Clone, Debug)]
+pub struct NetworkOptions {
+    /// Shortest delay of a message.
+    pub latency_low: Duration,
+    /// Usual longest delay.
+    pub latency_high: Duration,
+    /// Messages that take up to fifty times longer, in a million.
+    pub slow: u32,
+    /// Messages that are lost, in a million.
+    pub lost: u32,
+    /// Ended lives that a peer is told of, in a million.
+    pub closing_hint: u32,
+}
+
+impl Default for NetworkOptions {
+    fn default() -> Self {
+        Self {
+            latency_low: Duration::from_micros(30),
+            latency_high: Duration::from_micros(300),
+            slow: 2_000,
+            lost: 0,
+            closing_hint: 900_000,
+        }
+    }
+}
+
+struct Port {
+    life: Life,
+    incarnation: Incarnation,
+    inbound: Option<Arc<dyn Inbound>>,
+}
+
+#[derive(Default)]
+struct Links {
+    /// Blocked directions; true when what is sent meanwhile arrives after the heal.
+    blocked: BTreeMap<(NodeId, NodeId), bool>,
+    /// What waits for the heal of its direction.
+    waiting: Vec<Letter>,
+    /// When the last message of a direction and service arrives.
+    last: BTreeMap<(NodeId, NodeId, Option<Service>), u64>,
+    /// Messages sent and lost so far.
+    sent: u64,
+    lost: u64,
+}
+
+struct Letter {
+    from: Life,
+    incarnation: Incarnation,
+    to: Life,
+    service: Service,
+    body: Vec<u8>,
+}
+
+/// All links between the nodes of a world.
+pub struct SimNetwork {
+    world: Weak<World>,
+    options: Mutex<NetworkOptions>,
+    random: Mutex<Random>,
+    ports: Mutex<BTreeMap<NodeId, Port>>,
+    links: Mutex<Links>,
+    me: Weak<SimNetwork>,
+}
+
+impl SimNetwork {
+    /// The network of `world`.
+    pub fn new(world: &Arc<World>, options: NetworkOptions) -> Arc<Self> {
+        let network = Arc::new_cyclic(|me| Self {
+            world: Arc::downgrade(world),
+            options: Mutex::new(options),
+            random: Mutex::new(Random::fork(world.seed(), "network")),
+            ports: Mutex::default(),
+            links: Mutex::default(),
+            me: me.clone(),
+        });
+        world.add_hook(network.clone());
+        network
+    }
+
+    /// The transport of `life`, which can send at once and receives after [`SimTransport::attach`].
+    pub fn transport(&self, life: Life) -> Arc<SimTransport> {
+        let port = Port {
+            life,
+            incarnation: Incarnation(0),
+            inbound: None,
+        };
+        self.ports.lock().insert(life.node, port);
+        Arc::new(SimTransport {
+            network: self.me.upgrade().expect("called through an Arc"),
+            life,
+        })
+    }
+
+    /// Blocks `from` → `to`. With `holds`, what is sent meanwhile arrives after the heal; otherwise it is lost.
+    pub fn block(&self, from: NodeId, to: NodeId, holds: bool) {
+        self.links.lock().blocked.insert((from, to), holds);
+        if let Some(world) = self.world.upgrade() {
+            world.record(
+                "block",
+                [from.get().into(), to.get().into(), holds.into(), 0],
+                "direction blocked",
+            );
+        }
+    }
+
+    /// Unblocks every direction.
+    pub fn heal(&self) {
+        let waiting = {
+            let mut links = self.links.lock();
+            links.blocked.clear();
+            std::mem::take(&mut links.waiting)
+        };
+        if let Some(world) = self.world.upgrade() {
+            world.record("heal", [waiting.len() as u64, 0, 0, 0], "network healed");
+        }
+        for letter in waiting {
+            self.post(letter);
+        }
+    }
+
+    /// Whether `from` → `to` is blocked.
+    pub fn is_blocked(&self, from: NodeId, to: NodeId) -> bool {
+        self.links.lock().blocked.contains_key(&(from, to))
+    }
+
+    /// Changes the share of lost messages, in a million.
+    pub fn set_lost(&self, parts_per_million: u32) {
+        self.options.lock().lost = parts_per_million;
+    }
+
+    /// Messages sent and lost so far.
+    pub fn counts(&self) -> (u64, u64) {
+        let links = self.links.lock();
+        (links.sent, links.lost)
+    }
+
+    fn send(&self, life: Life, to: NodeId, service: Service, body: Vec<u8>) {
+        let Some(world) = self.world.upgrade() else { return };
+        if !world.is_alive(life) {
+            return;
+        }
+        let letter = {
+            let ports = self.ports.lock();
+            let Some(from) = ports.get(&life.node).filter(|port| port.life == life) else {
+                return;
+            };
+            let Some(target) = ports.get(&to).filter(|port| port.inbound.is_some()) else {
+                return;
+            };
+            Letter {
+                from: life,
+                incarnation: from.incarnation,
+                to: target.life,
+                service,
+                body,
+            }
+        };
+        let lost = {
+            let (options, mut random) = (self.options.lock(), self.random.lock());
+            to != life.node && random.chance(options.lost)
+        };
+        let mut links = self.links.lock();
+        links.sent += 1;
+        let blocked = links.blocked.get(&(life.node, to)).copied();
+        match blocked {
+            Some(true) if !lost => links.waiting.push(letter),
+            None if !lost => {
+                drop(links);
+                self.post(letter);
+            }
+            _ => {
+                links.lost += 1;
+                drop(links);
+                world.record(
+                    "lost",
+                    [life.node.get().into(), to.get().into(), service as u64, 0],
+                    "",
+                );
+            }
+        }
+    }
+
+    /// Puts a letter on its way.
+    fn post(&self, letter: Letter) {
+        let Some(world) = self.world.upgrade() else { return };
+        let (from, to) = (letter.from.node, letter.to.node);
+        let now = world.now();
+        let at = self.arrival(from, to, Some(letter.service), now);
+        let network = self.me.clone();
+        let target = letter.to;
+        world.after(Duration::from_nanos(at - now), Some(target), move || {
+            if let Some(network) = network.upgrade() {
+                network.deliver(letter);
+            }
+        });
+    }
+
+    /// When something sent now arrives: in order within its service, and a closed connection (`None`) after everything.
+    fn arrival(&self, from: NodeId, to: NodeId, service: Option<Service>, now: u64) -> u64 {
+        let delay = {
+            let (options, mut random) = (self.options.lock(), self.random.lock());
+            let mut delay = random.duration(options.latency_low, options.latency_high);
+            if from == to {
+                delay = Duration::from_micros(1);
+            } else if random.chance(options.slow) {
+                delay *= random.between(2, 50) as u32;
+            }
+            delay
+        };
+        let mut links = self.links.lock();
+        let earliest = match service {
+            Some(_) => links.last.get(&(from, to, service)).copied(),
+            None => links
+                .last
+                .iter()
+                .filter(|((f, t, _), _)| (*f, *t) == (from, to))
+                .map(|(_, at)| *at)
+                .max(),
+        };
+        let at = (now + delay.as_nanos() as u64).max(earliest.unwrap_or(0) + 1);
+        links.last.insert((from, to, service), at);
+        at
+    }
+
+    fn deliver(&self, letter: Letter) {
+        let Some(world) = self.world.upgrade() else { return };
+        let inbound = {
+            let ports = self.ports.lock();
+            let port = ports.get(&letter.to.node).filter(|port| port.life == letter.to);
+            port.and_then(|port| port.inbound.clone())
+        };
+        let (from, to) = (letter.from.node, letter.to.node);
+        if self.is_blocked(from, to) {
+            self.links.lock().lost += 1;
+            return;
+        }
+        let print = fingerprint(&letter.body);
+        world.record(
+            "message",
+            [from.get().into(), to.get().into(), letter.service as u64, print],
+            "",
+        );
+        if let Some(inbound) = inbound {
+            inbound.receive(from, letter.incarnation, letter.service, letter.body);
+            world.drop_later(inbound);
+        }
+    }
+
+    fn set_incarnation(&self, life: Life, incarnation: Incarnation) {
+        if let Some(port) = self
+            .ports
+            .lock()
+            .get_mut(&life.node)
+            .filter(|port| port.life == life)
+        {
+            port.incarnation = incarnation;
+        }
+    }
+
+    fn attach(&self, life: Life, inbound: Arc<dyn Inbound>) {
+        if let Some(port) = self
+            .ports
+            .lock()
+            .get_mut(&life.node)
+            .filter(|port| port.life == life)
+        {
+            port.inbound = Some(inbound);
+        }
+    }
+}
+
+impl CrashHook for SimNetwork {
+    fn crashed(&self, life: Life) {
+        let Some(world) = self.world.upgrade() else { return };
+        let (dead, peers) = {
+            let mut ports = self.ports.lock();
+            let Some(dead) = ports.remove(&life.node) else {
+                return;
+            };
+            let peers: Vec<Life> = ports.values().map(|port| port.life).collect();
+            (dead, peers)
+        };
+        self.links
+            .lock()
+            .waiting
+            .retain(|letter| letter.to != life && letter.from != life);
+        for peer in peers {
+            let told = {
+                let (options, mut random) = (self.options.lock(), self.random.lock());
+                random.chance(options.closing_hint)
+            };
+            if !told || self.is_blocked(life.node, peer.node) {
+                continue;
+            }
+            let now = world.now();
+            let at = self.arrival(life.node, peer.node, None, now);
+            let network = self.me.clone();
+            let incarnation = dead.incarnation;
+            world.after(Duration::from_nanos(at - now), Some(peer), move || {
+                if let Some(network) = network.upgrade() {
+                    network.close(life, incarnation, peer);
+                }
+            });
+        }
+        world.drop_later(dead.inbound);
+    }
+}
+
+impl SimNetwork {
+    fn close(&self, dead: Life, incarnation: Incarnation, peer: Life) {
+        let Some(world) = self.world.upgrade() else { return };
+        let inbound = {
+            let ports = self.ports.lock();
+            ports
+                .get(&peer.node)
+                .filter(|port| port.life == peer)
+                .and_then(|port| port.inbound.clone())
+        };
+        world.record(
+            "closed",
+            [dead.node.get().into(), peer.node.get().into(), incarnation.0, 0],
+            "",
+        );
+        if let Some(inbound) = inbound {
+            inbound.disconnected(dead.node, incarnation);
+            world.drop_later(inbound);
+        }
+    }
+
+    /// Blocks both directions between the two groups.
+    pub fn split(&self, left: &BTreeSet<NodeId>, right: &BTreeSet<NodeId>, holds: bool) {
+        for a in left {
+            for b in right {
+                self.block(*a, *b, holds);
+                self.block(*b, *a, holds);
+            }
+        }
+    }
+}
+
+/// The transport of one life. A dead life's messages go nowhere.
+pub struct SimTransport {
+    network: Arc<SimNetwork>,
+    life: Life,
+}
+
+impl SimTransport {
+    /// From now on messages go to `inbound`.
+    pub fn attach(&self, inbound: Arc<dyn Inbound>) {
+        self.network.attach(self.life, inbound);
+    }
+
+    /// The incarnation that peers see on what this life sends from now on.
+    pub fn set_incarnation(&self, incarnation: Incarnation) {
+        self.network.set_incarnation(self.life, incarnation);
+    }
+}
+
+impl Transport for SimTransport {
+    fn send(&self, to: NodeId, service: Service, body: Vec<u8>) {
+        self.network.send(self.life, to, service, body);
+    }
+}

@@ -1,0 +1,3 @@
+//! The integration tests of the package: one binary, so that nothing is linked twice.
+
+mod simulator;
