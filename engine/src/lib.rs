@@ -4,6 +4,8 @@ mod blocked;
 mod error;
 pub mod mtr;
 pub mod node;
+pub mod rpc;
+pub mod transaction;
 pub mod wal;
 pub mod tree;
 
