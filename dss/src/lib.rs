@@ -4,7 +4,10 @@
 //! simulator puts its own twin.
 
 pub mod device;
+pub mod fence;
 pub mod group;
+pub mod membership;
+pub mod net;
 mod random;
 pub mod seam;
 pub mod testing;

@@ -13,6 +13,7 @@ mod ids;
 pub mod journal;
 pub mod label;
 pub mod storage_message;
+pub mod membership;
 mod time;
 mod view;
 

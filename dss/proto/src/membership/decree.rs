@@ -1,0 +1,44 @@
+//! What a ballot decides: a view, and who must be proven dead before anybody acts on it.
+
+use crate::{Member, View};
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// The body of a ballot, encoded with postcard.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Decree {
+    /// The view.
+    pub view: View,
+    /// Lives excluded by this view, or by an earlier one that was perhaps never completed, that did not leave
+    /// cleanly. All of them are fenced before the view is announced.
+    pub dead: Vec<Member>,
+    /// Lives that left cleanly with this view.
+    pub left: Vec<Member>,
+    /// Nobody of the view before was alive when this was proposed: the first view, or a restart of the whole cluster.
+    pub founding: bool,
+}
+
+impl Decree {
+    /// The decree before the first: nobody.
+    pub fn none() -> Self {
+        Self { view: View::none(), dead: Vec::new(), left: Vec::new(), founding: false }
+    }
+
+    /// A view that a view of `View::successor` can follow, as decoded from a device or a peer: members rise, the
+    /// leader and every home are members.
+    pub fn is_sound(&self) -> bool {
+        let view = &self.view;
+        let known = |node: crate::NodeId| crate::NodeId::new(node.get()).is_some();
+        let lives = view.members.iter().chain(&self.dead).chain(&self.left);
+        if !lives.map(|m| m.node).chain([view.leader]).all(known) {
+            return false;
+        }
+        let nodes = view.nodes();
+        view.epoch.0 > 0
+            && !view.members.is_empty()
+            && view.members.windows(2).all(|w| w[0].node < w[1].node)
+            && nodes.contains(view.leader)
+            && view.homes.len() == crate::HOME_SLOTS
+            && view.homes.iter().all(|home| known(*home) && nodes.contains(*home))
+    }
+}

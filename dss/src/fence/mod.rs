@@ -1,0 +1,1 @@
+//! Fencing of processes on one machine, by locks on the shared device.

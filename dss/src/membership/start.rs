@@ -1,0 +1,135 @@
+//! The start of a life: the lock, then the slot with a new incarnation, then everything else.
+
+use super::api::{Inner, Membership};
+use super::ballots::{learn_decided, read_ballots};
+use super::slot::{ADDRESS_BYTES_MAX, SlotView};
+use super::types::{MembershipConfig, MembershipError, Timeline};
+use crate::group::ControlBlocks;
+use crate::seam::{FenceError, Fencer, Runtime, Transport};
+use aquifer_dss_proto::ballot::BallotBlock;
+use aquifer_dss_proto::membership::{Core, Lease, SlotState};
+use aquifer_dss_proto::{Epoch, Incarnation, Member, NodeId, NodeSet};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use tokio::sync::{Notify, watch};
+
+impl Membership {
+    /// Takes the slot of `config.me`, starts the heartbeat, and joins the view or forms the first one: wait for
+    /// [`next_event`](Self::next_event). Fails at once when another process has the slot.
+    pub async fn start(
+        runtime: Arc<dyn Runtime>,
+        control: ControlBlocks,
+        transport: Arc<dyn Transport>,
+        fencer: Arc<dyn Fencer>,
+        config: MembershipConfig,
+    ) -> Result<Arc<Self>, MembershipError> {
+        check(&config)?;
+        let node = config.me;
+        fencer.hold(node).map_err(|error| match error {
+            FenceError::SlotBusy(node) => MembershipError::SlotBusy(node),
+            other => MembershipError::Fence(other),
+        })?;
+        let before = read_own_slot(&control, node).await?;
+        wait_for_namesake(&*runtime, &control, &*fencer, &config, before.as_ref()).await?;
+        let started = runtime.now();
+        let slot = first_slot(&*fencer, &config, before.as_ref());
+        control.write_slot_block(node, &slot.encode()).await?;
+        control.flush().await?;
+        let blocks = read_ballots(&*runtime, &control).await?;
+        let decided = learn_decided(&*runtime, &control).await?;
+        let me = Member { node, incarnation: slot.incarnation };
+        let own_block = blocks.iter().find(|(n, _)| *n == node).map_or(BallotBlock::default(), |(_, block)| *block);
+        let mut core = Core::new(started, me, config.timing, decided);
+        core.handle_fenced(slot.fenced);
+        let gate = started + (config.timing.lease - config.timing.grace);
+        let inner = Inner {
+            core,
+            lease: Lease::new(config.timing, started),
+            slots: vec![slot.clone()],
+            slot,
+            own_block,
+            own_block_unknown: false,
+            highest_round: blocks.iter().map(|(_, block)| block.promised.round).max().unwrap_or(0),
+            events: VecDeque::new(),
+            timeline: Timeline::default(),
+            detected: None,
+            admit: Arc::new(|_| true),
+            on_slots: Arc::new(|_| {}),
+            alarm: None,
+        };
+        let membership = Arc::new(Self {
+            runtime,
+            control,
+            transport,
+            fencer,
+            config,
+            me,
+            inner: Mutex::new(inner),
+            slot_writer: tokio::sync::Mutex::new(()),
+            gate: AtomicU64::new(gate.0),
+            ended: AtomicBool::new(false),
+            wake_reform: Notify::new(),
+            wake_watch: Notify::new(),
+            wake_renew: Notify::new(),
+            event_ready: Notify::new(),
+            changes: watch::channel(0).0,
+        });
+        membership.spawn_tasks();
+        Ok(membership)
+    }
+}
+
+fn check(config: &MembershipConfig) -> Result<(), MembershipError> {
+    if !config.timing.is_sound() {
+        return Err(MembershipError::Configuration("need H <= L/6, Tio <= L/3, G < L/2"));
+    }
+    let addresses = [&config.addresses.peer, &config.addresses.sql, &config.addresses.admin];
+    if addresses.iter().any(|address| address.len() > ADDRESS_BYTES_MAX) {
+        return Err(MembershipError::Configuration("an address is longer than 120 bytes"));
+    }
+    Ok(())
+}
+
+async fn read_own_slot(control: &ControlBlocks, node: NodeId) -> Result<Option<SlotView>, MembershipError> {
+    let block = control.read_slot_block(node).await?;
+    SlotView::decode(node, &block).map_err(|_| MembershipError::Damaged { what: "slot", node })
+}
+
+/// Another machine's process with this node's id holds a lock that is not seen here: its slot would move.
+async fn wait_for_namesake(
+    runtime: &dyn Runtime,
+    control: &ControlBlocks,
+    fencer: &dyn Fencer,
+    config: &MembershipConfig,
+    before: Option<&SlotView>,
+) -> Result<(), MembershipError> {
+    let Some(before) = before.filter(|slot| slot.state != SlotState::Down) else { return Ok(()) };
+    let (mine, identity) = (fencer.identity(), &before.identity);
+    if identity.boot_id == mine.boot_id && identity.pid_namespace == mine.pid_namespace {
+        return Ok(());
+    }
+    runtime.sleep(config.timing.heartbeat * 3).await;
+    if read_own_slot(control, config.me).await?.as_ref() == Some(before) {
+        Ok(())
+    } else {
+        Err(MembershipError::SlotBusy(config.me))
+    }
+}
+
+fn first_slot(fencer: &dyn Fencer, config: &MembershipConfig, before: Option<&SlotView>) -> SlotView {
+    SlotView {
+        node: config.me,
+        incarnation: before.map_or(Incarnation(1), |slot| Incarnation(slot.incarnation.0 + 1)),
+        sequence: 1,
+        state: SlotState::Joining,
+        identity: fencer.identity(),
+        heard: NodeSet::EMPTY,
+        decided: before.map_or(Epoch(0), |slot| slot.decided),
+        fenced: before.map_or(Epoch(0), |slot| slot.fenced),
+        installed_epoch: before.map_or(Epoch(0), |slot| slot.installed_epoch),
+        scn_ceiling: before.map_or(0, |slot| slot.scn_ceiling),
+        addresses: config.addresses.clone(),
+    }
+}

@@ -1,0 +1,1 @@
+//! Whole drivers in virtual time.
