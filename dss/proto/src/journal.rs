@@ -194,3 +194,14 @@ pub fn decode_checkpoint_body(head: &CheckpointHead, body: &[u8]) -> Result<Cata
     }
     Catalog::decode(body)
 }
+
+/// The sequence of a whole, undamaged entry of `group` that starts at the first byte; for finding entries that the
+/// chain does not reach. Any bytes are safe.
+pub fn sequence_of(bytes: &[u8], group: Uuid) -> Option<u64> {
+    let head = bytes.get(..ENTRY_HEADER)?;
+    if read_u64(head, 0) != ENTRY_MAGIC || head[16..24] != group.0[..8] {
+        return None;
+    }
+    let payload = bytes.get(ENTRY_HEADER..ENTRY_HEADER.checked_add(read_u32(head, 12) as usize)?)?;
+    (crc32c(&[&head[..60], payload]) == read_u32(head, 60)).then(|| read_u64(head, 32))
+}

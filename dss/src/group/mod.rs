@@ -4,11 +4,17 @@
 //! with two checkpoints; one leader appends, the others read.
 
 mod control;
+mod data;
 mod error;
 mod format;
+mod journal;
+mod leader;
+mod request;
+#[cfg(test)]
+mod tests;
 mod volume_group;
 
 pub use control::{AllBlocks, ControlBlocks};
 pub use error::StorageError;
 pub use format::{GroupIdentity, GroupOptions};
-pub use volume_group::{CreateOptions, FileStat, VolumeGroup};
+pub use volume_group::{CreateOptions, FileStat, Space, VolumeGroup};

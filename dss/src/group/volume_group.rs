@@ -1,13 +1,22 @@
-//! An open volume group.
+//! An open volume group: its state, its role, and reading the metadata.
+//!
+//! Lock order: `journal` (async), then `known`, then the small mutexes. No small mutex is held across an await.
 
 use super::control::ControlBlocks;
+use super::data::InFlight;
 use super::error::StorageError;
 use super::format::{self, GroupIdentity, GroupOptions};
-use crate::seam::{BlockDevice, Runtime};
-use aquifer_dss_proto::catalog::{Extent, FileKind};
+use super::journal::Journal;
+use super::leader::Leadership;
+use super::request::Requests;
+use crate::seam::{BlockDevice, Runtime, Transport};
+use aquifer_dss_proto::catalog::{Catalog, Extent, FileKind, HistoryEntry, Node};
 use aquifer_dss_proto::label::Label;
-use aquifer_dss_proto::{FileId, NodeId};
+use aquifer_dss_proto::{Epoch, FileId, NodeId, NodeSet};
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::watch;
 
 /// How a file shall be made.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,10 +44,53 @@ pub struct FileStat {
     pub extents: Vec<Extent>,
 }
 
-/// An open volume group.
+/// Space of a group in allocation units, and the size of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes of a unit.
+    pub unit_bytes: u64,
+    /// Units of all volumes.
+    pub units: u64,
+    /// Units that are free.
+    pub free: u64,
+    /// Units of removed files that wait until every member let go of them.
+    pub waiting: u64,
+}
+
+/// What this node does with the journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// Reads it. Requests go to the leader, when one is known.
+    Follower { leader: Option<NodeId> },
+    /// Writes it in this epoch.
+    Leader { epoch: Epoch },
+}
+
+/// The catalogue and the last journal entry that it contains.
+pub(super) struct Known {
+    pub(super) catalog: Catalog,
+    pub(super) applied: u64,
+}
+
+/// An open volume group. One per node; everything in it is shared by the tasks of the node.
 pub struct VolumeGroup {
-    label: Label,
-    devices: Vec<Arc<dyn BlockDevice>>,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) me: NodeId,
+    pub(super) label: Label,
+    pub(super) devices: Vec<Arc<dyn BlockDevice>>,
+    /// Allocation unit 0 of each volume.
+    pub(super) au_offsets: Vec<u64>,
+    pub(super) journal: tokio::sync::Mutex<Journal>,
+    pub(super) known: RwLock<Known>,
+    pub(super) role: watch::Sender<Role>,
+    pub(super) transport: Mutex<Option<Arc<dyn Transport>>>,
+    /// View changes, and how many of them the journal was read after: an extent map is not trusted across a view
+    /// change (HZ-7).
+    pub(super) views_followed: AtomicU64,
+    pub(super) views_caught_up: AtomicU64,
+    pub(super) in_flight: InFlight,
+    pub(super) requests: Requests,
+    pub(super) leadership: Leadership,
 }
 
 impl VolumeGroup {
@@ -50,15 +102,38 @@ impl VolumeGroup {
         format::format(device, options).await
     }
 
-    /// Opens a group as a follower. Damaged copies of labels are repaired.
+    /// Opens a group as a follower: labels (damaged copies are repaired), checkpoint, journal to its end.
     pub async fn open(
-        _runtime: Arc<dyn Runtime>,
+        runtime: Arc<dyn Runtime>,
         devices: Vec<Arc<dyn BlockDevice>>,
-        _me: NodeId,
+        me: NodeId,
     ) -> Result<Arc<Self>, StorageError> {
-        let first = devices.first().ok_or_else(|| StorageError::Invalid("no device was named".into()))?;
-        let label = format::read_label(&**first).await?;
-        Ok(Arc::new(Self { label, devices }))
+        let labels = read_labels(&devices).await?;
+        let label = labels[0].clone();
+        let (journal, catalog) = Journal::load(devices[0].clone(), label.clone()).await?;
+        if catalog.volume_units() != labels.iter().map(|label| label.au_count).collect::<Vec<_>>() {
+            return Err(StorageError::Invalid("name every volume of the group, in order".into()));
+        }
+        let applied = journal.tail.sequence - 1;
+        let session = runtime.random();
+        let group = Arc::new(Self {
+            me,
+            au_offsets: labels.iter().map(|label| label.au_offset).collect(),
+            label,
+            devices,
+            journal: tokio::sync::Mutex::new(journal),
+            known: RwLock::new(Known { catalog, applied }),
+            role: watch::Sender::new(Role::Follower { leader: None }),
+            transport: Mutex::new(None),
+            views_followed: AtomicU64::new(0),
+            views_caught_up: AtomicU64::new(0),
+            in_flight: InFlight::default(),
+            requests: Requests::new(session),
+            leadership: Leadership::default(),
+            runtime,
+        });
+        group.catch_up().await?;
+        Ok(group)
     }
 
     /// The label of the first volume.
@@ -75,4 +150,164 @@ impl VolumeGroup {
     pub fn control(&self) -> ControlBlocks {
         ControlBlocks::new(self.devices[0].clone())
     }
+
+    /// Requests to another leader go through `transport`; give what peers send to [`receive`](Self::receive).
+    pub fn attach(&self, transport: Arc<dyn Transport>) {
+        *self.transport.lock() = Some(transport);
+    }
+
+    /// Another node leads: requests go to it, and the journal is read before the next use of an extent map.
+    pub fn follow(&self, epoch: Epoch, leader: NodeId) {
+        tracing::debug!(epoch = epoch.0, %leader, "following the storage leader");
+        self.views_followed.fetch_add(1, Ordering::AcqRel);
+        let leader = Some(leader).filter(|leader| *leader != self.me);
+        self.role.send_replace(Role::Follower { leader });
+        self.leadership.wake();
+    }
+
+    /// The members of the view. Units of removed files are reused when all of them let go (HZ-7); before this was
+    /// called, with a transport attached, they are not reused at all.
+    pub fn set_members(&self, members: NodeSet) {
+        self.leadership.set_members(members);
+    }
+
+    /// The epoch in which this node writes the journal.
+    pub fn leading(&self) -> Option<Epoch> {
+        match *self.role.borrow() {
+            Role::Leader { epoch } => Some(epoch),
+            Role::Follower { .. } => None,
+        }
+    }
+
+    /// Follower: reads the journal to its end. The leader knows everything already.
+    pub async fn catch_up(&self) -> Result<(), StorageError> {
+        let mut journal = self.journal.lock().await;
+        if self.leading().is_none() {
+            self.read_forward(&mut journal).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies what the journal has past the tail. What was read is flushed before it is applied: a write of
+    /// somebody who died may be visible and not yet durable (HZ-10).
+    pub(super) async fn read_forward(&self, journal: &mut Journal) -> Result<(), StorageError> {
+        loop {
+            let (mut tail, mut entries) = (journal.tail, Vec::new());
+            while let Some(entry) = journal.read_after(&tail).await? {
+                tail = entry.after;
+                entries.push(entry);
+            }
+            if entries.is_empty() {
+                let Some(catalog) = journal.overtaken().await? else { return Ok(()) };
+                *self.known.write() = Known { catalog, applied: journal.tail.sequence - 1 };
+                continue;
+            }
+            journal.flush().await?;
+            let mut known = self.known.write();
+            for entry in &entries {
+                for record in &entry.records {
+                    // Who asked was answered by the leader of then.
+                    let _outcome = known.catalog.apply(entry.sequence, record);
+                }
+                known.applied = entry.sequence;
+            }
+            journal.tail = tail;
+        }
+    }
+
+    /// Reads the journal until entry `sequence` is applied.
+    pub(super) async fn catch_up_to(&self, sequence: u64) -> Result<(), StorageError> {
+        for _ in 0..100 {
+            if self.known.read().applied >= sequence {
+                return Ok(());
+            }
+            self.catch_up().await?;
+            if self.known.read().applied < sequence {
+                self.runtime.sleep(std::time::Duration::from_millis(10)).await;
+            }
+        }
+        Err(StorageError::Damaged(format!("journal entry {sequence} was acknowledged and is not there")))
+    }
+
+    /// Looks at the catalogue as this node knows it, without reading the journal.
+    pub fn with_catalog<T>(&self, look: impl FnOnce(&Catalog) -> T) -> T {
+        look(&self.known.read().catalog)
+    }
+
+    /// The file or directory at a path, as of now.
+    pub async fn lookup(&self, path: &str) -> Result<Option<FileId>, StorageError> {
+        self.catch_up().await?;
+        Ok(self.with_catalog(|catalog| catalog.lookup(path).ok()))
+    }
+
+    /// Names and ids in a directory, as of now.
+    pub async fn list(&self, path: &str) -> Result<Vec<(String, FileId)>, StorageError> {
+        self.catch_up().await?;
+        let listed = self.with_catalog(|catalog| catalog.list(path));
+        listed.map_err(|error| StorageError::Operation { path: path.into(), error })
+    }
+
+    /// What is known of a file or directory, as of now.
+    pub async fn stat(&self, file: FileId) -> Result<FileStat, StorageError> {
+        self.catch_up().await?;
+        self.with_catalog(|catalog| stat(catalog, file)).ok_or(StorageError::NoSuchFile(file))
+    }
+
+    /// What is known of the file or directory at a path, as of now.
+    pub async fn stat_path(&self, path: &str) -> Result<FileStat, StorageError> {
+        self.catch_up().await?;
+        let found = self.with_catalog(|catalog| {
+            catalog.lookup(path).map(|file| stat(catalog, file).expect("a name leads to an inode"))
+        });
+        found.map_err(|error| StorageError::Operation { path: path.into(), error })
+    }
+
+    /// A small cluster-wide value, as of now.
+    pub async fn config(&self, key: &str) -> Result<Option<String>, StorageError> {
+        self.catch_up().await?;
+        Ok(self.with_catalog(|catalog| catalog.config(key).map(String::from)))
+    }
+
+    /// The last storage leaders, oldest first, as far as this node knows.
+    pub fn history(&self) -> Vec<HistoryEntry> {
+        self.with_catalog(|catalog| catalog.history().to_vec())
+    }
+
+    /// Space of the group, as far as this node knows.
+    pub fn space(&self) -> Space {
+        self.with_catalog(|catalog| Space {
+            unit_bytes: catalog.au_bytes(),
+            units: catalog.volume_units().iter().map(|units| u64::from(*units)).sum(),
+            free: catalog.free_units(),
+            waiting: catalog.limbo().iter().flat_map(|limbo| &limbo.extents).map(|e| u64::from(e.count)).sum(),
+        })
+    }
+}
+
+/// The labels of a group's volumes, which must belong together in this order.
+async fn read_labels(devices: &[Arc<dyn BlockDevice>]) -> Result<Vec<Label>, StorageError> {
+    let mut labels: Vec<Label> = Vec::new();
+    for (position, device) in devices.iter().enumerate() {
+        let label = format::read_label(&**device).await?;
+        let expected = labels.first().map_or(label.group, |first| first.group);
+        if label.group != expected || usize::from(label.volume) != position {
+            return Err(StorageError::OtherGroup { volume: position, found: label.group, expected });
+        }
+        labels.push(label);
+    }
+    if labels.is_empty() {
+        return Err(StorageError::Invalid("name at least one device".into()));
+    }
+    Ok(labels)
+}
+
+fn stat(catalog: &Catalog, file: FileId) -> Option<FileStat> {
+    let inode = catalog.inode(file)?;
+    let path = catalog.path(file)?;
+    Some(match &inode.node {
+        Node::Directory { .. } => FileStat { id: file, path, kind: None, size: 0, extents: Vec::new() },
+        Node::File { kind, size, extents } => {
+            FileStat { id: file, path, kind: Some(*kind), size: *size, extents: extents.clone() }
+        }
+    })
 }

@@ -249,6 +249,11 @@ impl Catalog {
         self.volumes.iter().map(|map| u64::from(map.free())).sum()
     }
 
+    /// Allocation units of each volume.
+    pub fn volume_units(&self) -> Vec<u32> {
+        self.volumes.iter().map(FreeMap::units).collect()
+    }
+
     /// A file or directory.
     pub fn inode(&self, file: FileId) -> Option<&Inode> {
         self.inodes.get(&file)

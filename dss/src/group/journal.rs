@@ -1,0 +1,190 @@
+//! The metadata journal and its checkpoints on volume 0: reading to the end, appending, recycling.
+//!
+//! Rules: one append at a time, durable before it is applied (DSS-2); a segment is written again only when a durable
+//! checkpoint covers everything in it (DSS-6); the checkpoint that is overwritten is the older one.
+
+use super::error::StorageError;
+use crate::seam::{BLOCK, BlockDevice, IoBuffer};
+use aquifer_dss_proto::Epoch;
+use aquifer_dss_proto::catalog::{Catalog, Record};
+use aquifer_dss_proto::journal::{
+    CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry, encode_checkpoint,
+    encode_entry, expected_bytes, sequence_of,
+};
+use aquifer_dss_proto::label::{JOURNAL_OFFSET, Label};
+use std::sync::Arc;
+
+/// Where this node is in the journal.
+pub(super) struct Journal {
+    device: Arc<dyn BlockDevice>,
+    label: Label,
+    /// The next entry; everything before is in the catalogue.
+    pub(super) tail: Tail,
+    /// The newest checkpoint that is known: which of the two, and where it ends.
+    which: usize,
+    checkpoint: Tail,
+}
+
+impl Journal {
+    /// Loads the newer checkpoint.
+    pub(super) async fn load(
+        device: Arc<dyn BlockDevice>,
+        label: Label,
+    ) -> Result<(Self, Catalog), StorageError> {
+        let tail = Tail::first(label.group);
+        let mut journal = Self { device, label, tail, which: 0, checkpoint: tail };
+        // A leader may overwrite the older one while it is read here; then the other one is the newer by now.
+        for _ in 0..8 {
+            if let Some(catalog) = journal.load_newest().await? {
+                return Ok((journal, catalog));
+            }
+        }
+        Err(StorageError::Damaged("no readable checkpoint".into()))
+    }
+
+    async fn heads(&self) -> Result<[Option<CheckpointHead>; 2], StorageError> {
+        let mut heads = [None; 2];
+        for (which, head) in heads.iter_mut().enumerate() {
+            let offset = self.label.checkpoint_offset(which);
+            let block = self.device.read(offset, IoBuffer::zeroed(BLOCK)).await?;
+            *head = decode_checkpoint_head(&block, self.label.group, self.label.checkpoint_bytes).ok();
+        }
+        Ok(heads)
+    }
+
+    /// Loads the newest checkpoint that is whole; the tail is then its end.
+    async fn load_newest(&mut self) -> Result<Option<Catalog>, StorageError> {
+        let heads = self.heads().await?;
+        let mut order: Vec<usize> = (0..2).filter(|which| heads[*which].is_some()).collect();
+        order.sort_by_key(|which| std::cmp::Reverse(heads[*which].map(|head| head.tail.sequence)));
+        for which in order {
+            let Some(head) = heads[which] else { continue };
+            let length = (head.length as usize).max(1).next_multiple_of(BLOCK);
+            let offset = self.label.checkpoint_offset(which) + BLOCK as u64;
+            let body = self.device.read(offset, IoBuffer::zeroed(length)).await?;
+            if let Ok(catalog) = decode_checkpoint_body(&head, &body) {
+                (self.tail, self.checkpoint, self.which) = (head.tail, head.tail, which);
+                return Ok(Some(catalog));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The catalogue of a checkpoint that is past the tail: the journal in between was recycled.
+    pub(super) async fn overtaken(&mut self) -> Result<Option<Catalog>, StorageError> {
+        let heads = self.heads().await?;
+        let newest = heads.iter().flatten().map(|head| head.tail.sequence).max();
+        if newest.is_none_or(|sequence| sequence <= self.tail.sequence) {
+            return Ok(None);
+        }
+        let before = (self.tail, self.checkpoint, self.which);
+        match self.load_newest().await? {
+            Some(catalog) if self.tail.sequence > before.0.sequence => Ok(Some(catalog)),
+            _ => {
+                (self.tail, self.checkpoint, self.which) = before;
+                Ok(None)
+            }
+        }
+    }
+
+    const fn physical(&self, position: u64) -> u64 {
+        JOURNAL_OFFSET + position % self.label.journal_bytes
+    }
+
+    /// Reads the entry that continues `tail`: where the last one ended, or at the next segment when the writer went
+    /// there. When both are there the later epoch is right: the other is a deposed leader's (HZ-18).
+    pub(super) async fn read_after(&self, tail: &Tail) -> Result<Option<Entry>, StorageError> {
+        let near = self.read_entry(tail, tail.position).await?;
+        let far = self.read_entry(tail, tail.next_segment(self.label.segment_bytes)).await?;
+        Ok(match (near, far) {
+            (Some(near), Some(far)) => Some(if far.epoch > near.epoch { far } else { near }),
+            (near, far) => near.or(far),
+        })
+    }
+
+    async fn read_entry(&self, tail: &Tail, position: u64) -> Result<Option<Entry>, StorageError> {
+        let (group, segment) = (self.label.group, self.label.segment_bytes);
+        let left = segment - position % segment;
+        let mut bytes = self.device.read(self.physical(position), IoBuffer::zeroed(BLOCK)).await?;
+        let Some(length) = expected_bytes(&bytes, group, tail, position, left) else { return Ok(None) };
+        if length > bytes.len() {
+            bytes = self.device.read(self.physical(position), IoBuffer::zeroed(length)).await?;
+        }
+        Ok(decode_entry(&bytes, group, tail, position))
+    }
+
+    /// Refuses a journal with a whole entry past its end: something in between was damaged, and going on would
+    /// silently forget what was acknowledged. A cut never leaves this, because entries are flushed one by one.
+    pub(super) async fn require_end(&self) -> Result<(), StorageError> {
+        let mut offset = 0;
+        while offset < self.label.journal_bytes {
+            let length = self.label.segment_bytes as usize;
+            let bytes = self.device.read(JOURNAL_OFFSET + offset, IoBuffer::zeroed(length)).await?;
+            let found = (0..length).step_by(BLOCK).filter_map(|at| sequence_of(&bytes[at..], self.label.group));
+            if let Some(sequence) = found.max().filter(|sequence| *sequence > self.tail.sequence) {
+                let end = self.tail.sequence;
+                return Err(StorageError::Damaged(format!("journal entry {end} is unreadable, {sequence} is there")));
+            }
+            offset += self.label.segment_bytes;
+        }
+        Ok(())
+    }
+
+    /// Makes writes of others durable, so that what was read stays (HZ-10).
+    pub(super) async fn flush(&self) -> Result<(), StorageError> {
+        Ok(self.device.flush().await?)
+    }
+
+    /// Appends one entry and makes it durable. `catalog` is the state before it, for a checkpoint when the journal
+    /// is full. The caller applies the records after this, never before (DSS-2).
+    pub(super) async fn append(
+        &mut self,
+        epoch: Epoch,
+        records: &[Record],
+        fresh_segment: bool,
+        catalog: impl Fn() -> Catalog,
+    ) -> Result<(), StorageError> {
+        let segment = self.label.segment_bytes;
+        let next = self.tail.next_segment(segment);
+        let mut position = if fresh_segment { next } else { self.tail.position };
+        let mut encoded = encode_entry(self.label.group, &self.tail, position, epoch, records);
+        if encoded.0.len() as u64 > segment - position % segment {
+            position = next;
+            encoded = encode_entry(self.label.group, &self.tail, position, epoch, records);
+        }
+        assert!(encoded.0.len() as u64 <= segment, "a batch fits a segment");
+        if self.is_full(position) {
+            self.checkpoint(epoch, &catalog()).await?;
+        }
+        assert!(!self.is_full(position), "a checkpoint makes room for two segments");
+        self.device.write(self.physical(position), IoBuffer::copy_padded(&encoded.0)).await?;
+        self.device.flush().await?;
+        self.tail = encoded.1;
+        Ok(())
+    }
+
+    /// Whether a write at `position` would overwrite a segment that no checkpoint covers (DSS-6).
+    const fn is_full(&self, position: u64) -> bool {
+        let segment = self.label.segment_bytes;
+        position / segment >= self.checkpoint.position / segment + self.label.journal_bytes / segment
+    }
+
+    /// Whether half of the journal is used: time for a checkpoint.
+    pub(super) const fn wants_checkpoint(&self) -> bool {
+        self.is_full(self.tail.position + self.label.journal_bytes / 2)
+    }
+
+    /// Writes a checkpoint of `catalog`, which is the state at the tail, over the older one.
+    pub(super) async fn checkpoint(&mut self, epoch: Epoch, catalog: &Catalog) -> Result<(), StorageError> {
+        let bytes = encode_checkpoint(self.label.group, self.tail, catalog);
+        if bytes.len() as u64 > self.label.checkpoint_bytes {
+            return Err(StorageError::Damaged("the catalogue outgrew its checkpoint".into()));
+        }
+        let which = 1 - self.which;
+        tracing::debug!(epoch = epoch.0, sequence = self.tail.sequence, which, "metadata checkpoint");
+        self.device.write(self.label.checkpoint_offset(which), IoBuffer::copy_padded(&bytes)).await?;
+        self.device.flush().await?;
+        (self.which, self.checkpoint) = (which, self.tail);
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! The storage leader: taking over the journal, group commit, and giving removed units back.
+//!
+//! Rules: everybody who may have written before is fenced when [`VolumeGroup::lead`] is called (HZ-18); one append is
+//! in flight at a time and whatever arrives meanwhile goes into the next; an answer leaves after the flush (DSS-2);
+//! removed units are freed when every member of the view read the removal and finished its I/O (HZ-7).
+
+use super::error::StorageError;
+use super::journal::Journal;
+use super::volume_group::{Role, VolumeGroup};
+use aquifer_dss_proto::catalog::{Operation, Outcome, Record};
+use aquifer_dss_proto::storage_message::StorageMessage;
+use aquifer_dss_proto::{Epoch, NodeId, NodeSet};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How often members that did not answer are asked again to let go of removed units.
+const DRAIN_AGAIN: Duration = Duration::from_millis(200);
+/// Bytes of a record beyond what its own encoding needs, when a batch is cut.
+const BATCH_SLACK: usize = 128;
+
+/// A record that waits to be appended.
+pub(super) struct Pending {
+    pub(super) record: Record,
+    /// Who gets the answer.
+    pub(super) from: NodeId,
+}
+
+/// Waiting for members to let go of units that were removed up to a journal entry.
+struct Drain {
+    through: u64,
+    waiting: NodeSet,
+}
+
+/// What only a leader uses.
+#[derive(Default)]
+pub(super) struct Leadership {
+    queue: Mutex<VecDeque<Pending>>,
+    arrived: Notify,
+    /// Whether the writing task runs.
+    writing: Mutex<bool>,
+    members: Mutex<Option<NodeSet>>,
+    drain: Mutex<Option<Drain>>,
+}
+
+impl Leadership {
+    pub(super) fn wake(&self) {
+        self.arrived.notify_one();
+    }
+
+    /// The members of the view; who is gone is fenced and need not let go of anything.
+    pub(super) fn set_members(&self, members: NodeSet) {
+        *self.members.lock() = Some(members);
+        // Start again with the members of now: a member that joined may have read the catalogue before the removal.
+        *self.drain.lock() = None;
+        self.wake();
+    }
+}
+
+impl VolumeGroup {
+    /// Takes the journal over in `epoch`: reads it to its end and stamps a fresh segment. Called once this node leads
+    /// the view and everybody who led before is fenced (HZ-18); again for later views of the same leader.
+    pub async fn lead(self: &Arc<Self>, epoch: Epoch) -> Result<(), StorageError> {
+        let mut journal = self.journal.lock().await;
+        if self.leading().is_none() {
+            // What the dead left in flight has landed; make it durable before it is read (HZ-10).
+            journal.flush().await?;
+            self.read_forward(&mut journal).await?;
+            journal.require_end().await?;
+        }
+        if epoch < journal.tail.epoch {
+            let newest = journal.tail.epoch;
+            return Err(StorageError::Invalid(format!("epoch {} is over: the journal has {}", epoch.0, newest.0)));
+        }
+        let lead = Record { origin: None, operation: Operation::Lead { epoch, leader: self.me } };
+        let catalog = || self.known.read().catalog.clone();
+        journal.append(epoch, std::slice::from_ref(&lead), true, catalog).await?;
+        self.apply(&journal, &[lead]);
+        self.role.send_replace(Role::Leader { epoch });
+        drop(journal);
+        let starts = !std::mem::replace(&mut *self.leadership.writing.lock(), true);
+        if starts {
+            let group = self.clone();
+            self.runtime.spawn("metadata journal", Box::pin(async move { group.write_journal().await }));
+        }
+        self.leadership.wake();
+        Ok(())
+    }
+
+    pub(super) fn enqueue(&self, pending: Pending) {
+        self.leadership.queue.lock().push_back(pending);
+        self.leadership.wake();
+    }
+
+    /// Applies records that are durable, as the entry before the tail.
+    fn apply(&self, journal: &Journal, records: &[Record]) -> Vec<Outcome> {
+        let mut known = self.known.write();
+        known.applied = journal.tail.sequence - 1;
+        let sequence = known.applied;
+        records.iter().map(|record| known.catalog.apply(sequence, record)).collect()
+    }
+
+    /// The task that writes while this node leads.
+    async fn write_journal(self: Arc<Self>) {
+        loop {
+            match self.write_batch().await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    // What is on the device now is unknown: the next leader finds out (DSS-2).
+                    return self.runtime.abort(&format!("the metadata journal cannot be written: {error}"));
+                }
+            }
+            if self.leading().is_none() && self.stop_writing() {
+                return;
+            }
+            if self.drain_step() {
+                tokio::select! {
+                    biased;
+                    () = self.leadership.arrived.notified() => {}
+                    () = self.runtime.sleep(DRAIN_AGAIN) => {}
+                }
+            } else {
+                self.leadership.arrived.notified().await;
+            }
+        }
+    }
+
+    /// Ends the writing task, unless this node leads again by now. Requests that wait are asked again by their askers.
+    fn stop_writing(&self) -> bool {
+        let mut writing = self.leadership.writing.lock();
+        if self.leading().is_some() {
+            return false;
+        }
+        *writing = false;
+        self.leadership.queue.lock().clear();
+        *self.leadership.drain.lock() = None;
+        true
+    }
+
+    /// Appends what waits as one entry. False when there was nothing to do, or this node does not lead.
+    async fn write_batch(&self) -> Result<bool, StorageError> {
+        let mut journal = self.journal.lock().await;
+        let Some(epoch) = self.leading() else { return Ok(false) };
+        let batch = self.take_batch();
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        let records: Vec<Record> = batch.iter().map(|pending| pending.record.clone()).collect();
+        journal.append(epoch, &records, false, || self.known.read().catalog.clone()).await?;
+        let outcomes = self.apply(&journal, &records);
+        let sequence = journal.tail.sequence - 1;
+        if journal.wants_checkpoint() {
+            let catalog = self.known.read().catalog.clone();
+            journal.checkpoint(epoch, &catalog).await?;
+        }
+        drop(journal);
+        for (pending, outcome) in batch.iter().zip(outcomes) {
+            self.answer(pending, sequence, outcome);
+        }
+        Ok(true)
+    }
+
+    /// As many of the waiting records as fit a segment. Repetitions of what is done are answered here (DSS-4).
+    fn take_batch(&self) -> Vec<Pending> {
+        let (mut batch, mut bytes) = (Vec::new(), BATCH_SLACK);
+        loop {
+            let Some(pending) = self.leadership.queue.lock().pop_front() else { return batch };
+            let known = self.known.read();
+            let done = pending.record.origin.and_then(|origin| known.catalog.known_outcome(&origin));
+            if let Some(outcome) = done {
+                let applied = known.applied;
+                drop(known);
+                self.answer(&pending, applied, outcome);
+                continue;
+            }
+            bytes += postcard::to_allocvec(&pending.record).map_or(usize::MAX / 2, |encoded| encoded.len());
+            if bytes > self.label.segment_bytes as usize - BATCH_SLACK {
+                if batch.is_empty() {
+                    // Larger than any segment: no operation with sound names is. It is not done.
+                    tracing::warn!(from = %pending.from, "a request is too large and is dropped");
+                    continue;
+                }
+                self.leadership.queue.lock().push_front(pending);
+                return batch;
+            }
+            batch.push(pending);
+        }
+    }
+
+    fn answer(&self, pending: &Pending, sequence: u64, outcome: Outcome) {
+        let Some(origin) = pending.record.origin else { return };
+        if pending.from == self.me {
+            self.requests.answer(origin.session, origin.request, (sequence, outcome));
+        } else {
+            let (session, request) = (origin.session, origin.request);
+            self.send(pending.from, &StorageMessage::Answer { session, request, sequence, outcome });
+        }
+    }
+
+    /// Asks members to let go of removed units; true when somebody must be asked again later.
+    fn drain_step(self: &Arc<Self>) -> bool {
+        let newest = self.with_catalog(|catalog| catalog.limbo().last().map(|limbo| limbo.sequence));
+        let oldest = self.with_catalog(|catalog| catalog.limbo().first().map(|limbo| limbo.sequence));
+        let (Some(newest), Some(oldest)) = (newest, oldest) else {
+            *self.leadership.drain.lock() = None;
+            return false;
+        };
+        let alone = self.transport.lock().is_none();
+        let members = match *self.leadership.members.lock() {
+            Some(members) => members,
+            None if alone => NodeSet::of(self.me),
+            None => return false,
+        };
+        let mut drain = self.leadership.drain.lock();
+        if drain.as_ref().is_none_or(|drain| drain.waiting.is_empty() && drain.through < oldest) {
+            *drain = Some(Drain { through: newest, waiting: members });
+        }
+        let Some(Drain { through, waiting }) = *drain else { return false };
+        drop(drain);
+        for member in waiting.iter() {
+            if member == self.me {
+                self.receive_drain(member, through);
+            } else {
+                self.send(member, &StorageMessage::Drain { through });
+            }
+        }
+        !waiting.is_empty()
+    }
+
+    /// Lets go of the files that were removed up to entry `through`, and says so to the leader.
+    pub(super) fn receive_drain(self: &Arc<Self>, leader: NodeId, through: u64) {
+        let group = self.clone();
+        let let_go = async move {
+            if group.catch_up_to(through).await.is_err() {
+                return; // The leader asks again.
+            }
+            let gone: Vec<_> = group.with_catalog(|catalog| {
+                let limbo = catalog.limbo().iter().filter(|limbo| limbo.sequence <= through);
+                limbo.map(|limbo| limbo.file).collect()
+            });
+            group.in_flight.wait_for(&gone).await;
+            if leader == group.me {
+                group.member_drained(leader, through);
+            } else {
+                group.send(leader, &StorageMessage::Drained { through });
+            }
+        };
+        self.runtime.spawn("let go of removed files", Box::pin(let_go));
+    }
+
+    /// A member let go. After the last one, the units are free for new files.
+    pub(super) fn member_drained(&self, member: NodeId, through: u64) {
+        let mut drain = self.leadership.drain.lock();
+        let Some(current) = drain.as_mut().filter(|current| current.through == through) else { return };
+        if !current.waiting.remove(member) || !current.waiting.is_empty() {
+            return;
+        }
+        drop(drain);
+        let record = Record { origin: None, operation: Operation::Release { through } };
+        self.enqueue(Pending { record, from: self.me });
+    }
+}
