@@ -15,7 +15,5 @@ mod visibility;
 pub use ids::{RedoRecord, TreeId, TxnId};
 pub use retention::{Retention, RetentionEntry};
 pub use scn::{ScnFetch, ScnFetcher, ScnIssuer, ScnReply, ScnWant};
-pub use status::{
-    STATUS_PAGE_HEADER, STATUS_PER_PAGE, StatusPlace, read_status, status_place, write_status,
-};
+pub use status::{StatusPlace, status_place};
 pub use visibility::{TxnStatus, VersionHead, Visible, Writable, prunable, visible, writable};

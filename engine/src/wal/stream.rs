@@ -2,6 +2,7 @@
 
 use super::RedoFile;
 use super::header::{RING_OFFSET, StreamHeader, WalError, read_header};
+use crate::mtr::RedoSink;
 use aquifer_buffer_pool::Redo;
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn};
 use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer, Runtime};
@@ -379,6 +380,12 @@ impl RedoStream {
         self.file.flush().await.map_err(WalError::Io)?;
         self.durable.send_replace(unit.end);
         Ok(())
+    }
+}
+
+impl RedoSink for RedoStream {
+    fn append(&self, records: &[RedoRecord]) -> Lsn {
+        Self::append(self, records)
     }
 }
 
