@@ -1,0 +1,311 @@
+//! A device by io_uring with O_DIRECT: the ring's descriptor sits in the runtime's poller, no thread in between.
+//!
+//! Rules:
+//! - an operation and its buffer belong to the ring's table from submission to completion, so that a future that is
+//!   dropped leaves nothing behind that the kernel could still touch;
+//! - whoever finds the ring free submits everything that waits: submissions batch themselves under load;
+//! - the ring goes only when nothing is in flight (the table's drop waits).
+
+use super::file::{OpenFile, io_error};
+use crate::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer};
+use io_uring::{IoUring, opcode, squeue, types};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+
+/// Operations in the kernel at once; more wait here.
+const DEPTH: u32 = 256;
+
+type Finished = Result<Option<IoBuffer>, DeviceError>;
+
+/// What an operation does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    Flush,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Flush => "flush",
+        }
+    }
+}
+
+/// One operation with all that it needs until its completion.
+struct Operation {
+    kind: Kind,
+    offset: u64,
+    /// Bytes of the buffer that are done; the kernel may do a part at a time.
+    done: usize,
+    buffer: Option<IoBuffer>,
+    finished: Option<oneshot::Sender<Finished>>,
+}
+
+impl Operation {
+    fn length(&self) -> usize {
+        self.buffer.as_ref().map_or(0, |buffer| buffer.len())
+    }
+
+    fn entry(&mut self, number: u64) -> squeue::Entry {
+        let (offset, done, file) = (self.offset + self.done as u64, self.done, types::Fixed(0));
+        let entry = match (self.kind, &mut self.buffer) {
+            (Kind::Read, Some(buffer)) => {
+                let rest = &mut buffer[done..];
+                opcode::Read::new(file, rest.as_mut_ptr(), rest.len() as u32).offset(offset).build()
+            }
+            (Kind::Write, Some(buffer)) => {
+                let rest = &buffer[done..];
+                opcode::Write::new(file, rest.as_ptr(), rest.len() as u32).offset(offset).build()
+            }
+            _ => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
+        };
+        entry.user_data(number)
+    }
+
+    fn finish(mut self, errno: i32) {
+        let result = match errno {
+            0 => Ok(self.buffer.take()),
+            errno => Err(io_error(self.kind.name(), self.offset, self.length(), errno)),
+        };
+        if let Some(finished) = self.finished.take() {
+            // The caller may have gone; then nobody wants the buffer.
+            let _gone = finished.send(result);
+        }
+    }
+}
+
+struct Table {
+    ring: IoUring,
+    next: u64,
+    in_kernel: BTreeMap<u64, Operation>,
+    again: VecDeque<Operation>,
+}
+
+struct Shared {
+    /// Arrived and not yet taken by whoever holds the table.
+    arrived: Mutex<VecDeque<Operation>>,
+    table: Mutex<Table>,
+    /// After the ring so that it goes later.
+    open: OpenFile,
+}
+
+impl Table {
+    /// Moves as much as fits from the waiting operations to the kernel.
+    fn submit(&mut self, arrived: &Mutex<VecDeque<Operation>>) -> std::io::Result<()> {
+        let mut pushed = false;
+        while self.in_kernel.len() < DEPTH as usize {
+            let next = self.again.pop_front().or_else(|| arrived.lock().pop_front());
+            let Some(mut operation) = next else { break };
+            self.next += 1;
+            let entry = operation.entry(self.next);
+            self.in_kernel.insert(self.next, operation);
+            // SAFETY: the buffer is in `in_kernel` until the completion of this entry is seen; its memory does not
+            // move with the map. File 0 is registered for the life of the ring.
+            let pushing = unsafe { self.ring.submission().push(&entry) };
+            pushing.expect("the submission queue is as deep as the table");
+            pushed = true;
+        }
+        if pushed || !self.ring.submission().is_empty() {
+            self.enter()?;
+        }
+        Ok(())
+    }
+
+    /// Hands the submission queue to the kernel. When it is short of memory the entries stay queued and the next
+    /// completion tries again.
+    fn enter(&mut self) -> std::io::Result<()> {
+        loop {
+            match self.ring.submit() {
+                Ok(_) => return Ok(()),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => continue,
+                    Some(libc::EAGAIN | libc::EBUSY) if self.in_kernel.len() > self.ring.submission().len() => {
+                        return Ok(());
+                    }
+                    Some(libc::EAGAIN | libc::EBUSY) => std::thread::yield_now(),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Takes completions; partly done operations wait to go again.
+    fn reap(&mut self) {
+        let completions: Vec<(u64, i32)> =
+            self.ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
+        for (number, result) in completions {
+            let mut operation = self.in_kernel.remove(&number).expect("a completion belongs to an operation");
+            if result < 0 {
+                match -result {
+                    libc::EINTR | libc::EAGAIN => self.again.push_back(operation),
+                    errno => operation.finish(errno),
+                }
+                continue;
+            }
+            operation.done += result as usize;
+            if operation.done == operation.length() {
+                operation.finish(0);
+            } else if result == 0 {
+                operation.finish(libc::EIO); // The device ends early: it shrank under us.
+            } else {
+                self.again.push_back(operation);
+            }
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.again.clear();
+        while !self.in_kernel.is_empty() {
+            // The kernel still uses buffers of the table: wait for it.
+            if let Err(error) = self.ring.submit_and_wait(1)
+                && error.raw_os_error() != Some(libc::EINTR)
+            {
+                // Freeing the buffers now would let the kernel write into memory that is not ours.
+                std::mem::forget(std::mem::take(&mut self.in_kernel));
+                return;
+            }
+            self.reap();
+            self.again.clear();
+        }
+    }
+}
+
+impl Shared {
+    /// Submits what waits; whoever had the table before may have taken it along.
+    fn kick(&self) {
+        let mut table = self.table.lock();
+        if self.arrived.lock().is_empty() {
+            return;
+        }
+        if let Err(error) = table.submit(&self.arrived) {
+            tracing::error!(%error, "io_uring refuses submissions");
+        }
+    }
+
+    fn complete(&self) {
+        let mut table = self.table.lock();
+        table.reap();
+        if let Err(error) = table.submit(&self.arrived) {
+            tracing::error!(%error, "io_uring refuses submissions");
+        }
+    }
+}
+
+/// Takes completions whenever the kernel posts some, until the device is gone.
+async fn drive(shared: Weak<Shared>, polled: AsyncFd<OwnedFd>) {
+    loop {
+        let Ok(mut ready) = polled.readable().await else { return };
+        // Cleared first: what completes from here on makes the descriptor ready again.
+        ready.clear_ready();
+        let Some(shared) = shared.upgrade() else { return };
+        shared.complete();
+    }
+}
+
+/// The device.
+pub struct UringDevice {
+    shared: Arc<Shared>,
+    driver: tokio::task::AbortHandle,
+}
+
+impl UringDevice {
+    /// Opens a file, loop device or block device. Call it inside the tokio runtime that will use it.
+    pub fn open(path: &std::path::Path) -> Result<Arc<Self>, DeviceError> {
+        Self::over(OpenFile::open(path)?).map_err(|(_, error)| error)
+    }
+
+    /// Over an open file; gives it back when there is no io_uring.
+    pub(super) fn over(open: OpenFile) -> Result<Arc<Self>, (OpenFile, DeviceError)> {
+        let ring = IoUring::<squeue::Entry>::builder().dontfork().setup_cqsize(DEPTH * 2).build(DEPTH).and_then(|ring| {
+            ring.submitter().register_files(&[open.file.as_raw_fd()])?;
+            Ok(ring)
+        });
+        let refuse = |error: std::io::Error| io_error("open", 0, 0, error.raw_os_error().unwrap_or(libc::ENOSYS));
+        let ring = match ring {
+            Ok(ring) => ring,
+            Err(error) => return Err((open, refuse(error))),
+        };
+        // The poller gets a second descriptor of the ring, so that the number cannot be reused under it.
+        // SAFETY: the ring is open, and stays so during the call.
+        let number = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
+        let polled = match rustix::io::fcntl_dupfd_cloexec(number, 0) {
+            Ok(polled) => polled,
+            Err(errno) => return Err((open, refuse(errno.into()))),
+        };
+        // SAFETY: an `OwnedFd` always has the same number, which is open until it is dropped with the `AsyncFd`.
+        let polled = match unsafe { AsyncFd::register_with_interest(polled, Interest::READABLE) } {
+            Ok(polled) => polled,
+            Err(error) => return Err((open, refuse(error.into_parts().1))),
+        };
+        let table = Table { ring, next: 0, in_kernel: BTreeMap::new(), again: VecDeque::new() };
+        let shared = Arc::new(Shared { arrived: Mutex::default(), table: Mutex::new(table), open });
+        let driver = tokio::spawn(drive(Arc::downgrade(&shared), polled)).abort_handle();
+        Ok(Arc::new(Self { shared, driver }))
+    }
+
+    /// The open file description of all its I/O, for the slot lock (HZ-17).
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.shared.open.descriptor()
+    }
+
+    async fn run(&self, kind: Kind, offset: u64, buffer: Option<IoBuffer>) -> Finished {
+        let (finished, outcome) = oneshot::channel();
+        let operation = Operation { kind, offset, done: 0, buffer, finished: Some(finished) };
+        self.shared.arrived.lock().push_back(operation);
+        self.shared.kick();
+        let gone = || io_error(kind.name(), offset, 0, libc::ECANCELED);
+        outcome.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+impl Drop for UringDevice {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl BlockDevice for UringDevice {
+    fn geometry(&self) -> Geometry {
+        self.shared.open.geometry
+    }
+
+    fn read(&self, offset: u64, buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, DeviceError>> {
+        Box::pin(async move {
+            self.shared.open.check("read", offset, buffer.len())?;
+            let read = self.run(Kind::Read, offset, Some(buffer)).await?;
+            Ok(read.expect("a read gives its buffer back"))
+        })
+    }
+
+    fn write(&self, offset: u64, buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, DeviceError>> {
+        Box::pin(async move {
+            self.shared.open.check("write", offset, buffer.len())?;
+            let written = self.run(Kind::Write, offset, Some(buffer)).await?;
+            Ok(written.expect("a write gives its buffer back"))
+        })
+    }
+
+    fn flush(&self) -> BoxFuture<'_, Result<(), DeviceError>> {
+        Box::pin(async move { self.run(Kind::Flush, 0, None).await.map(drop) })
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
+        Box::pin(async move {
+            self.shared.open.check("discard", offset, usize::try_from(length).unwrap_or(usize::MAX))?;
+            let shared = self.shared.clone();
+            let job = tokio::task::spawn_blocking(move || shared.open.discard(offset, length));
+            job.await.expect("device work does not panic")
+        })
+    }
+}
