@@ -1,1 +1,154 @@
 //! Fencing of processes on one machine, by locks on the shared device.
+//!
+//! Every node holds an OFD lock on the byte range of its slot, through the same open file description as its I/O.
+//! The kernel gives the lock up only with the last reference to that description, so not before the last I/O that
+//! uses it has ended. Rules (HZ-17):
+//! - a free lock is proof only when this node saw it held in that incarnation, on every volume, or when the
+//!   process of the slot, on this boot and in this PID namespace, is gone;
+//! - descriptors are close-on-exec and never passed on;
+//! - a pidfd is opened before the start time is compared, so that the process signalled is the one compared.
+
+mod lock;
+mod process;
+#[cfg(test)]
+mod tests;
+
+use crate::seam::{BoxFuture, FenceError, Fencer, LockState, ProcessIdentity, Runtime};
+use aquifer_dss_proto::label::slot_offset;
+use aquifer_dss_proto::{Incarnation, Instant, NodeId};
+use parking_lot::Mutex;
+use process::{Victim, open_victim, own_identity};
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A descriptor through which a device does its I/O.
+pub type Descriptor = Arc<dyn AsFd + Send + Sync>;
+
+#[derive(Clone, Copy, Default)]
+struct Observed {
+    /// Highest incarnation in which the lock was seen held.
+    held: Option<Incarnation>,
+    /// Highest incarnation ever asked about.
+    latest: Incarnation,
+}
+
+/// The [`Fencer`] of production for nodes on one machine. `fence` needs to be polled inside a tokio runtime with I/O.
+pub struct LocalFencer {
+    runtime: Arc<dyn Runtime>,
+    volumes: Vec<Descriptor>,
+    identity: ProcessIdentity,
+    observed: Mutex<BTreeMap<NodeId, Observed>>,
+}
+
+impl LocalFencer {
+    /// Locks through these descriptors, one for each volume: those that the device I/O uses. Fails when /proc
+    /// does not tell who this process is.
+    pub fn new(runtime: Arc<dyn Runtime>, volumes: Vec<Descriptor>) -> std::io::Result<Self> {
+        assert!(!volumes.is_empty(), "a fencer has a volume to lock");
+        Ok(Self { runtime, volumes, identity: own_identity()?, observed: Mutex::default() })
+    }
+
+    /// Held when any volume's lock is held.
+    fn look(&self, node: NodeId) -> Result<LockState, FenceError> {
+        for volume in &self.volumes {
+            let state = lock::look(volume.as_fd(), slot_offset(node));
+            match state.map_err(|error| FenceError::System { node, message: error.to_string() })? {
+                LockState::Held => return Ok(LockState::Held),
+                LockState::Free => {}
+            }
+        }
+        Ok(LockState::Free)
+    }
+
+    /// Until the lock is free.
+    async fn wait_for_lock(&self, node: NodeId, deadline: Instant) -> Result<(), FenceError> {
+        let mut pause = Duration::from_micros(200);
+        while self.look(node)? == LockState::Held {
+            if self.runtime.now() >= deadline {
+                return Err(FenceError::StillAlive(node));
+            }
+            self.runtime.sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    async fn fence_life(
+        &self,
+        node: NodeId,
+        incarnation: Incarnation,
+        identity: ProcessIdentity,
+        deadline: Instant,
+    ) -> Result<(), FenceError> {
+        let observed = self.observed.lock().get(&node).copied().unwrap_or_default();
+        let here = identity.boot_id == self.identity.boot_id
+            && identity.pid_namespace == self.identity.pid_namespace;
+        if here {
+            if identity.pid == self.identity.pid && identity.start_ticks == self.identity.start_ticks {
+                let message = "its slot names this very process".to_owned();
+                return Err(FenceError::System { node, message });
+            }
+            let system = |error: std::io::Error| FenceError::System { node, message: error.to_string() };
+            match open_victim(&identity).map_err(system)? {
+                Victim::Gone => {}
+                Victim::Running(process) => {
+                    process.kill().map_err(system)?;
+                    tokio::select! {
+                        biased;
+                        ended = process.ended() => ended.map_err(system)?,
+                        () = self.runtime.sleep_until(deadline) => return Err(FenceError::StillAlive(node)),
+                    }
+                }
+            }
+            if observed.latest > incarnation {
+                // The lock, if it is held, is that of the next life.
+                return Ok(());
+            }
+            return self.wait_for_lock(node, deadline).await;
+        }
+        if observed.held < Some(incarnation) {
+            return Err(FenceError::NoProof(node));
+        }
+        if observed.latest > incarnation { Ok(()) } else { self.wait_for_lock(node, deadline).await }
+    }
+}
+
+impl Fencer for LocalFencer {
+    fn hold(&self, node: NodeId) -> Result<(), FenceError> {
+        for volume in &self.volumes {
+            match lock::take(volume.as_fd(), slot_offset(node)) {
+                Ok(true) => {}
+                Ok(false) => return Err(FenceError::SlotBusy(node)),
+                Err(error) => return Err(FenceError::System { node, message: error.to_string() }),
+            }
+        }
+        Ok(())
+    }
+
+    fn identity(&self) -> ProcessIdentity {
+        self.identity.clone()
+    }
+
+    fn observe(&self, node: NodeId, incarnation: Incarnation) -> Result<LockState, FenceError> {
+        let state = self.look(node)?;
+        let mut observed = self.observed.lock();
+        let entry = observed.entry(node).or_default();
+        entry.latest = entry.latest.max(incarnation);
+        if state == LockState::Held {
+            entry.held = entry.held.max(Some(incarnation));
+        }
+        Ok(state)
+    }
+
+    fn fence(
+        &self,
+        victim: NodeId,
+        incarnation: Incarnation,
+        identity: ProcessIdentity,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<(), FenceError>> {
+        Box::pin(self.fence_life(victim, incarnation, identity, deadline))
+    }
+}
