@@ -1,13 +1,22 @@
 //! Transactions over shared pages: WAL, B-link tree, recovery, node.
 
 mod blocked;
+mod engine;
 mod error;
 pub mod mtr;
 pub mod node;
+pub mod recovery;
 pub mod rpc;
+pub mod session;
+mod space;
+mod status;
+mod store;
 pub mod transaction;
-pub mod wal;
 pub mod tree;
+pub mod wal;
 
+pub use aquifer_engine_proto::TreeId;
 pub use blocked::Blocked;
+pub use engine::Engine;
 pub use error::Error;
+pub use session::{CommitOutcome, Isolation, Savepoint, Transaction};

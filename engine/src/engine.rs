@@ -1,0 +1,197 @@
+//! What the parts of an engine share, and the loop that turns `Blocked` into waiting.
+//!
+//! Rules:
+//! - ENG-1 nobody waits for a row while holding a page;
+//! - ENG-2 no result leaves while the lease is not valid (HZ-14);
+//! - ENG-3 a step that writes begins only when the redo ring has room.
+
+use crate::mtr::RedoSink;
+use crate::node::{NodeRedo, Reform};
+use crate::space::FileSizes;
+use crate::transaction::{Resolutions, TransactionManager};
+use crate::tree::Tree;
+use crate::{Blocked, Error};
+use aquifer_buffer_pool::{Hold, Pool, PoolError};
+use aquifer_buffer_pool_proto::Lsn;
+use aquifer_dss::group::VolumeGroup;
+use aquifer_dss::seam::Runtime;
+use aquifer_dss_proto::NodeId;
+use aquifer_dss_proto::catalog::FileKind;
+use aquifer_engine_proto::{RedoRecord, TreeId, TxnId};
+use parking_lot::Mutex;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::{Notify, watch};
+
+/// Says whether a result may leave now.
+pub type LeaseCheck = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// Transactions over the shared pages, at one node. Made by [`Node`](crate::node::Node); serves once the node has its redo stream.
+pub struct Engine {
+    pub(crate) me: NodeId,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) group: Arc<VolumeGroup>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) redo: Arc<NodeRedo>,
+    pub(crate) txns: Arc<TransactionManager>,
+    pub(crate) sizes: Arc<FileSizes>,
+    pub(crate) lease: LeaseCheck,
+    pub(crate) catalog: OnceLock<TreeId>,
+    pub(crate) serving: watch::Sender<bool>,
+    /// Somebody should take sequence numbers.
+    pub(crate) want_sequences: Notify,
+    /// Counts the ranges taken.
+    pub(crate) sequences_taken: watch::Sender<u64>,
+    /// The last view change.
+    pub(crate) reform: Mutex<Reform>,
+}
+
+/// Who runs a step: waits are charged to it, and what it learned of other transactions is kept here.
+pub(crate) struct Runner<'a> {
+    /// The top transaction, if it has an id.
+    pub txn: Option<TxnId>,
+    /// Answers of this statement.
+    pub learned: &'a mut Resolutions,
+}
+
+impl Engine {
+    /// This node.
+    pub const fn node(&self) -> NodeId {
+        self.me
+    }
+
+    /// The tree that the SQL layer keeps its tables in.
+    pub fn catalog_tree(&self) -> TreeId {
+        *self.catalog.get().expect("an engine is handed out when its node serves")
+    }
+
+    /// Whether statements are served.
+    pub fn is_serving(&self) -> bool {
+        *self.serving.borrow()
+    }
+
+    /// Makes an empty tree in a file of its own. Not undone by a rollback: a tree that no committed row names is dropped by its maker.
+    pub async fn create_tree(&self) -> Result<TreeId, Error> {
+        self.check()?;
+        // The name is unique and says who made it; nobody looks it up.
+        let name = format!("/tree/{}-{:016x}", self.me, self.runtime.random());
+        let tree = self.sizes.create(&self.group, &name, FileKind::Tree).await?;
+        self.format_tree(tree).await?;
+        Ok(tree)
+    }
+
+    /// Formats the first pages of a tree whose file exists, unless that was done.
+    pub(crate) async fn format_tree(&self, tree: TreeId) -> Result<(), Error> {
+        let mut learned = Resolutions::new();
+        let mut runner = Runner { txn: None, learned: &mut learned };
+        let end = self.run(&mut runner, true, |_| self.tree(tree).create()).await?;
+        self.durable(end).await;
+        Ok(())
+    }
+
+    /// Removes a tree and its file. Nobody may use it any more.
+    pub async fn drop_tree(&self, tree: TreeId) -> Result<(), Error> {
+        self.check()?;
+        self.sizes.remove(&self.group, tree).await
+    }
+
+    pub(crate) fn tree(&self, id: TreeId) -> Tree<'_, Pool> {
+        Tree::new(&*self.pool, self, &*self.sizes, id, self.me)
+    }
+
+    /// Waits until redo up to `end` is durable.
+    pub(crate) async fn durable(&self, end: Option<Lsn>) {
+        if let Some(end) = end {
+            aquifer_buffer_pool::Redo::wait(&*self.redo, end).await;
+        }
+    }
+
+    /// Whether this node may answer now.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if !self.is_serving() {
+            return Err(Error::Unavailable("it is starting or stopping; try another node".to_owned()));
+        }
+        if !(self.lease)() {
+            return Err(Error::Unavailable("its lease is not renewed; storage may be slow or gone".to_owned())); // ENG-2
+        }
+        Ok(())
+    }
+
+    /// Runs a step again and again, each time waiting for exactly what it lacked.
+    pub(crate) async fn run<T>(
+        &self,
+        runner: &mut Runner<'_>,
+        writes: bool,
+        mut step: impl FnMut(&Resolutions) -> Result<T, Blocked>,
+    ) -> Result<T, Error> {
+        let mut holds: Vec<Hold> = Vec::new();
+        loop {
+            if writes {
+                self.room(&mut holds).await?;
+            }
+            match step(runner.learned) {
+                Ok(done) => return Ok(done),
+                Err(blocked) => self.unblock(blocked, runner, &mut holds).await?,
+            }
+        }
+    }
+
+    /// Asks for more sequence numbers when they run low.
+    pub(crate) fn refill_sequences(&self) {
+        if self.txns.wants_sequences() {
+            self.want_sequences.notify_one();
+        }
+    }
+
+    /// Waits until more sequence numbers were taken, or could not be.
+    pub(crate) async fn wait_sequences(&self) {
+        let mut taken = self.sequences_taken.subscribe();
+        self.want_sequences.notify_one();
+        // An engine that goes away wakes nobody; its callers go with it.
+        let _ = taken.changed().await;
+    }
+
+    async fn room(&self, holds: &mut Vec<Hold>) -> Result<(), Error> {
+        let Some(stream) = self.redo.stream() else {
+            return Err(Error::Unavailable("its redo stream is not open yet".to_owned()));
+        };
+        if !stream.has_room() {
+            holds.clear();
+            stream.wait_room().await; // ENG-3
+        }
+        Ok(())
+    }
+
+    async fn unblock(&self, blocked: Blocked, runner: &mut Runner<'_>, holds: &mut Vec<Hold>) -> Result<(), Error> {
+        match blocked {
+            Blocked::Page(page, mode) => {
+                let hold = self.pool.acquire(page, mode).await.map_err(|error| match error {
+                    PoolError::Corrupt(page) => Error::Corrupt(page),
+                    other => Error::Unavailable(other.to_string()),
+                })?;
+                holds.push(hold);
+            }
+            Blocked::Transaction(holder) => {
+                holds.clear(); // ENG-1
+                self.txns.wait_for(runner.txn, holder).await?;
+                runner.learned.forget(holder);
+            }
+            Blocked::Status(txn) => {
+                let status = self.txns.resolve(txn).await?;
+                runner.learned.insert(txn, status);
+            }
+            Blocked::Space(tree) => {
+                holds.clear();
+                self.sizes.grow(&self.group, tree).await?;
+            }
+            Blocked::Corrupt(page) => return Err(Error::Corrupt(page)),
+            Blocked::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+impl RedoSink for Engine {
+    fn append(&self, records: &[RedoRecord]) -> Lsn {
+        self.redo.stream().expect("a step that writes ran only with an open stream").append(records)
+    }
+}

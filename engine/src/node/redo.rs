@@ -1,0 +1,135 @@
+//! What the buffer pool knows as "the redo": this node's stream once it is open, and the retention of dead streams that a
+//! recovering leader inherits.
+//!
+//! Rules:
+//! - RDO-1 before the own stream is open nothing on this node can be ahead of it: no page was changed here;
+//! - RDO-2 a dead stream is clean only when every page it changed is on storage at or past its last change there.
+
+use crate::wal::RedoStream;
+use aquifer_buffer_pool::Redo;
+use aquifer_buffer_pool_proto::{Lsn, PageId, Psn};
+use aquifer_dss::seam::BoxFuture;
+use aquifer_dss_proto::NodeId;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::Notify;
+
+/// Pages that dead nodes changed and that are not known on storage at these PSNs.
+type Inherited = BTreeMap<NodeId, BTreeMap<PageId, Psn>>;
+
+/// What this node knows of the retention of nodes that are not in the view.
+#[derive(Default)]
+struct Retained {
+    wanted: Inherited,
+    /// Notices that came before the recovery knew what to wait for.
+    early: Inherited,
+}
+
+/// [`Redo`] of a node.
+pub struct NodeRedo {
+    me: NodeId,
+    stream: OnceLock<Arc<RedoStream>>,
+    inherited: Mutex<Retained>,
+    flushed: Notify,
+}
+
+impl NodeRedo {
+    /// Without a stream yet.
+    pub fn new(me: NodeId) -> Self {
+        Self { me, stream: OnceLock::new(), inherited: Mutex::default(), flushed: Notify::new() }
+    }
+
+    /// The own stream is open from now on.
+    pub fn open(&self, stream: Arc<RedoStream>) {
+        let set = self.stream.set(stream).is_ok();
+        assert!(set, "a node opens its stream once in a life");
+    }
+
+    /// The own stream, once open.
+    pub fn stream(&self) -> Option<&Arc<RedoStream>> {
+        self.stream.get()
+    }
+
+    /// A new view is about to be installed: whoever leads it plans again (REC-6).
+    pub fn forget(&self) {
+        *self.inherited.lock() = Retained::default();
+        self.flushed.notify_waiters();
+    }
+
+    /// Takes over the pages of these dead streams, less what was reported written meanwhile.
+    pub fn inherit(&self, streams: Inherited) {
+        let mut retained = self.inherited.lock();
+        let early = std::mem::take(&mut retained.early);
+        retained.wanted = streams;
+        for (node, pages) in early {
+            if let Some(wanted) = retained.wanted.get_mut(&node) {
+                pages.into_iter().for_each(|(page, psn)| settle(wanted, page, psn));
+            }
+        }
+    }
+
+    /// This page is on storage already, whoever changed it.
+    pub fn on_storage(&self, page: PageId, psn: Psn) {
+        self.inherited.lock().wanted.values_mut().for_each(|wanted| settle(wanted, page, psn));
+        self.flushed.notify_waiters();
+    }
+
+    /// Up to `limit` pages that the stream of `dead` still waits for.
+    pub fn outstanding(&self, dead: NodeId, limit: usize) -> Vec<PageId> {
+        let retained = self.inherited.lock();
+        retained.wanted.get(&dead).map_or_else(Vec::new, |pages| pages.keys().take(limit).copied().collect())
+    }
+
+    /// Until something inherited was flushed or given up.
+    pub fn changed(&self) -> impl Future<Output = ()> + '_ {
+        self.flushed.notified()
+    }
+}
+
+impl Redo for NodeRedo {
+    fn durable(&self) -> Lsn {
+        self.stream.get().map_or(Lsn(u64::MAX), |stream| stream.durable()) // RDO-1
+    }
+
+    fn request(&self, position: Lsn) {
+        if let Some(stream) = self.stream.get() {
+            stream.request(position);
+        }
+    }
+
+    fn wait(&self, position: Lsn) -> BoxFuture<'_, ()> {
+        match self.stream.get() {
+            Some(stream) => stream.wait(position),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
+
+    fn written_back(&self, by: NodeId, pages: &[(PageId, Psn)]) {
+        if by == self.me
+            && let Some(stream) = self.stream.get()
+        {
+            stream.written_back(by, pages);
+        }
+        let mut retained = self.inherited.lock();
+        match retained.wanted.get_mut(&by) {
+            Some(wanted) => pages.iter().for_each(|(page, psn)| settle(wanted, *page, *psn)),
+            None if by != self.me => {
+                let early = retained.early.entry(by).or_default();
+                for (page, psn) in pages {
+                    let known = early.entry(*page).or_default();
+                    *known = (*known).max(*psn);
+                }
+            }
+            None => {}
+        }
+        drop(retained);
+        self.flushed.notify_waiters();
+    }
+}
+
+fn settle(wanted: &mut BTreeMap<PageId, Psn>, page: PageId, psn: Psn) {
+    if wanted.get(&page).is_some_and(|needed| *needed <= psn) {
+        wanted.remove(&page);
+    }
+}

@@ -1,0 +1,171 @@
+//! Redo of single pages: the best base there is, then the records of all streams in PSN order.
+
+use super::{DeadStream, PARALLEL_REDO, Recovery, RecoveryError, planned};
+use crate::store::{self, DOUBLE_WRITE_BYTES};
+use crate::wal;
+use aquifer_buffer_pool::{PageStore, RedoTask};
+use aquifer_buffer_pool_proto::header::{self, Verdict};
+use aquifer_buffer_pool_proto::{ImageInfo, PAGE_SIZE, PageId, Psn};
+use aquifer_dss::seam::IoBuffer;
+use aquifer_dss_proto::NodeId;
+use aquifer_engine_proto::page::{self, decode_operation};
+use aquifer_engine_proto::recovery::RecoveryPlan;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// Workers without a task look this often whether the last one is done.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// The plan, with what was read later because a chain had a gap.
+struct Sources {
+    plan: RecoveryPlan,
+    living_read: bool,
+}
+
+/// Images of the dead nodes' double-write areas, the newest of each page.
+type TornGuard = BTreeMap<PageId, (Psn, Vec<u8>)>;
+
+impl Recovery {
+    /// Redoes every page that a home asks for, until all homes are satisfied.
+    pub(super) async fn redo_pages(&self, plan: RecoveryPlan, streams: &[DeadStream]) -> Result<(), RecoveryError> {
+        let mut guard = TornGuard::new();
+        for stream in streams {
+            for (page, (psn, image)) in self.double_write_images(stream.node).await? {
+                let newer = guard.get(&page).is_none_or(|(known, _)| *known < psn);
+                if newer {
+                    guard.insert(page, (psn, image));
+                }
+            }
+        }
+        let sources = Mutex::new(Sources { plan, living_read: false });
+        let workers = (0..PARALLEL_REDO).map(|_| async {
+            while self.pool.redo_outstanding() > 0 {
+                tokio::select! {
+                    biased;
+                    task = self.pool.next_redo() => self.redo_page(task, &sources, &guard).await,
+                    () = self.runtime.sleep(LOOK_AGAIN) => {}
+                }
+            }
+        });
+        futures_util::future::join_all(workers).await;
+        Ok(())
+    }
+
+    async fn redo_page(&self, task: RedoTask, sources: &Mutex<Sources>, guard: &TornGuard) {
+        match self.rebuild(&task, sources, guard).await {
+            Ok(Rebuilt::OnStorage(psn)) => {
+                self.redo.on_storage(task.page, psn);
+                self.pool.redo_current(task);
+            }
+            Ok(Rebuilt::Image(image, info)) => self.pool.redone(task, image, info).await,
+            Err(reason) => {
+                tracing::error!(page = %task.page, reason, "page cannot be redone; statements that need it will fail");
+                self.pool.redo_failed(task, &reason);
+            }
+        }
+    }
+
+    async fn rebuild(&self, task: &RedoTask, sources: &Mutex<Sources>, guard: &TornGuard) -> Result<Rebuilt, String> {
+        let (stored, stored_psn) = self.stored_base(task.page, guard).await?;
+        if let StoredBase::InPlace(_) = &stored
+            && stored_psn >= task.target
+        {
+            return Ok(Rebuilt::OnStorage(stored_psn));
+        }
+        let mut base = stored.into_image();
+        let mut base_psn = stored_psn;
+        if let Some((image, info)) = &task.base
+            && info.psn > base_psn
+        {
+            base.copy_from_slice(image);
+            base_psn = info.psn;
+        }
+        let mut sources = sources.lock().await;
+        if sources.plan.chain(task.page, base_psn).is_err() && !sources.living_read {
+            self.read_living(&mut sources.plan).await.map_err(|e| e.to_string())?;
+            sources.living_read = true;
+        }
+        let chain = sources.plan.chain(task.page, base_psn).map_err(|gap| gap.to_string())?;
+        for record in chain {
+            let operation = decode_operation(&record.operation).map_err(|e| e.to_string())?;
+            page::apply(&mut base, task.page, &operation).map_err(|e| e.to_string())?;
+        }
+        let psn = task.target.max(base_psn);
+        page::set_psn(&mut base, psn);
+        let contributors = sources.plan.contributors(task.page);
+        Ok(Rebuilt::Image(base, ImageInfo { psn, dirty: true, contributors, flush_wanted: true }))
+    }
+
+    /// What storage has of the page; where it is torn, what the dead node's double-write area has.
+    async fn stored_base(&self, id: PageId, guard: &TornGuard) -> Result<(StoredBase, Psn), String> {
+        let image = self.store.read(id).await.map_err(|e| e.to_string())?;
+        Ok(match header::verify(&image, id, store::crc) {
+            Verdict::Valid(psn) => (StoredBase::InPlace(image), psn),
+            Verdict::NeverFormatted => (StoredBase::Other(IoBuffer::zeroed(PAGE_SIZE)), Psn(0)),
+            Verdict::Corrupt => match guard.get(&id) {
+                Some((psn, whole)) => (StoredBase::Other(IoBuffer::copy_padded(whole)), *psn),
+                // Only a base-free record can bring it back; the chain tells.
+                None => (StoredBase::Other(IoBuffer::zeroed(PAGE_SIZE)), Psn(0)),
+            },
+        })
+    }
+
+    /// Adds the redo of living members to the plan: a page may have been changed by them before the dead node had it.
+    /// What left a living node is durable in its stream (DIR-3), so reading the stream on storage is enough.
+    async fn read_living(&self, plan: &mut RecoveryPlan) -> Result<(), RecoveryError> {
+        for member in &self.view.members {
+            let node = member.node;
+            let Some(file) = self.stream_file(node).await? else { continue };
+            let (_, groups, _) =
+                wal::read_stream(&file, node).await.map_err(|error| RecoveryError::Stream { node, error })?;
+            for record in groups.into_iter().flat_map(|group| group.records) {
+                let (page, prev_psn, record) = planned(node, record)?;
+                plan.add_live_record(page, prev_psn, record);
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`restore_torn`](Self::restore_torn).
+    pub(super) async fn restore_area(&self, node: NodeId) -> Result<(), RecoveryError> {
+        for (id, (psn, image)) in self.double_write_images(node).await? {
+            let buffer = IoBuffer::zeroed(PAGE_SIZE);
+            let in_place = self.group.read_at(id.file, store::offset(id), buffer).await?;
+            if header::verify(&in_place, id, store::crc) == Verdict::Corrupt {
+                tracing::info!(page = %id, psn = psn.0, "torn page restored from the double-write area");
+                self.group.write_at(id.file, store::offset(id), IoBuffer::copy_padded(&image)).await?;
+            }
+        }
+        self.group.flush().await?;
+        Ok(())
+    }
+
+    async fn double_write_images(&self, node: NodeId) -> Result<TornGuard, RecoveryError> {
+        let Some(file) = self.group.lookup(&store::double_write_path(node)).await? else {
+            return Ok(TornGuard::new());
+        };
+        let area = self.group.read_at(file, 0, IoBuffer::zeroed(DOUBLE_WRITE_BYTES as usize)).await?;
+        Ok(store::decode_batch(&area))
+    }
+}
+
+enum Rebuilt {
+    OnStorage(Psn),
+    Image(IoBuffer, ImageInfo),
+}
+
+enum StoredBase {
+    /// The page in place is whole.
+    InPlace(IoBuffer),
+    /// Zeros, or an image from elsewhere: storage is behind it.
+    Other(IoBuffer),
+}
+
+impl StoredBase {
+    fn into_image(self) -> IoBuffer {
+        match self {
+            Self::InPlace(image) | Self::Other(image) => image,
+        }
+    }
+}

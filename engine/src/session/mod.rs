@@ -1,0 +1,7 @@
+//! Transactions as the SQL layer and other clients use them.
+
+mod read;
+mod transaction;
+mod write;
+
+pub use transaction::{CommitOutcome, Isolation, Savepoint, Transaction};

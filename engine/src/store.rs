@@ -1,0 +1,186 @@
+//! Pages on shared storage: reads in place, writes through this node's double-write area.
+//!
+//! An 8 KiB write may tear at 512 bytes. A batch is therefore written to the node's own double-write file first, flushed,
+//! then written in place and flushed. Whoever redoes pages of a dead node takes the image of its double-write file as base where
+//! the page in place has a bad checksum. The area is not restored as a whole: a page that a dead node was writing
+//! had changes that were not on storage, so some stream still names it and it is in the recovery plan.
+//!
+//! Rules:
+//! - STO-1 one batch at a time per node: the area is overwritten only when the previous batch is flushed in place;
+//! - STO-2 a batch is reported written only after the flush that follows the writes in place.
+
+use aquifer_buffer_pool::{PageStore, PageStoreError};
+use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn};
+use aquifer_dss::group::{StorageError, VolumeGroup};
+use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer};
+use aquifer_dss_proto::{FileId, NodeId};
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::Mutex;
+
+/// Most pages in one double-write batch.
+pub const BATCH_PAGES: usize = 64;
+
+const MAGIC: u64 = 0x3142_5752_4244_5141; // "AQDBRWB1"
+const ENTRY: usize = 24;
+const HEADER: usize = BLOCK;
+
+/// Size of a node's double-write file in bytes: a header block and the images.
+pub const DOUBLE_WRITE_BYTES: u64 = (HEADER + BATCH_PAGES * PAGE_SIZE) as u64;
+
+/// [`PageStore`] over the volume group.
+pub struct GroupStore {
+    group: Arc<VolumeGroup>,
+    double_write: OnceLock<FileId>,
+    batch: Mutex<()>,
+}
+
+impl GroupStore {
+    /// A store that can read; it writes once [`enable_writes`](Self::enable_writes) named its area.
+    pub fn new(group: Arc<VolumeGroup>) -> Self {
+        Self { group, double_write: OnceLock::new(), batch: Mutex::new(()) }
+    }
+
+    /// Names this node's double-write file, of at least [`DOUBLE_WRITE_BYTES`].
+    pub fn enable_writes(&self, file: FileId) {
+        self.double_write.get_or_init(|| file);
+    }
+
+    async fn read_page(&self, page: PageId) -> Result<IoBuffer, PageStoreError> {
+        let buffer = IoBuffer::zeroed(PAGE_SIZE);
+        self.group.read_at(page.file, offset(page), buffer).await.map_err(|e| failed(&e))
+    }
+
+    async fn write_pages(&self, pages: Vec<(PageId, IoBuffer)>) -> Result<(), PageStoreError> {
+        let area = *self.double_write.get().ok_or_else(|| {
+            PageStoreError("no page can be written before this node has its double-write area".to_owned())
+        })?;
+        let _one_batch = self.batch.lock().await; // STO-1
+        let mut pages = pages;
+        while !pages.is_empty() {
+            let rest = pages.split_off(pages.len().min(BATCH_PAGES));
+            self.write_one_batch(area, pages).await.map_err(|e| failed(&e))?;
+            pages = rest;
+        }
+        Ok(())
+    }
+
+    async fn write_one_batch(&self, area: FileId, pages: Vec<(PageId, IoBuffer)>) -> Result<(), StorageError> {
+        self.group.write_at(area, 0, encode_batch(&pages)).await?;
+        self.group.flush().await?;
+        let writes = pages.into_iter().map(|(page, image)| self.group.write_at(page.file, offset(page), image));
+        for result in futures_util::future::join_all(writes).await {
+            result?;
+        }
+        self.group.flush().await // STO-2
+    }
+}
+
+impl PageStore for GroupStore {
+    fn read(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, PageStoreError>> {
+        Box::pin(self.read_page(page))
+    }
+
+    fn write_batch(&self, pages: Vec<(PageId, IoBuffer)>) -> BoxFuture<'_, Result<(), PageStoreError>> {
+        Box::pin(self.write_pages(pages))
+    }
+}
+
+/// Byte offset of a page in its file.
+pub const fn offset(page: PageId) -> u64 {
+    page.number as u64 * PAGE_SIZE as u64
+}
+
+fn failed(error: &StorageError) -> PageStoreError {
+    PageStoreError(error.to_string())
+}
+
+/// Header {magic u64, count u32, crc u32 of the entries} and entries {file u64, number u32, crc u32 of the image, psn u64}, then the images.
+fn encode_batch(pages: &[(PageId, IoBuffer)]) -> IoBuffer {
+    assert!(!pages.is_empty() && pages.len() <= BATCH_PAGES, "a batch of {} pages", pages.len());
+    let mut area = IoBuffer::zeroed(HEADER + pages.len() * PAGE_SIZE);
+    for (index, (page, image)) in pages.iter().enumerate() {
+        let entry = &mut area[16 + index * ENTRY..][..ENTRY];
+        entry[..8].copy_from_slice(&page.file.0.to_le_bytes());
+        entry[8..12].copy_from_slice(&page.number.to_le_bytes());
+        entry[12..16].copy_from_slice(&crc(image).to_le_bytes());
+        entry[16..24].copy_from_slice(&aquifer_buffer_pool_proto::header::psn(image).0.to_le_bytes());
+        area[HEADER + index * PAGE_SIZE..][..PAGE_SIZE].copy_from_slice(image);
+    }
+    let entries = crc(&area[16..16 + pages.len() * ENTRY]);
+    area[..8].copy_from_slice(&MAGIC.to_le_bytes());
+    area[8..12].copy_from_slice(&(pages.len() as u32).to_le_bytes());
+    area[12..16].copy_from_slice(&entries.to_le_bytes());
+    area
+}
+
+/// The images of a double-write area that are whole, with their PSN. Any bytes are allowed: what does not check is left out.
+pub fn decode_batch(area: &[u8]) -> BTreeMap<PageId, (Psn, Vec<u8>)> {
+    let mut images = BTreeMap::new();
+    if area.len() < HEADER || area[..8] != MAGIC.to_le_bytes() {
+        return images;
+    }
+    let count = u32_at(area, 8) as usize;
+    if count > BATCH_PAGES || crc(&area[16..16 + count * ENTRY]) != u32_at(area, 12) {
+        return images;
+    }
+    for index in 0..count {
+        let entry = 16 + index * ENTRY;
+        let Some(image) = area.get(HEADER + index * PAGE_SIZE..HEADER + (index + 1) * PAGE_SIZE) else { break };
+        if crc(image) == u32_at(area, entry + 12) {
+            let page = PageId { file: FileId(u64_at(area, entry)), number: u32_at(area, entry + 8) };
+            images.insert(page, (Psn(u64_at(area, entry + 16)), image.to_vec()));
+        }
+    }
+    images
+}
+
+/// CRC-32C.
+pub fn crc(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// Path of the double-write area of `node`.
+pub fn double_write_path(node: NodeId) -> String {
+    format!("/doublewrite/{node}")
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> IoBuffer {
+        let mut image = IoBuffer::zeroed(PAGE_SIZE);
+        image[100] = 42;
+        encode_batch(&[
+            (PageId { file: FileId(3), number: 1 }, IoBuffer::copy_padded(&image)),
+            (PageId { file: FileId(4), number: 9 }, image),
+        ])
+    }
+
+    #[test]
+    fn whole_images_come_back() {
+        let images = decode_batch(&batch());
+        assert_eq!(images.len(), 2);
+        assert_eq!(images[&PageId { file: FileId(4), number: 9 }].1[100], 42);
+    }
+
+    #[test]
+    fn a_torn_image_is_left_out_and_garbage_gives_nothing() {
+        let mut area = batch();
+        area[HEADER + 5000] ^= 1;
+        assert_eq!(decode_batch(&area).len(), 1);
+        assert!(decode_batch(&area[..HEADER + 100]).is_empty());
+        area[20] ^= 1;
+        assert!(decode_batch(&area).is_empty());
+        assert!(decode_batch(&[0; 10]).is_empty());
+    }
+}
