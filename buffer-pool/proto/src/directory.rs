@@ -130,7 +130,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.entries.entry(page).or_insert_with(|| Entry::new(state))
     }
 
-    pub(crate) fn on_acquire(&mut self, from: NodeId, page: PageId, mode: Mode, request: Request, have: bool) {
+    pub(crate) fn on_acquire(&mut self, from: NodeId, page: PageId, mode: Mode, request: Request) {
         if self.home(page) != self.me {
             self.counters.dropped_stale += 1;
             return;
@@ -147,11 +147,6 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if !self.seen.entry(from).or_default().contains(request) {
             self.seen.entry(from).or_default().insert(request);
             let entry = self.entry(page);
-            let own = matches!(entry.state, State::Converting { ask, .. } if ask.node == from);
-            if !have && !own {
-                // Its release was lost with a view: it does not hold what it asks for.
-                entry.forget(from);
-            }
             entry.queue.push_back(Ask { node: from, mode, request });
         }
         self.start(page);

@@ -82,8 +82,8 @@ pub struct Envelope {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields are named after the glossary; the variants are documented")]
 pub enum Message {
-    /// Requester to home: wants the page; `have` says whether it holds it Shared now. Again until granted.
-    Acquire { page: PageId, mode: Mode, request: Request, have: bool },
+    /// Requester to home: wants the page. Again until granted.
+    Acquire { page: PageId, mode: Mode, request: Request },
     /// Home to requester: the page is broken.
     Denied { page: PageId, request: Request },
     /// Holder without duty to home: gave the page up. Again until acknowledged.

@@ -283,7 +283,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     fn dispatch(&mut self, from: NodeId, message: Message, image: Option<I>) {
         match message {
-            Message::Acquire { page, mode, request, have } => self.on_acquire(from, page, mode, request, have),
+            Message::Acquire { page, mode, request } => self.on_acquire(from, page, mode, request),
             Message::Release { page, request } => self.on_release(from, page, request),
             Message::Invalidated { page, conversion, retained } => {
                 self.on_invalidated(from, page, conversion, retained);

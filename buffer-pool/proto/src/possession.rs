@@ -129,8 +129,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
         let request = self.new_request(home);
         self.pages.entry(page).or_default().want = Some(Want::Asked(mode, request));
-        let have = local.held.is_some();
-        self.repeat(Key::Acquire(page), home, Message::Acquire { page, mode, request, have });
+        self.repeat(Key::Acquire(page), home, Message::Acquire { page, mode, request });
     }
 
     /// The frame has the page: true when the grant still stands. The possession must become visible only then, and
@@ -366,6 +365,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
         local.releasing = None;
         self.settle(Key::Release(page));
+        self.outputs.push_back(Output::RedoReady);
         self.ask(page);
         self.tidy(page);
     }

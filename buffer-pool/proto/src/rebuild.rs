@@ -136,7 +136,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             self.redo.waiting = self.view.nodes();
         }
         let unknown = self.carry_entries(&old, dead);
-        self.reset_possessions();
+        self.reset_possessions(&old);
         self.query(unknown);
         self.drain();
     }
@@ -188,18 +188,29 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     }
 
     /// Possessions stay; everything that was under way is void, and what is wanted is asked for again.
-    fn reset_possessions(&mut self) {
-        let mut wanted = Vec::new();
+    /// A release that was not acknowledged is repeated to a home that still lists this node; another home asks anyway.
+    fn reset_possessions(&mut self, old: &View) {
+        let (mut wanted, mut released) = (Vec::new(), Vec::new());
         for (page, local) in &mut self.pages {
             let want = local.want.map(|want| match want {
                 Want::Deferred(mode) | Want::Asked(mode, _) | Want::Installing(mode, _) => Want::Deferred(mode),
             });
+            let home = self.view.home(page.slot());
+            let survives = self.view.members.iter().any(|m| m.node == home && old.members.contains(m));
+            if local.releasing.is_some() && survives && old.home(page.slot()) == home {
+                released.push((*page, home));
+            }
             *local = Local { held: local.held, want, ..Local::default() };
             if want.is_some() {
                 wanted.push(*page);
             }
         }
         self.pages.retain(|_, local| local.held.is_some() || local.want.is_some());
+        for (page, home) in released {
+            let request = self.new_request(home);
+            self.pages.entry(page).or_default().releasing = Some(request);
+            self.repeat(Key::Release(page), home, Message::Release { page, request });
+        }
         for page in wanted {
             self.ask(page);
         }
@@ -448,7 +459,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// Leader: the next page to redo, asked-for pages first.
     pub fn next_redo(&mut self) -> Option<(PageId, Psn, Epoch)> {
-        let page = self.redo.urgent.first().or(self.redo.queued.first()).copied()?;
+        // A release of an earlier possession must not be taken for one of what redo brings: its answer comes first.
+        let settled = |page: &&PageId| self.pages.get(page).is_none_or(|l| l.releasing.is_none());
+        let page = self.redo.urgent.iter().chain(self.redo.queued.iter()).find(settled).copied()?;
         self.redo.urgent.remove(&page);
         self.redo.queued.remove(&page);
         let task = self.redo.tasks.get_mut(&page).expect("what is queued is a task");
