@@ -1,8 +1,17 @@
 //! Page cache over many nodes: frames, latches, eviction, possession and transfer of pages.
 
+mod clean;
 mod config;
+mod driver;
+mod evict;
+mod frame;
+mod guard;
 mod pool;
+mod table;
+pub mod testing;
+mod wire;
 
 pub use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn, header};
 pub use config::{Miss, PageStore, PageStoreError, PoolConfig, PoolCounters, PoolError, Redo, RedoTask};
-pub use pool::{Hold, PageReadGuard, PageWriteGuard, Pool};
+pub use guard::{Hold, PageReadGuard, PageWriteGuard};
+pub use pool::Pool;

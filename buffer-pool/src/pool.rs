@@ -1,120 +1,360 @@
-//! The pool's public face. Bodies follow in the next landings.
+//! The pool: local hits, acquiring, and the door through which inputs reach the ownership core.
+//!
+//! Lock order: core, then page latch, then table shard, then frame meta, then free list. Under the core lock nothing
+//! waits except for latches, which are held in synchronous code only and by nobody who takes the core lock.
 
 use crate::config::{Miss, PageStore, PoolConfig, PoolCounters, PoolError, Redo, RedoTask};
-use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn};
+use crate::evict::{Clock, EvictionPolicy};
+use crate::frame::Frames;
+use crate::guard::{Hold, PageReadGuard, PageWriteGuard};
+use crate::table::PageTable;
+use crate::wire;
+use aquifer_buffer_pool_proto::{Contents, ImageInfo, Mode, Ownership, PAGE_SIZE, PageId, Psn, Redone};
 use aquifer_dss::seam::{IoBuffer, Runtime, Transport};
-use aquifer_dss_proto::{Incarnation, NodeId, NodeSet, View};
-use std::marker::PhantomData;
+use aquifer_dss_proto::{Epoch, Incarnation, Instant, NodeId, NodeSet, View};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::{Notify, oneshot};
 
-/// The page cache of one node.
-pub struct Pool {}
-/// Keeps a page from being surrendered, at most for the configured time.
-pub struct Hold {}
-/// A page held for reading; only in synchronous code.
-pub struct PageReadGuard<'a>(PhantomData<&'a Pool>);
-/// A page held for changing; only in synchronous code.
-pub struct PageWriteGuard<'a>(PhantomData<&'a Pool>);
+/// An image on its way: `PAGE_SIZE` bytes.
+pub(crate) type Image = Arc<Vec<u8>>;
 
-impl PageReadGuard<'_> {
-    /// The page.
-    pub fn bytes(&self) -> &[u8; PAGE_SIZE] {
-        unimplemented!()
-    }
-    /// Its PSN.
-    pub fn psn(&self) -> Psn {
-        unimplemented!()
+/// What the core may ask about pages in frames.
+pub(crate) struct FrameContents {
+    frames: Arc<Frames>,
+    table: Arc<PageTable>,
+}
+
+impl Contents for FrameContents {
+    fn info(&self, page: PageId) -> (ImageInfo, bool) {
+        let frame = self.frames.frame(self.table.get(page).expect("a possessed page has a frame"));
+        let meta = frame.meta.lock();
+        (frame.info(&meta), meta.duty)
     }
 }
 
-impl PageWriteGuard<'_> {
-    /// The page.
-    pub fn bytes(&self) -> &[u8; PAGE_SIZE] {
-        unimplemented!()
-    }
-    /// The page, to be changed.
-    pub fn bytes_mut(&mut self) -> &mut [u8; PAGE_SIZE] {
-        unimplemented!()
-    }
-    /// Its PSN before the change.
-    pub fn psn(&self) -> Psn {
-        unimplemented!()
-    }
-    /// The page was changed to `psn` by redo that ends at `redo_end`.
-    pub fn finish(self, _psn: Psn, _redo_end: Lsn) {
-        unimplemented!()
-    }
+pub(crate) struct Waiter {
+    pub mode: Mode,
+    pub answer: oneshot::Sender<Result<Hold, PoolError>>,
+}
+
+/// What the core lock protects.
+pub(crate) struct Inner {
+    pub core: Ownership<Image, FrameContents>,
+    pub waiters: BTreeMap<PageId, Vec<Waiter>>,
+    pub policy: Box<dyn EvictionPolicy>,
+    /// When the timer task will look next.
+    pub armed: Option<Instant>,
+    pub closed: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Figures {
+    pub fetches: AtomicU64,
+    pub transfers_in: AtomicU64,
+    pub transfers_out: AtomicU64,
+    pub invalidations: AtomicU64,
+    pub write_backs: AtomicU64,
+    pub evictions: AtomicU64,
+    pub strangers: AtomicU64,
+    pub malformed: AtomicU64,
+}
+
+pub(crate) fn count(figure: &AtomicU64) {
+    figure.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The page cache of one node.
+pub struct Pool {
+    pub(crate) config: PoolConfig,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) store: Arc<dyn PageStore>,
+    pub(crate) redo: Arc<dyn Redo>,
+    pub(crate) frames: Arc<Frames>,
+    pub(crate) table: Arc<PageTable>,
+    pub(crate) free: Mutex<Vec<usize>>,
+    pub(crate) inner: Mutex<Inner>,
+    pub(crate) timer: Arc<Notify>,
+    pub(crate) redo_ready: Notify,
+    /// A hold, a latch, a write-back or a frame was given up, or a view installed: who waits looks again.
+    pub(crate) changed: Notify,
+    pub(crate) figures: Figures,
+    pub(crate) flushing: AtomicBool,
 }
 
 impl Pool {
-    /// A pool without pages, in no view.
+    /// A pool without pages, in no view: nothing is granted before the first `install_view`.
     pub fn new(
-        _config: PoolConfig,
-        _runtime: Arc<dyn Runtime>,
-        _transport: Arc<dyn Transport>,
-        _store: Arc<dyn PageStore>,
-        _redo: Arc<dyn Redo>,
+        config: PoolConfig,
+        runtime: Arc<dyn Runtime>,
+        transport: Arc<dyn Transport>,
+        store: Arc<dyn PageStore>,
+        redo: Arc<dyn Redo>,
     ) -> Arc<Self> {
-        unimplemented!()
+        let frames = Arc::new(Frames::new(config.frames));
+        let table = Arc::new(PageTable::new());
+        let contents = FrameContents { frames: frames.clone(), table: table.clone() };
+        let inner = Inner {
+            core: Ownership::new(config.me, config.retransmit, contents),
+            waiters: BTreeMap::new(),
+            policy: Box::new(Clock::default()),
+            armed: None,
+            closed: false,
+        };
+        let pool = Arc::new(Self {
+            free: Mutex::new((0..config.frames).rev().collect()),
+            config,
+            runtime,
+            transport,
+            store,
+            redo,
+            frames,
+            table,
+            inner: Mutex::new(inner),
+            timer: Arc::new(Notify::new()),
+            redo_ready: Notify::new(),
+            changed: Notify::new(),
+            figures: Figures::default(),
+            flushing: AtomicBool::new(false),
+        });
+        pool.start_timer();
+        pool
     }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.runtime.now()
+    }
+
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.config.me
+    }
+
+    /// The epoch that the pool serves.
+    pub fn epoch(&self) -> Epoch {
+        self.inner.lock().core.view().epoch
+    }
+
     /// A message of `Service::Pages` from one life of a peer.
-    pub fn receive(self: &Arc<Self>, _from: NodeId, _incarnation: Incarnation, _body: &[u8]) {
-        unimplemented!()
+    pub fn receive(self: &Arc<Self>, from: NodeId, incarnation: Incarnation, body: &[u8]) {
+        let Some((envelope, image)) = wire::decode(body) else {
+            tracing::warn!(%from, length = body.len(), "a page message cannot be decoded");
+            return count(&self.figures.malformed);
+        };
+        let mut inner = self.inner.lock();
+        if inner.core.view().incarnation(from) != Some(incarnation) {
+            return count(&self.figures.strangers); // DIR-5
+        }
+        if image.is_some() {
+            count(&self.figures.transfers_in);
+        }
+        inner.core.handle_message(self.now(), from, envelope, image);
+        self.pump(&mut inner);
     }
-    /// The page, if it is possessed.
-    pub fn read(&self, _page: PageId) -> Result<PageReadGuard<'_>, Miss> {
-        unimplemented!()
+
+    /// The page, if it is possessed. A local hit: no message, no allocation, no lock held afterwards but the latch.
+    pub fn read(&self, page: PageId) -> Result<PageReadGuard<'_>, Miss> {
+        if let Some(index) = self.table.get(page) {
+            let frame = self.frames.frame(index);
+            if frame.latch_shared(page) {
+                if !frame.referenced.load(Ordering::Relaxed) {
+                    frame.referenced.store(true, Ordering::Relaxed);
+                }
+                self.table.count(page, true);
+                return Ok(PageReadGuard { frame, bytes: self.frames.bytes(index), page });
+            }
+        }
+        self.table.count(page, false);
+        Err(Miss { page, mode: Mode::Shared })
     }
-    /// The page, if it is possessed exclusively.
-    pub fn write(&self, _page: PageId) -> Result<PageWriteGuard<'_>, Miss> {
-        unimplemented!()
+
+    /// The page, if it is possessed exclusively and nobody waits for its surrender.
+    pub fn write(&self, page: PageId) -> Result<PageWriteGuard<'_>, Miss> {
+        if let Some(index) = self.table.get(page) {
+            let frame = self.frames.frame(index);
+            if frame.latch_to_write(page) {
+                frame.referenced.store(true, Ordering::Relaxed);
+                self.table.count(page, true);
+                return Ok(PageWriteGuard { pool: self, frame, bytes: self.frames.bytes(index), page });
+            }
+        }
+        self.table.count(page, false);
+        Err(Miss { page, mode: Mode::Exclusive })
     }
-    /// Until the page is possessed.
-    pub async fn acquire(self: &Arc<Self>, _page: PageId, _mode: Mode) -> Result<Hold, PoolError> {
-        unimplemented!()
+
+    /// Until the page is possessed in `mode`. The hold keeps it here for `hold_limit` at most, so that the step that
+    /// missed it can use it once. May be dropped at any time.
+    pub async fn acquire(self: &Arc<Self>, page: PageId, mode: Mode) -> Result<Hold, PoolError> {
+        let answer = {
+            let mut inner = self.inner.lock();
+            if inner.closed {
+                return Err(PoolError::Closed);
+            }
+            let possessed = inner.core.possessed(page).is_some_and(|held| held >= mode);
+            if possessed && inner.core.surrender_wanted(page).is_none() {
+                return Ok(self.make_hold(page));
+            }
+            let (answer, receiver) = oneshot::channel();
+            inner.waiters.entry(page).or_default().push(Waiter { mode, answer });
+            inner.core.handle_acquire(self.now(), page, mode);
+            self.pump(&mut inner);
+            receiver
+        };
+        answer.await.unwrap_or(Err(PoolError::Closed))
     }
-    /// A new view.
-    pub fn install_view(self: &Arc<Self>, _view: Arc<View>, _dead: NodeSet, _pending_redo: bool) {
-        unimplemented!()
+
+    /// Holds a page that is possessed; the core lock is taken.
+    pub(crate) fn make_hold(self: &Arc<Self>, page: PageId) -> Hold {
+        let index = self.table.get(page).expect("a possessed page has a frame");
+        let mut meta = self.frames.frame(index).meta.lock();
+        meta.holds += 1;
+        // Nodes that hold pages of each other's steps must not expire together for ever: limits differ by node.
+        let limit = self.config.hold_limit + self.config.hold_limit * u32::from(self.config.me.get() % 8) / 8;
+        meta.hold_until = meta.hold_until.max(self.now() + limit);
+        Hold { pool: self.clone(), page, index, stay: meta.stay }
     }
-    /// Leader: the targets of the analysis.
-    pub fn analysed(self: &Arc<Self>, _pages: Vec<(PageId, Psn)>) {
-        unimplemented!()
+
+    pub(crate) fn release_hold(&self, index: usize, stay: u64) {
+        let mut meta = self.frames.frame(index).meta.lock();
+        if meta.stay == stay && meta.holds > 0 {
+            meta.holds -= 1;
+            if meta.holds == 0 {
+                meta.hold_until = Instant::default();
+                drop(meta);
+                self.changed.notify_waiters();
+            }
+        }
     }
-    /// Leader: the next page to redo.
+
+    /// A new view. Possessions stay; everything under way starts again with the new homes. `dead` are former members
+    /// that are proven dead; `pending_redo` says that an analysis follows ([`Self::analysed`] at the leader): it must
+    /// also be set while a former recovery was not finished.
+    pub fn install_view(self: &Arc<Self>, view: Arc<View>, dead: NodeSet, pending_redo: bool) {
+        let mut inner = self.inner.lock();
+        for index in 0..self.frames.len() {
+            self.frames.frame(index).open();
+        }
+        inner.core.install_view(self.now(), view, dead, pending_redo);
+        self.pump(&mut inner);
+        let pages: Vec<PageId> = inner.waiters.keys().copied().collect();
+        for page in pages {
+            self.serve(&mut inner, page);
+        }
+        self.pump(&mut inner);
+        self.changed.notify_waiters();
+        self.redo_ready.notify_waiters();
+    }
+
+    /// Leader: every page whose content on storage may be behind durable redo, with its highest durable PSN over all
+    /// streams, living ones too. Pages not named are current on storage.
+    pub fn analysed(self: &Arc<Self>, pages: Vec<(PageId, Psn)>) {
+        let mut inner = self.inner.lock();
+        inner.core.handle_analysed(self.now(), pages);
+        self.pump(&mut inner);
+    }
+
+    /// Leader: the next page to redo; asked-for pages first.
     pub async fn next_redo(self: &Arc<Self>) -> RedoTask {
-        unimplemented!()
+        loop {
+            let ready = self.redo_ready.notified();
+            tokio::pin!(ready);
+            ready.as_mut().enable();
+            if let Some((page, target, epoch)) = self.inner.lock().core.next_redo() {
+                return RedoTask { page, target, base: None, epoch };
+            }
+            ready.await;
+        }
     }
-    /// Leader: the page is at its target.
-    pub async fn redone(self: &Arc<Self>, _task: RedoTask, _image: IoBuffer, _info: ImageInfo) {
-        unimplemented!()
+
+    /// Leader: the page is at its target. It enters as exclusive and dirty at this node, with the contributors of
+    /// `info`; the home opens it. Waits for a frame.
+    pub async fn redone(self: &Arc<Self>, task: RedoTask, image: IoBuffer, info: ImageInfo) {
+        assert_eq!(image.len(), PAGE_SIZE, "a redone page is whole");
+        assert!(info.psn >= task.target, "a page is shown only at its target");
+        let index = self.allocate().await;
+        let mut inner = self.inner.lock();
+        if !inner.core.handle_redone(self.now(), task.page, task.epoch, Redone::Held) {
+            return self.give_back(index);
+        }
+        self.frames.fill(index, &image);
+        self.bind(index, task.page, Mode::Exclusive, ImageInfo { dirty: true, ..info });
+        self.serve(&mut inner, task.page);
+        self.pump(&mut inner);
     }
-    /// Leader: storage has it already.
-    pub fn redo_current(self: &Arc<Self>, _task: RedoTask) {
-        unimplemented!()
+
+    /// Leader: storage has the page at its target already.
+    pub fn redo_current(self: &Arc<Self>, task: RedoTask) {
+        self.report(task, Redone::Current);
     }
-    /// Leader: it cannot be redone.
-    pub fn redo_failed(self: &Arc<Self>, _task: RedoTask, _reason: &str) {
-        unimplemented!()
+
+    /// Leader: the page cannot be redone; whoever acquires it gets [`PoolError::Corrupt`] until the next recovery.
+    pub fn redo_failed(self: &Arc<Self>, task: RedoTask, reason: &str) {
+        tracing::error!(page = %task.page, reason, "redo of a page failed");
+        self.report(task, Redone::Failed);
     }
-    /// Leader: 0 when every home has answered and every page is redone.
+
+    fn report(self: &Arc<Self>, task: RedoTask, outcome: Redone) {
+        let mut inner = self.inner.lock();
+        inner.core.handle_redone(self.now(), task.page, task.epoch, outcome);
+        self.pump(&mut inner);
+    }
+
+    /// Leader: 0 when every home has answered the analysis and every page is redone and known to its home.
     pub fn redo_outstanding(&self) -> usize {
-        unimplemented!()
+        self.inner.lock().core.redo_outstanding()
     }
-    /// Writes up to `max_pages` old or wanted dirty pages back; how many were written.
-    pub async fn write_back(self: &Arc<Self>, _max_pages: usize) -> usize {
-        unimplemented!()
+
+    /// Asks the dirty holders of `pages` to write them back soon: this node's redo is pinned by them.
+    pub fn want_flush(self: &Arc<Self>, pages: &[PageId]) {
+        let mut inner = self.inner.lock();
+        for page in pages {
+            if !self.mark_wanted(*page) {
+                inner.core.handle_want_flush(self.now(), *page);
+            }
+        }
+        self.pump(&mut inner);
     }
-    /// Asks the dirty holders of `pages` to write them back soon.
-    pub fn want_flush(self: &Arc<Self>, _pages: &[PageId]) {
-        unimplemented!()
+
+    /// Marks a page that this node has the duty to write back.
+    pub(crate) fn mark_wanted(&self, page: PageId) -> bool {
+        let Some(index) = self.table.get(page) else { return false };
+        let mut meta = self.frames.frame(index).meta.lock();
+        let mine = meta.page == Some(page) && meta.duty && meta.dirty;
+        meta.flush_wanted |= mine;
+        mine
     }
-    /// Writes everything dirty back and gives every page up.
-    pub async fn flush_all(self: &Arc<Self>) -> Result<(), PoolError> {
-        unimplemented!()
-    }
-    /// Figures.
+
+    /// Figures since the pool was made.
     pub fn counters(&self) -> PoolCounters {
-        unimplemented!()
+        let (hits, misses) = self.table.counted();
+        let core = self.inner.lock().core.counters();
+        let of = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        PoolCounters {
+            hits,
+            misses,
+            fetches: of(&self.figures.fetches),
+            transfers_in: of(&self.figures.transfers_in),
+            transfers_out: of(&self.figures.transfers_out),
+            invalidations: of(&self.figures.invalidations),
+            write_backs: of(&self.figures.write_backs),
+            evictions: of(&self.figures.evictions),
+            messages: core.messages,
+            retransmits: core.retransmits,
+            dropped_epoch: core.dropped_epoch + of(&self.figures.strangers),
+            dropped_malformed: of(&self.figures.malformed),
+            dropped_stale: core.dropped_stale,
+        }
+    }
+
+    /// Pages possessed now, with their modes: for status and tests.
+    pub fn possessions(&self) -> Vec<(PageId, Mode)> {
+        self.inner.lock().core.possessions().collect()
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
     }
 }

@@ -100,6 +100,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.retained.len()
     }
 
+    /// Whether nothing is possessed, retained, wanted or released without answer: the node may leave.
+    pub fn is_quiet(&self) -> bool {
+        self.pages.is_empty() && self.retained.is_empty()
+    }
+
     /// PSN of the retained image of `page`.
     pub fn retained_psn(&self, page: PageId) -> Option<crate::page::Psn> {
         self.retained.get(&page).map(|r| r.info.psn)

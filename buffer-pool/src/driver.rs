@@ -1,0 +1,376 @@
+//! Performs what the core asks for: sending, fetching, installing, surrendering, repeating.
+//!
+//! Everything that changes a possession happens under the core lock together with the core's own change, so that core
+//! and frame words never disagree.
+
+use crate::config::PoolError;
+use crate::pool::{Image, Inner, Pool, count};
+use crate::wire;
+use aquifer_buffer_pool_proto::header::{self, Verdict};
+use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Mode, Output, PAGE_SIZE, PageId, SurrenderKind};
+use aquifer_dss::seam::{IoBuffer, Service};
+use aquifer_dss_proto::Instant;
+use std::sync::Arc;
+
+/// What a surrender still waits for.
+enum Obstacle {
+    Redo(Lsn),
+    Write,
+    Hold(Instant),
+}
+
+pub(crate) fn crc(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+impl Pool {
+    /// Performs all outputs of the core. Called under the core lock after each input.
+    pub(crate) fn pump(self: &Arc<Self>, inner: &mut Inner) {
+        while let Some(output) = inner.core.poll_output() {
+            self.perform(inner, output);
+        }
+        let next = inner.core.next_timeout();
+        if next.is_some_and(|next| inner.armed.is_none_or(|armed| next < armed)) {
+            inner.armed = next;
+            self.timer.notify_one();
+        }
+    }
+
+    fn perform(self: &Arc<Self>, inner: &mut Inner, output: Output<Image>) {
+        match output {
+            Output::Send(to, envelope, image) => {
+                if image.is_some() {
+                    count(&self.figures.transfers_out);
+                }
+                self.transport.send(to, Service::Pages, wire::encode(&envelope, image.as_ref()));
+            }
+            Output::ReadStorage { page, conversion, .. } => self.spawn_fetch(page, conversion),
+            Output::Install { page, conversion, image, info, .. } => {
+                self.install_or_spawn(inner, page, conversion, image, info);
+            }
+            Output::Upgrade { page, conversion, .. } => self.upgrade(inner, page, conversion),
+            Output::Restore { page, conversion, image, info } => self.spawn_restore(page, conversion, image, info),
+            Output::Surrender { page, conversion, .. } => self.surrender_or_spawn(inner, page, conversion),
+            Output::Inherit(page) => {
+                let index = self.table.get(page).expect("a possessed page has a frame");
+                let mut meta = self.frames.frame(index).meta.lock();
+                meta.duty = meta.dirty;
+            }
+            Output::Denied(page) => self.fail_waiters(inner, page, &PoolError::Corrupt(page)),
+            Output::WriteBackWanted(page) => {
+                self.mark_wanted(page);
+            }
+            Output::NotHeld(page) => self.spawn_note_stored(page),
+            Output::WrittenBack(by, pages) => self.redo.written_back(by, &pages),
+            Output::RedoReady => self.redo_ready.notify_waiters(),
+        }
+    }
+
+    pub(crate) fn start_timer(self: &Arc<Self>) {
+        let (weak, timer, runtime) = (Arc::downgrade(self), self.timer.clone(), self.runtime.clone());
+        let task = async move {
+            loop {
+                let next = {
+                    let Some(pool) = weak.upgrade() else { return };
+                    let mut inner = pool.lock();
+                    let now = pool.now();
+                    if inner.core.next_timeout().is_some_and(|at| at <= now) {
+                        inner.core.handle_timeout(now);
+                    }
+                    pool.pump(&mut inner);
+                    inner.armed = inner.core.next_timeout();
+                    inner.armed
+                };
+                match next {
+                    Some(at) => tokio::select! {
+                        biased;
+                        () = timer.notified() => {}
+                        () = runtime.sleep_until(at) => {}
+                    },
+                    None => timer.notified().await,
+                }
+            }
+        };
+        self.runtime.spawn("pool-timer", Box::pin(task));
+    }
+
+    /// Gives a filled frame its page and makes it visible.
+    pub(crate) fn bind(&self, index: usize, page: PageId, mode: Mode, info: ImageInfo) {
+        let frame = self.frames.frame(index);
+        let mut meta = frame.meta.lock();
+        assert!(meta.page.is_none(), "a frame is bound to one page");
+        *meta = crate::frame::Meta {
+            page: Some(page),
+            stay: meta.stay + 1,
+            dirty: info.dirty,
+            duty: info.dirty && mode == Mode::Exclusive,
+            contributors: info.contributors,
+            flush_wanted: info.flush_wanted,
+            dirty_since: self.now(),
+            ..crate::frame::Meta::default()
+        };
+        drop(meta);
+        frame.name(page);
+        frame.set_psn(info.psn);
+        frame.referenced.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.table.insert(page, index);
+        frame.set_possession(Some(mode));
+    }
+
+    /// Takes the page out of a frame that the caller has latched exclusively, and frees the frame.
+    pub(crate) fn unbind(&self, index: usize, page: PageId) {
+        let frame = self.frames.frame(index);
+        self.table.remove(page);
+        let mut meta = frame.meta.lock();
+        assert_eq!(meta.page, Some(page), "the frame has the page");
+        *meta = crate::frame::Meta { stay: meta.stay + 1, ..crate::frame::Meta::default() };
+        drop(meta);
+        frame.set_possession(None);
+        frame.unlatch_exclusive();
+    }
+
+    pub(crate) fn give_back(&self, index: usize) {
+        self.free.lock().push(index);
+        self.changed.notify_waiters();
+    }
+
+    /// Answers those who wait for a page that is possessed now; asks on for the others.
+    pub(crate) fn serve(self: &Arc<Self>, inner: &mut Inner, page: PageId) {
+        let Some(waiters) = inner.waiters.remove(&page) else { return };
+        let possessed = inner.core.possessed(page).filter(|_| inner.core.surrender_wanted(page).is_none());
+        let mut rest = Vec::new();
+        for waiter in waiters {
+            if waiter.answer.is_closed() {
+                continue;
+            }
+            if possessed.is_some_and(|mode| mode >= waiter.mode) {
+                // A waiter that went away gives its hold back by dropping it.
+                drop(waiter.answer.send(Ok(self.make_hold(page))));
+            } else {
+                rest.push(waiter);
+            }
+        }
+        if let Some(mode) = rest.iter().map(|w| w.mode).max() {
+            inner.waiters.insert(page, rest);
+            inner.core.handle_acquire(self.now(), page, mode);
+        }
+    }
+
+    fn fail_waiters(&self, inner: &mut Inner, page: PageId, error: &PoolError) {
+        for waiter in inner.waiters.remove(&page).unwrap_or_default() {
+            drop(waiter.answer.send(Err(error.clone())));
+        }
+    }
+
+    /// The page is in frame `index`, which is not bound: makes it visible if the grant still stands.
+    fn installed(self: &Arc<Self>, inner: &mut Inner, index: usize, page: PageId, by: Conversion, info: ImageInfo) {
+        match inner.core.handle_installed(self.now(), page, by) {
+            Some(mode) => {
+                self.bind(index, page, mode, info);
+                self.serve(inner, page);
+            }
+            None => self.give_back(index),
+        }
+    }
+
+    fn install_or_spawn(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        page: PageId,
+        conversion: Conversion,
+        image: Image,
+        info: ImageInfo,
+    ) {
+        let free = self.free.lock().pop();
+        if let Some(index) = free {
+            self.frames.fill(index, &image);
+            return self.installed(inner, index, page, conversion, info);
+        }
+        let pool = self.clone();
+        let task = async move {
+            let index = pool.allocate().await;
+            pool.frames.fill(index, &image);
+            let mut inner = pool.lock();
+            pool.installed(&mut inner, index, page, conversion, info);
+            pool.pump(&mut inner);
+        };
+        self.runtime.spawn("pool-install", Box::pin(task));
+    }
+
+    fn upgrade(self: &Arc<Self>, inner: &mut Inner, page: PageId, conversion: Conversion) {
+        let Some(mode) = inner.core.handle_installed(self.now(), page, conversion) else { return };
+        let index = self.table.get(page).expect("a possessed page has a frame");
+        let frame = self.frames.frame(index);
+        frame.set_possession(Some(mode));
+        if mode == Mode::Exclusive {
+            let mut meta = frame.meta.lock();
+            meta.duty = meta.dirty;
+        }
+        self.serve(inner, page);
+    }
+
+    /// Reads a page and judges it: bytes and PSN, or why it cannot be had.
+    async fn fetch(&self, page: PageId) -> Result<(IoBuffer, ImageInfo), PoolError> {
+        count(&self.figures.fetches);
+        let mut bytes = self
+            .store
+            .read(page)
+            .await
+            .map_err(|error| PoolError::Storage { page, message: error.to_string() })?;
+        if bytes.len() != PAGE_SIZE {
+            return Err(PoolError::Storage { page, message: format!("{} bytes came", bytes.len()) });
+        }
+        let psn = match header::verify(&bytes, page, crc) {
+            Verdict::Valid(psn) => psn,
+            Verdict::NeverFormatted => {
+                bytes.fill(0);
+                aquifer_buffer_pool_proto::Psn(0)
+            }
+            Verdict::Corrupt => return Err(PoolError::Corrupt(page)),
+        };
+        Ok((bytes, ImageInfo { psn, ..ImageInfo::default() }))
+    }
+
+    fn spawn_fetch(self: &Arc<Self>, page: PageId, conversion: Conversion) {
+        let pool = self.clone();
+        let task = async move {
+            let index = pool.allocate().await;
+            let fetched = pool.fetch(page).await;
+            let mut inner = pool.lock();
+            match fetched {
+                Ok((bytes, info)) => {
+                    pool.frames.fill(index, &bytes);
+                    pool.installed(&mut inner, index, page, conversion, info);
+                }
+                Err(error) => {
+                    pool.give_back(index);
+                    if inner.core.handle_refused(pool.now(), page, conversion) {
+                        pool.fail_waiters(&mut inner, page, &error);
+                    }
+                }
+            }
+            pool.pump(&mut inner);
+        };
+        self.runtime.spawn("pool-fetch", Box::pin(task));
+    }
+
+    /// A retained image is the only one left: it counts if it is newer than storage (HZ-3).
+    fn spawn_restore(self: &Arc<Self>, page: PageId, conversion: Conversion, image: Image, info: ImageInfo) {
+        let pool = self.clone();
+        let task = async move {
+            let index = pool.allocate().await;
+            let stored = pool.fetch(page).await;
+            let mut inner = pool.lock();
+            // Storage that cannot be read, or is torn, is not newer.
+            if stored.is_ok_and(|(_, stored)| stored.psn >= info.psn) {
+                pool.give_back(index);
+                inner.core.handle_refused(pool.now(), page, conversion);
+            } else {
+                pool.frames.fill(index, &image);
+                pool.installed(&mut inner, index, page, conversion, ImageInfo { dirty: true, ..info });
+            }
+            pool.pump(&mut inner);
+        };
+        self.runtime.spawn("pool-restore", Box::pin(task));
+    }
+
+    /// Nobody holds a page that pins this node's redo: what storage has needs no redo.
+    fn spawn_note_stored(self: &Arc<Self>, page: PageId) {
+        let pool = self.clone();
+        let task = async move {
+            if let Ok((_, info)) = pool.fetch(page).await {
+                pool.redo.written_back(pool.me(), &[(page, info.psn)]);
+            }
+        };
+        self.runtime.spawn("pool-note-stored", Box::pin(task));
+    }
+
+    fn surrender_or_spawn(self: &Arc<Self>, inner: &mut Inner, page: PageId, conversion: Conversion) {
+        if self.try_surrender(inner, page, conversion).is_none() {
+            return;
+        }
+        let pool = self.clone();
+        let task = async move {
+            loop {
+                let changed = pool.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                let obstacle = {
+                    let mut inner = pool.lock();
+                    let obstacle = pool.try_surrender(&mut inner, page, conversion);
+                    pool.pump(&mut inner);
+                    obstacle
+                };
+                match obstacle {
+                    None => return,
+                    Some(Obstacle::Redo(position)) => pool.redo.wait(position).await,
+                    Some(Obstacle::Write) => changed.await,
+                    Some(Obstacle::Hold(until)) => tokio::select! {
+                        biased;
+                        () = changed => {}
+                        () = pool.runtime.sleep_until(until) => {}
+                    },
+                }
+            }
+        };
+        self.runtime.spawn("pool-surrender", Box::pin(task));
+    }
+
+    /// Gives the page up if nothing is in the way. `None` when it is done or not wanted any more.
+    fn try_surrender(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        page: PageId,
+        conversion: Conversion,
+    ) -> Option<Obstacle> {
+        let (wanted, kind) = inner.core.surrender_wanted(page)?;
+        if wanted != conversion {
+            return None;
+        }
+        let index = self.table.get(page).expect("a possessed page has a frame");
+        let frame = self.frames.frame(index);
+        frame.latch();
+        let meta = *frame.meta.lock();
+        let obstacle = if meta.held(self.now()) {
+            Some(Obstacle::Hold(meta.hold_until))
+        } else if meta.redo_end > self.redo.durable() {
+            Some(Obstacle::Redo(meta.redo_end)) // DIR-3
+        } else if meta.writing.is_some() {
+            Some(Obstacle::Write) // HZ-2
+        } else {
+            None
+        };
+        if obstacle.is_some() {
+            if !matches!(obstacle, Some(Obstacle::Hold(_))) {
+                frame.close(); // or local writers would move the redo position on for ever
+            }
+            if let Some(Obstacle::Redo(position)) = obstacle {
+                self.redo.request(position);
+            }
+            frame.unlatch_exclusive();
+            return obstacle;
+        }
+        let info = frame.info(&meta);
+        let mut image = vec![0; PAGE_SIZE];
+        let needed = kind != SurrenderKind::Drop || meta.duty;
+        if needed {
+            self.frames.copy(index, &mut image);
+        }
+        match kind {
+            SurrenderKind::Copy => frame.unlatch_exclusive(),
+            SurrenderKind::Downgrade => {
+                frame.set_possession(Some(Mode::Shared));
+                frame.unlatch_exclusive();
+            }
+            SurrenderKind::Ship | SurrenderKind::Drop => {
+                count(&self.figures.invalidations);
+                self.unbind(index, page);
+                self.give_back(index);
+            }
+        }
+        let image = needed.then(|| Arc::new(image));
+        inner.core.handle_surrendered(self.now(), page, conversion, image, info);
+        self.serve(inner, page);
+        None
+    }
+}

@@ -1,0 +1,122 @@
+//! Guards: a latched page, for synchronous code; and holds, which keep a page from being surrendered for a while.
+
+use crate::frame::Frame;
+use crate::pool::Pool;
+use aquifer_buffer_pool_proto::{Lsn, PAGE_SIZE, PageId, Psn, header};
+use std::sync::Arc;
+
+/// A page held for reading; only in synchronous code.
+pub struct PageReadGuard<'a> {
+    pub(crate) frame: &'a Frame,
+    pub(crate) bytes: *const [u8; PAGE_SIZE],
+    pub(crate) page: PageId,
+}
+
+impl PageReadGuard<'_> {
+    /// The page.
+    pub fn bytes(&self) -> &[u8; PAGE_SIZE] {
+        // SAFETY: the shared latch is held as long as the guard lives, and the mapping as long as the pool, which
+        // the guard borrows.
+        unsafe { &*self.bytes }
+    }
+
+    /// Which page.
+    pub fn page(&self) -> PageId {
+        self.page
+    }
+
+    /// Its PSN.
+    pub fn psn(&self) -> Psn {
+        self.frame.psn()
+    }
+}
+
+impl Drop for PageReadGuard<'_> {
+    fn drop(&mut self) {
+        self.frame.unlatch_shared();
+    }
+}
+
+/// A page held for changing; only in synchronous code. Dropping it without [`finish`](Self::finish) means: unchanged,
+/// except hints that need neither PSN nor redo (HZ-12).
+pub struct PageWriteGuard<'a> {
+    pub(crate) pool: &'a Pool,
+    pub(crate) frame: &'a Frame,
+    pub(crate) bytes: *mut [u8; PAGE_SIZE],
+    pub(crate) page: PageId,
+}
+
+impl PageWriteGuard<'_> {
+    /// The page.
+    pub fn bytes(&self) -> &[u8; PAGE_SIZE] {
+        // SAFETY: the exclusive latch is held as long as the guard lives.
+        unsafe { &*self.bytes }
+    }
+
+    /// The page, to be changed.
+    pub fn bytes_mut(&mut self) -> &mut [u8; PAGE_SIZE] {
+        // SAFETY: the exclusive latch is held as long as the guard lives, and `&mut self` makes this the only access.
+        unsafe { &mut *self.bytes }
+    }
+
+    /// Which page.
+    pub fn page(&self) -> PageId {
+        self.page
+    }
+
+    /// Its PSN before the change.
+    pub fn psn(&self) -> Psn {
+        self.frame.psn()
+    }
+
+    /// The page was changed to `psn` by redo that ends at `redo_end` (DIR-3). Names the page and writes the PSN into
+    /// its header.
+    pub fn finish(mut self, psn: Psn, redo_end: Lsn) {
+        assert!(psn > self.psn(), "the PSN of {} rises", self.page);
+        let page = self.page;
+        header::set_identity(self.bytes_mut(), page, psn);
+        self.frame.set_psn(psn);
+        let now = self.pool.now();
+        let mut meta = self.frame.meta.lock();
+        if !meta.dirty {
+            meta.dirty_since = now;
+        }
+        meta.dirty = true;
+        meta.duty = true;
+        meta.redo_end = meta.redo_end.max(redo_end);
+        meta.contributors.insert(self.pool.me());
+    }
+}
+
+impl Drop for PageWriteGuard<'_> {
+    fn drop(&mut self) {
+        self.frame.unlatch_exclusive();
+    }
+}
+
+/// Keeps a page from being surrendered or evicted, at most for the configured time.
+pub struct Hold {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) page: PageId,
+    pub(crate) index: usize,
+    pub(crate) stay: u64,
+}
+
+impl Hold {
+    /// Which page.
+    pub fn page(&self) -> PageId {
+        self.page
+    }
+}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hold({})", self.page)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.pool.release_hold(self.index, self.stay);
+    }
+}

@@ -1,0 +1,342 @@
+//! Whole pools in one deterministic executor: several nodes count in pages with few frames, over a lossy network,
+//! through joins and deaths.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use aquifer_buffer_pool::testing::{MemoryNetwork, MemoryStore, NullRedo, SoloPool, TestClock};
+use aquifer_buffer_pool::{Lsn, Mode, PageId, Pool, PoolConfig, PoolError, Psn, Redo};
+use aquifer_dss::seam::{BoxFuture, IoBuffer, Runtime};
+use aquifer_dss_proto::{FileId, Incarnation, Member, NodeId, NodeSet, View};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+
+fn id(n: u8) -> NodeId {
+    NodeId::new(n).unwrap()
+}
+
+fn page(number: u32) -> PageId {
+    PageId { file: FileId(9), number }
+}
+
+fn counter(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes[64..72].try_into().unwrap())
+}
+
+/// One change of a page by the rules of a step: what it lacks it acquires, then runs again.
+async fn increment(pool: &Arc<Pool>, page: PageId, log: &Log) -> Result<(), PoolError> {
+    let mut hold = None;
+    loop {
+        if let Ok(mut guard) = pool.write(page) {
+            let next = counter(guard.bytes()) + 1;
+            guard.bytes_mut()[64..72].copy_from_slice(&next.to_le_bytes());
+            let psn = Psn(guard.psn().0 + 1);
+            assert_eq!(psn.0, next, "every change counts once");
+            let end = log.append(pool.me(), page, psn);
+            guard.finish(psn, end);
+            drop(hold);
+            return Ok(());
+        }
+        hold = Some(pool.acquire(page, Mode::Exclusive).await?);
+    }
+}
+
+async fn value(pool: &Arc<Pool>, page: PageId) -> u64 {
+    let mut hold = None;
+    loop {
+        if let Ok(guard) = pool.read(page) {
+            drop(hold);
+            return counter(guard.bytes());
+        }
+        hold = Some(pool.acquire(page, Mode::Shared).await.unwrap());
+    }
+}
+
+type Records = Vec<(PageId, Psn)>;
+
+/// The redo streams of all nodes: position = number of records.
+#[derive(Default)]
+struct Log(Mutex<BTreeMap<NodeId, (Records, usize)>>);
+
+impl Log {
+    fn append(&self, node: NodeId, page: PageId, psn: Psn) -> Lsn {
+        let mut streams = self.0.lock().unwrap();
+        let stream = streams.entry(node).or_default();
+        stream.0.push((page, psn));
+        Lsn(stream.0.len() as u64)
+    }
+
+    fn durable_targets(&self) -> BTreeMap<PageId, Psn> {
+        let mut targets = BTreeMap::new();
+        for (records, durable) in self.0.lock().unwrap().values() {
+            for (page, psn) in &records[..*durable] {
+                let target = targets.entry(*page).or_insert(*psn);
+                *target = (*target).max(*psn);
+            }
+        }
+        targets
+    }
+}
+
+/// One node's stream: a flush takes a millisecond of virtual time.
+struct SlowRedo {
+    node: NodeId,
+    log: Arc<Log>,
+    clock: TestClock,
+}
+
+impl Redo for SlowRedo {
+    fn durable(&self) -> Lsn {
+        Lsn(self.log.0.lock().unwrap().entry(self.node).or_default().1 as u64)
+    }
+    fn request(&self, _position: Lsn) {}
+    fn wait(&self, position: Lsn) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.clock.sleep(Duration::from_millis(1)).await;
+            let mut streams = self.log.0.lock().unwrap();
+            let stream = streams.entry(self.node).or_default();
+            stream.1 = stream.1.max(position.0 as usize);
+        })
+    }
+    fn written_back(&self, _by: NodeId, _pages: &[(PageId, Psn)]) {}
+}
+
+struct Cluster {
+    clock: TestClock,
+    network: Arc<MemoryNetwork>,
+    store: Arc<MemoryStore>,
+    log: Arc<Log>,
+    pools: BTreeMap<NodeId, Arc<Pool>>,
+    view: Arc<View>,
+}
+
+impl Cluster {
+    fn new(nodes: u8, frames: usize) -> Self {
+        let clock = TestClock::default();
+        let network = MemoryNetwork::new(Arc::new(clock.clone()));
+        let (store, log) = (Arc::new(MemoryStore::default()), Arc::new(Log::default()));
+        let view = Arc::new(View::none());
+        let mut cluster = Self { clock, network, store, log, pools: BTreeMap::new(), view };
+        for n in 1..=nodes {
+            cluster.start(id(n), frames);
+        }
+        cluster.change_view(NodeSet::EMPTY);
+        cluster
+    }
+
+    fn start(&mut self, node: NodeId, frames: usize) {
+        let redo = SlowRedo { node, log: self.log.clone(), clock: self.clock.clone() };
+        let config = PoolConfig { retransmit: Duration::from_millis(20), ..PoolConfig::new(node, frames) };
+        let transport = self.network.transport(node);
+        let pool = Pool::new(config, Arc::new(self.clock.clone()), transport, self.store.clone(), Arc::new(redo));
+        self.network.attach(node, Incarnation(1), &pool);
+        self.pools.insert(node, pool);
+    }
+
+    fn change_view(&mut self, dead: NodeSet) {
+        let members = self.pools.keys().map(|n| Member { node: *n, incarnation: Incarnation(1) }).collect();
+        self.view = Arc::new(self.view.successor(members));
+        for pool in self.pools.values() {
+            pool.install_view(self.view.clone(), dead, !dead.is_empty());
+        }
+    }
+
+    /// Kills a node and lets the leader redo what it left: a page's content is its counter, which is its PSN.
+    fn kill(&mut self, node: NodeId) {
+        self.network.detach(node);
+        self.pools.remove(&node);
+        self.change_view(NodeSet::of(node));
+        let leader = self.pools[&self.view.leader].clone();
+        leader.analysed(self.log.durable_targets().into_iter().collect());
+        self.clock.spawn("recovery", Box::pin(async move {
+            loop {
+                let task = leader.next_redo().await;
+                let mut image = IoBuffer::zeroed(aquifer_buffer_pool::PAGE_SIZE);
+                image[64..72].copy_from_slice(&task.target.0.to_le_bytes());
+                aquifer_buffer_pool::header::set_identity(&mut image, task.page, task.target);
+                let contributors = NodeSet::of(node);
+                let info = aquifer_buffer_pool::ImageInfo { psn: task.target, dirty: true, contributors, ..Default::default() };
+                leader.redone(task, image, info).await;
+            }
+        }));
+    }
+
+    /// Starts `times` rounds of increments of all `pages` at `node`; the receiver tells when they are done.
+    fn work(&self, node: NodeId, pages: u32, times: u32) -> oneshot::Receiver<()> {
+        let (done, receiver) = oneshot::channel();
+        let (pool, log) = (self.pools[&node].clone(), self.log.clone());
+        let task = async move {
+            for round in 0..times {
+                for number in 0..pages {
+                    increment(&pool, page((number * 7 + round) % pages * 64), &log).await.unwrap();
+                }
+            }
+            drop(done.send(()));
+        };
+        self.clock.spawn("work", Box::pin(task));
+        receiver
+    }
+}
+
+#[test]
+fn solo_pool_reads_and_writes_with_eight_frames() {
+    let solo = SoloPool::new(8);
+    let log = Log::default();
+    solo.clock.block_on(async {
+        for round in 0..3 {
+            for number in 0..40 {
+                increment(&solo.pool, page(number), &log).await.unwrap();
+                assert_eq!(value(&solo.pool, page(number)).await, round + 1);
+            }
+        }
+        solo.pool.flush_all().await.unwrap();
+    });
+    for number in 0..40 {
+        assert_eq!(counter(&solo.store.page(page(number)).unwrap()), 3);
+    }
+    let counters = solo.pool.counters();
+    assert!(counters.evictions > 0 && counters.write_backs > 0 && counters.messages == 0);
+}
+
+#[test]
+fn a_page_with_a_bad_checksum_is_corrupt_and_another_pages_bytes_are_none() {
+    let solo = SoloPool::new(8);
+    let mut bytes = vec![0; aquifer_buffer_pool::PAGE_SIZE];
+    aquifer_buffer_pool::header::set_identity(&mut bytes, page(1), Psn(4));
+    solo.store.set_page(page(1), bytes.clone());
+    solo.store.set_page(page(2), bytes);
+    solo.clock.block_on(async {
+        let error = solo.pool.acquire(page(1), Mode::Shared).await.unwrap_err();
+        assert_eq!(error, PoolError::Corrupt(page(1)));
+        let _hold = solo.pool.acquire(page(2), Mode::Shared).await.unwrap();
+        assert_eq!(solo.pool.read(page(2)).unwrap().psn(), Psn(0));
+        assert_eq!(solo.pool.read(page(2)).unwrap().bytes(), &[0; aquifer_buffer_pool::PAGE_SIZE]);
+    });
+}
+
+fn count_everywhere(nodes: u8, frames: usize, pages: u32, lose: u64) {
+    let cluster = Cluster::new(nodes, frames);
+    cluster.network.lose_every(lose);
+    let work: Vec<_> = (1..=nodes).flat_map(|n| [cluster.work(id(n), pages, 5), cluster.work(id(n), pages, 5)]).collect();
+    cluster.clock.block_on(async {
+        for done in work {
+            done.await.unwrap();
+        }
+        for pool in cluster.pools.values() {
+            for number in 0..pages {
+                assert_eq!(value(pool, page(number * 64)).await, u64::from(nodes) * 10);
+            }
+        }
+    });
+}
+
+#[test]
+fn nodes_count_in_shared_pages() {
+    count_everywhere(3, 64, 12, 0);
+}
+
+#[test]
+fn nodes_count_with_eight_frames_and_lost_messages() {
+    count_everywhere(4, 8, 24, 9);
+}
+
+#[test]
+fn counting_goes_on_through_a_join() {
+    let mut cluster = Cluster::new(2, 8);
+    let first = [cluster.work(id(1), 16, 6), cluster.work(id(2), 16, 6)];
+    let clock = cluster.clock.clone();
+    clock.block_on(clock.sleep(Duration::from_millis(40)));
+    cluster.start(id(3), 8);
+    cluster.change_view(NodeSet::EMPTY);
+    let last = cluster.work(id(3), 16, 6);
+    clock.block_on(async {
+        for done in first {
+            done.await.unwrap();
+        }
+        last.await.unwrap();
+        for pool in cluster.pools.values() {
+            for number in 0..16 {
+                assert_eq!(value(pool, page(number * 64)).await, 18);
+            }
+        }
+    });
+}
+
+#[test]
+fn what_a_dead_node_made_durable_is_redone_and_the_rest_goes_on() {
+    for at in [3, 11, 30, 55] {
+        let mut cluster = Cluster::new(3, 8);
+        let work = [cluster.work(id(1), 12, 8), cluster.work(id(3), 12, 8)];
+        let doomed = cluster.work(id(2), 12, 8);
+        let clock = cluster.clock.clone();
+        clock.block_on(clock.sleep(Duration::from_millis(at)));
+        // Its work must not go on: it ends when its pool is closed to the network and nobody answers.
+        drop(doomed);
+        cluster.kill(id(2));
+        clock.block_on(async {
+            for done in work {
+                done.await.unwrap();
+            }
+        });
+        let leader = cluster.pools[&cluster.view.leader].clone();
+        clock.block_on(async {
+            while leader.redo_outstanding() > 0 {
+                clock.sleep(Duration::from_millis(5)).await;
+            }
+            let mut values = Vec::new();
+            for pool in cluster.pools.values() {
+                let mut all = Vec::new();
+                for number in 0..12 {
+                    all.push(value(pool, page(number * 64)).await);
+                }
+                values.push(all);
+            }
+            assert_eq!(values[0], values[1]);
+            assert!(values[0].iter().all(|v| (16..=24).contains(v)), "{values:?}");
+        });
+    }
+}
+
+#[test]
+fn a_node_leaves_cleanly_and_its_pages_are_on_storage() {
+    let mut cluster = Cluster::new(2, 8);
+    let work = [cluster.work(id(1), 10, 2), cluster.work(id(2), 10, 2)];
+    let clock = cluster.clock.clone();
+    let leaving = cluster.pools[&id(2)].clone();
+    clock.block_on(async {
+        for done in work {
+            done.await.unwrap();
+        }
+        leaving.flush_all().await.unwrap();
+        assert!(matches!(leaving.acquire(page(0), Mode::Shared).await, Err(PoolError::Closed)));
+    });
+    cluster.pools.remove(&id(2));
+    cluster.network.detach(id(2));
+    cluster.change_view(NodeSet::EMPTY);
+    clock.block_on(async {
+        for number in 0..10 {
+            assert_eq!(value(&cluster.pools[&id(1)], page(number * 64)).await, 4);
+        }
+    });
+}
+
+#[test]
+fn the_cleaner_writes_what_is_wanted_at_once() {
+    let cluster = Cluster::new(2, 8);
+    let (one, two) = (cluster.pools[&id(1)].clone(), cluster.pools[&id(2)].clone());
+    cluster.clock.block_on(async {
+        increment(&one, page(0), &cluster.log).await.unwrap();
+        increment(&two, page(0), &cluster.log).await.unwrap();
+        one.want_flush(&[page(0)]);
+        cluster.clock.sleep(Duration::from_millis(1)).await;
+        let notify = Notify::new();
+        notify.notify_one();
+        while two.write_back(8).await == 0 {
+            cluster.clock.sleep(Duration::from_millis(2)).await;
+            SlowRedo { node: id(2), log: cluster.log.clone(), clock: cluster.clock.clone() }.wait(Lsn(1)).await;
+        }
+        notify.notified().await;
+    });
+    assert_eq!(counter(&cluster.store.page(page(0)).unwrap()), 2);
+    let _unused = NullRedo;
+}
