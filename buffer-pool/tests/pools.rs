@@ -171,7 +171,7 @@ impl Cluster {
                     increment(&pool, page((number * 7 + round) % pages * 64), &log).await.unwrap();
                 }
             }
-            drop(done.send(()));
+            done.send(()).ok();
         };
         self.clock.spawn("work", Box::pin(task));
         receiver
