@@ -45,6 +45,8 @@ impl Wake for TaskWaker {
 }
 
 impl TestRuntime {
+    // What tests hold is a handle, because tasks and timers hold the runtime too.
+    #[allow(clippy::new_ret_no_self)]
     /// A runtime at time 1 s whose random numbers come from `seed`.
     pub fn new(seed: u64) -> Arc<TestHandle> {
         let state = State { now: 1_000_000_000, random: seed, next_task: 1, ..State::default() };

@@ -86,7 +86,7 @@ pub fn encode_entry(
     records: &[Record],
 ) -> (Vec<u8>, Tail) {
     assert!(epoch >= tail.epoch, "a journal's epochs never fall");
-    assert!(position >= tail.position && position % BLOCK_BYTES as u64 == 0, "a journal grows by whole blocks");
+    assert!(position >= tail.position && position.is_multiple_of(BLOCK_BYTES as u64), "a journal grows by whole blocks");
     let payload = postcard::to_allocvec(records).expect("plain data always encodes");
     let mut bytes = Vec::with_capacity(entry_bytes(payload.len()));
     bytes.extend_from_slice(&ENTRY_MAGIC.to_le_bytes());
@@ -182,7 +182,7 @@ pub fn decode_checkpoint_head(
         return Err(EnvelopeError::Absent);
     }
     let fits = head.length <= capacity.saturating_sub(BLOCK_BYTES as u64);
-    if fits && head.tail.position % BLOCK_BYTES as u64 == 0 { Ok(head) } else { Err(EnvelopeError::Corrupt) }
+    if fits && head.tail.position.is_multiple_of(BLOCK_BYTES as u64) { Ok(head) } else { Err(EnvelopeError::Corrupt) }
 }
 
 /// The catalogue in the body of a checkpoint.

@@ -101,14 +101,14 @@ impl Label {
             && self.au_bytes >= block
             && self.au_bytes.is_power_of_two()
             && self.au_bytes <= 64 << 20
-            && self.au_offset % self.au_bytes == 0
+            && self.au_offset.is_multiple_of(self.au_bytes)
             && self.au_offset + u64::from(self.au_count) * self.au_bytes <= self.size
             && (self.volume != 0 || self.has_sound_journal())
     }
 
     fn has_sound_journal(&self) -> bool {
         self.segment_bytes >= 2 * BLOCK_BYTES as u64
-            && self.journal_bytes % self.segment_bytes == 0
+            && self.journal_bytes.is_multiple_of(self.segment_bytes)
             && self.journal_bytes / self.segment_bytes >= 8
             && self.checkpoint_bytes >= 2 * BLOCK_BYTES as u64
             && self.checkpoint_offset(1) + self.checkpoint_bytes <= self.au_offset

@@ -56,7 +56,7 @@ impl OpenFile {
     /// Whether an operation is aligned and inside.
     pub(super) fn check(&self, operation: &'static str, offset: u64, length: usize) -> Result<(), DeviceError> {
         let Geometry { size, block } = self.geometry;
-        let aligned = offset % u64::from(block) == 0 && length % block as usize == 0;
+        let aligned = offset.is_multiple_of(u64::from(block)) && length.is_multiple_of(block as usize);
         match offset.checked_add(length as u64) {
             Some(end) if aligned && end <= size => Ok(()),
             _ => Err(DeviceError::OutOfRange { operation, offset, length }),

@@ -104,7 +104,7 @@ impl SimDisk {
 
     fn with_pages(options: SimDiskOptions, pages: Pages) -> Self {
         assert!(options.block.is_power_of_two() && (512..=4096).contains(&options.block));
-        assert!(options.size % u64::from(options.block) == 0, "a disk has whole blocks");
+        assert!(options.size.is_multiple_of(u64::from(options.block)), "a disk has whole blocks");
         Self(Arc::new(Mutex::new(State {
             random: options.seed ^ 0x5EED_0D15_C000_0000,
             options,
@@ -272,7 +272,7 @@ impl State {
             1 => Vec::new(),
             _ => {
                 let sectors = write.data.chunks(SECTOR).enumerate();
-                let kept = sectors.filter(|_| self.draw() % 2 == 0);
+                let kept = sectors.filter(|_| self.draw().is_multiple_of(2));
                 kept.map(|(index, sector)| Write {
                     offset: write.offset + (index * SECTOR) as u64,
                     data: sector.into(),
@@ -360,7 +360,7 @@ impl SimDevice {
 
     fn check(&self, operation: &'static str, offset: u64, length: usize) -> Result<(), DeviceError> {
         let Geometry { size, block } = self.geometry();
-        let aligned = offset % u64::from(block) == 0 && length % block as usize == 0;
+        let aligned = offset.is_multiple_of(u64::from(block)) && length.is_multiple_of(block as usize);
         match offset.checked_add(length as u64) {
             Some(end) if aligned && end <= size => Ok(()),
             _ => Err(DeviceError::OutOfRange { operation, offset, length }),

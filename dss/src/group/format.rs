@@ -129,14 +129,14 @@ fn plan(size: u64, options: &GroupOptions) -> Result<Label, StorageError> {
     if !options.au_bytes.is_power_of_two() || options.au_bytes < block || options.au_bytes > 64 << 20 {
         return invalid("an allocation unit is a power of two up to 64 MiB");
     }
-    if options.journal_bytes < 64 << 10 || options.journal_bytes % (32 << 10) != 0 || options.journal_bytes > 1 << 40 {
+    if options.journal_bytes < 64 << 10 || !options.journal_bytes.is_multiple_of(32 << 10) || options.journal_bytes > 1 << 40 {
         return invalid("the journal is a multiple of 32 KiB and at least 64 KiB");
     }
     let checkpoint = options.checkpoint_bytes;
-    if checkpoint < 32 << 10 || checkpoint % block != 0 || checkpoint > 1 << 32 {
+    if checkpoint < 32 << 10 || !checkpoint.is_multiple_of(block) || checkpoint > 1 << 32 {
         return invalid("a checkpoint is a multiple of 4 KiB and at least 32 KiB");
     }
-    let segment = if options.journal_bytes % (256 << 10) == 0 && options.journal_bytes >= 2 << 20 {
+    let segment = if options.journal_bytes.is_multiple_of(256 << 10) && options.journal_bytes >= 2 << 20 {
         256 << 10
     } else {
         options.journal_bytes / 8

@@ -57,7 +57,7 @@ impl Transport for Wire {
         assert_eq!(service, Service::Storage);
         let mut sent = self.network.sent.lock();
         *sent += 1;
-        if *sent % 3 == 0 {
+        if sent.is_multiple_of(3) {
             return;
         }
         drop(sent);

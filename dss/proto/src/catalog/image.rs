@@ -67,7 +67,7 @@ impl Catalog {
 impl CatalogImage {
     fn build(self) -> Option<Catalog> {
         let units_fit = |volume: &Volume| volume.units <= 1 << 26;
-        if self.au_bytes == 0 || self.volumes.len() > 64 || !self.volumes.iter().all(units_fit) {
+        if self.au_bytes == 0 || self.next_file > 1 << 62 || self.volumes.len() > 64 || !self.volumes.iter().all(units_fit) {
             return None;
         }
         let volumes = self.volumes.iter().map(|volume| FreeMap::new(volume.units, volume.cursor)).collect();

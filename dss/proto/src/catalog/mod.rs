@@ -9,6 +9,8 @@
 mod allocator;
 mod image;
 mod record;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub use allocator::FreeMap;
