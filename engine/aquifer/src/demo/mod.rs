@@ -5,13 +5,12 @@
 
 mod progress;
 mod report;
-mod takeover;
 
 use crate::cluster::initialise;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::load::{
-    Audit, Load, LoadOptions, LoadResult, LocalCluster, LocalOptions, Scale, audit, connect, interruptible,
-    prepare,
+    Audit, Load, LoadOptions, LoadResult, LocalCluster, LocalOptions, Scale, Takeover, audit, connect,
+    interruptible, prepare,
 };
 use crate::output::{OutputOptions, note};
 use crate::units::{parse_size, show_size};
@@ -20,7 +19,6 @@ use report::Report;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use takeover::Takeover;
 
 /// Options of `demo`.
 #[derive(Clone, Debug, clap::Args)]
@@ -187,15 +185,20 @@ async fn perform(options: &DemoOptions, place: &Place) -> Result<Report, Failure
         let victim = options.victim.unwrap_or(options.nodes);
         takeover = Some(Takeover::inflict(&mut cluster, victim)?);
     }
+    if let Some(takeover) = &mut takeover {
+        let watch = takeover.observe(&cluster);
+        tokio::pin!(watch);
+        tokio::select! {
+            result = &mut watch => result?,
+            () = progress.run_until(began + half * 2) => watch.await?,
+        }
+    }
     progress.run_until(began + half * 2).await;
     let elapsed = began.elapsed();
     let transfers = progress.page_transfers();
     let trouble = load.board.trouble().map(str::to_owned);
     let result = load.finish().await?;
-    let takeover = match takeover {
-        Some(takeover) => Some(takeover.observe(&cluster, &result).await?),
-        None => None,
-    };
+    let takeover = takeover.map(|takeover| takeover.timeline(&result));
     let audits = audit_all(&cluster, scale, &result).await?;
     let fallen = cluster.fallen();
     let sql: Vec<(u8, SocketAddr)> = cluster.alive().map(|n| (n.id, n.sql)).collect();

@@ -1,7 +1,6 @@
 //! The verdict of a demo and its figures.
 
-use super::takeover::Timeline;
-use crate::load::{Audit, LoadResult};
+use crate::load::{Audit, LoadResult, Timeline};
 use crate::output::{Colour, paint};
 use serde_json::{Value, json};
 use std::time::Duration;

@@ -86,7 +86,7 @@ fn inner(path: &str) -> &str {
 
 async fn ls(options: PathOptions) -> Outcome {
     let group = device::OfflineGroup::open(&options.device).await?;
-    let entries = group.list(inner(&options.path)).await?;
+    let entries = group.list(inner(&options.path))?;
     options.output.emit(json!({ "entries": entries }), || {
         table(&["name", "kind", "id", "size"], entries.iter().map(row).collect())
     })?;
@@ -104,7 +104,7 @@ fn row(entry: &FileEntry) -> Vec<String> {
 
 async fn stat(options: PathOptions) -> Outcome {
     let group = device::OfflineGroup::open(&options.device).await?;
-    let entry = group.stat(inner(&options.path)).await?;
+    let entry = group.stat(inner(&options.path))?;
     options.output.emit(json!(entry), || {
         let mut lines = vec![
             vec!["name".into(), entry.name.clone()],
@@ -115,7 +115,12 @@ async fn stat(options: PathOptions) -> Outcome {
                 format!("{} ({} bytes)", show_size(entry.size), entry.size),
             ],
         ];
-        lines.extend(entry.extents.iter().map(|e| vec!["extent".into(), e.clone()]));
+        lines.extend(entry.extents.iter().map(|(volume, start, count)| {
+            vec![
+                "extent".into(),
+                format!("volume {volume}, units {start} to {}", start + count - 1),
+            ]
+        }));
         table(&["", ""], lines)
     })?;
     Ok(Exit::Done)
@@ -148,7 +153,7 @@ async fn copy(
     mut sink: impl FnMut(&[u8]) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
     let group = device::OfflineGroup::open(device).await?;
-    let entry = group.stat(inner(path)).await?;
+    let entry = group.stat(inner(path))?;
     if entry.kind == "directory" {
         return Err(Failure::usage(format!("{path} is a directory")));
     }

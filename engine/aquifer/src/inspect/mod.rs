@@ -1,14 +1,35 @@
-//! `aquifer inspect`.
+//! `aquifer inspect`: what is on the device, decoded with the decoders that nodes use. Nothing is written.
+
+mod page;
+mod structures;
+mod wal;
 
 use crate::failure::Outcome;
 
 /// `inspect ...`.
 #[derive(Debug, clap::Subcommand)]
-pub enum InspectCommand {}
+pub enum InspectCommand {
+    /// Both copies of the label
+    Label(structures::DeviceOptions),
+    /// The slots of the nodes
+    Slots(structures::DeviceOptions),
+    /// Metadata journal since the last checkpoint
+    Journal(structures::DeviceOptions),
+    /// Redo stream of a node
+    Wal(wal::WalOptions),
+    /// A page of a file: header and content
+    Page(page::PageOptions),
+}
 
 impl InspectCommand {
     /// Runs it.
     pub async fn run(self) -> Outcome {
-        match self {}
+        match self {
+            Self::Label(options) => structures::label(options).await,
+            Self::Slots(options) => structures::slots(options).await,
+            Self::Journal(options) => structures::journal(options).await,
+            Self::Wal(options) => wal::run(options).await,
+            Self::Page(options) => page::run(options).await,
+        }
     }
 }

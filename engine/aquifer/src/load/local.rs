@@ -61,8 +61,8 @@ impl LocalCluster {
         };
         // All are launched before any is waited for: they form one view together.
         for id in 1..=count {
-            let child = cluster.launch(id)?;
             let sql = SocketAddr::from(([127, 0, 0, 1], 0));
+            let child = cluster.launch(id, sql)?;
             cluster.nodes.push(LocalNode {
                 id,
                 sql,
@@ -76,14 +76,14 @@ impl LocalCluster {
         Ok(cluster)
     }
 
-    /// Starts one node again, under its old id.
+    /// Starts one node again, under its old id and SQL address.
     pub async fn restart(&mut self, id: u8) -> Result<(), Failure> {
-        let child = self.launch(id)?;
         let index = self
             .nodes
             .iter()
             .position(|n| n.id == id)
             .expect("only known nodes are restarted");
+        let child = self.launch(id, self.nodes[index].sql)?;
         self.nodes[index].child = Some(child);
         self.wait_ready(index).await
     }
@@ -92,7 +92,7 @@ impl LocalCluster {
         self.options.logs.join(format!("node-{id}.log"))
     }
 
-    fn launch(&self, id: u8) -> Result<Child, Failure> {
+    fn launch(&self, id: u8, sql: SocketAddr) -> Result<Child, Failure> {
         let program =
             std::env::current_exe().map_err(|e| Failure::failed(format!("cannot find this program: {e}")))?;
         let errors = self.options.logs.join(format!("node-{id}.err"));
@@ -105,7 +105,7 @@ impl LocalCluster {
             "--id",
             &id.to_string(),
             "--sql",
-            "127.0.0.1:0",
+            &sql.to_string(),
             "--buffer",
             &self.options.buffer,
         ]);

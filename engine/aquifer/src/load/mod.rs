@@ -7,9 +7,11 @@
 mod audit;
 mod bank;
 mod local;
+mod takeover;
 mod worker;
 
 pub use audit::{Audit, audit};
 pub use bank::{Scale, describe, prepare};
 pub use local::{LocalCluster, LocalOptions, interruptible};
+pub use takeover::{Takeover, Timeline};
 pub use worker::{Board, Load, LoadOptions, LoadResult, connect};

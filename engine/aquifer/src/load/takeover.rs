@@ -2,21 +2,25 @@
 //!
 //! Node instants are CLOCK_BOOTTIME, and so is the instant of the kill: on one machine they compare.
 
+use super::local::LocalCluster;
+use super::worker::LoadResult;
 use crate::admin::{AdminClient, Reform};
 use crate::failure::Failure;
-use crate::load::{LoadResult, LocalCluster};
 use crate::output::note;
-use crate::units::milliseconds_after;
+use crate::units::{boottime, milliseconds_after};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
 /// How long the survivors may take until every page is redone.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 
-/// A kill that was done.
+/// A kill that was done, and what the survivors said of it.
 pub struct Takeover {
     victim: u8,
     killed_at: u64,
+    /// CLOCK_BOOTTIME at which the survivors were asked for the last time; acknowledgements after it say nothing.
+    observed_until: u64,
+    reforms: Vec<Reform>,
 }
 
 /// Milliseconds after the SIGKILL; what was never reached is missing.
@@ -75,28 +79,31 @@ impl Takeover {
     pub fn inflict(cluster: &mut LocalCluster, victim: u8) -> Result<Self, Failure> {
         let killed_at = cluster.kill(victim)?;
         note(format!("*** SIGKILL to node {victim}"));
-        Ok(Self { victim, killed_at })
+        Ok(Self {
+            victim,
+            killed_at,
+            observed_until: killed_at,
+            reforms: Vec::new(),
+        })
     }
 
-    /// Waits until the survivors have recovered, and makes the timeline.
-    pub async fn observe(&self, cluster: &LocalCluster, result: &LoadResult) -> Result<Timeline, Failure> {
+    /// Waits until the survivors have recovered.
+    pub async fn observe(&mut self, cluster: &LocalCluster) -> Result<(), Failure> {
         let mut admins = cluster.admins().await?;
         let deadline = Instant::now() + RECOVERY_LIMIT;
-        let reforms = loop {
-            let reforms = self.reforms(&mut admins).await?;
-            let done = reforms.len() == admins.len() && reforms.iter().any(|r| r.recovered > 0);
+        loop {
+            self.reforms = self.ask(&mut admins).await?;
+            self.observed_until = boottime();
+            let done = self.reforms.len() == admins.len() && self.reforms.iter().any(|r| r.recovered > 0);
             if done || Instant::now() > deadline {
-                break reforms;
+                return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
-        let timeline = self.timeline(&reforms, result);
-        note(timeline.line());
-        Ok(timeline)
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// What each survivor says of the reform in which the victim died.
-    async fn reforms(&self, admins: &mut [(u8, AdminClient)]) -> Result<Vec<Reform>, Failure> {
+    async fn ask(&self, admins: &mut [(u8, AdminClient)]) -> Result<Vec<Reform>, Failure> {
         let mut reforms = Vec::new();
         for (_, admin) in admins {
             if let Some(reform) = admin.timeline().await?
@@ -109,7 +116,9 @@ impl Takeover {
         Ok(reforms)
     }
 
-    fn timeline(&self, reforms: &[Reform], result: &LoadResult) -> Timeline {
+    /// The timeline, with what the clients of the load saw.
+    pub fn timeline(&self, result: &LoadResult) -> Timeline {
+        let reforms = &self.reforms;
         let after = |instant: u64| milliseconds_after(self.killed_at, instant);
         let reached = |pick: fn(&Reform) -> u64| reforms.iter().map(pick).filter(|i| *i > 0);
         let victim_index = usize::from(self.victim) - 1;
@@ -129,16 +138,16 @@ impl Takeover {
             view_ms: view.map(after),
             first_commit_ms: first.map(after),
             recovered_ms: reached(|r| r.recovered).max().map(after),
-            longest_pause_ms: longest_pause(&survivors, self.killed_at),
+            longest_pause_ms: longest_pause(&survivors, self.killed_at, self.observed_until),
         }
     }
 }
 
-/// Longest gap between neighbours of which the later is after the kill.
-fn longest_pause(acknowledged_at: &[u64], killed_at: u64) -> Option<f64> {
+/// Longest gap between neighbours that reaches into the time from the kill to `until`.
+fn longest_pause(acknowledged_at: &[u64], killed_at: u64, until: u64) -> Option<f64> {
     acknowledged_at
         .windows(2)
-        .filter(|pair| pair[1] > killed_at)
+        .filter(|pair| pair[1] > killed_at && pair[0] < until)
         .map(|pair| milliseconds_after(pair[0], pair[1]))
         .max_by(f64::total_cmp)
 }
@@ -151,9 +160,9 @@ mod tests {
     fn pauses_before_the_kill_do_not_count() {
         let ms = 1_000_000;
         assert_eq!(
-            longest_pause(&[0, 500 * ms, 510 * ms, 700 * ms], 505 * ms),
+            longest_pause(&[0, 500 * ms, 510 * ms, 700 * ms, 990 * ms], 505 * ms, 650 * ms),
             Some(190.0)
         );
-        assert_eq!(longest_pause(&[], 1), None);
+        assert_eq!(longest_pause(&[], 1, 2), None);
     }
 }
