@@ -1,1 +1,432 @@
-//! Whole drivers in virtual time.
+//! Whole drivers in virtual time: three nodes on one simulated disk, with crashes, pauses and partitions.
+
+use super::*;
+use crate::device::{Port, SimDisk, SimDiskOptions};
+use crate::group::ControlBlocks;
+use crate::seam::{
+    BoxFuture, FenceError, Fencer, LockState, ProcessIdentity, Runtime, Service, Transport,
+};
+use crate::testing::{TestHandle, TestRuntime};
+use aquifer_dss_proto::{Incarnation, Instant, Member, NodeId, NodeSet, View};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+fn node(id: u8) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+#[derive(Default)]
+struct Life {
+    dead: Option<String>,
+    paused: bool,
+    wakers: Vec<Waker>,
+}
+
+/// The runtime of one life: its tasks rest while it is paused and end when it is dead.
+struct LifeRuntime {
+    handle: Arc<TestHandle>,
+    life: Arc<Mutex<Life>>,
+}
+
+struct Gated {
+    task: BoxFuture<'static, ()>,
+    life: Arc<Mutex<Life>>,
+}
+
+impl Future for Gated {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut life = self.life.lock();
+        if life.dead.is_some() {
+            return Poll::Ready(());
+        }
+        if life.paused {
+            life.wakers.push(context.waker().clone());
+            return Poll::Pending;
+        }
+        drop(life);
+        self.task.as_mut().poll(context)
+    }
+}
+
+impl Runtime for LifeRuntime {
+    fn now(&self) -> Instant {
+        self.handle.now()
+    }
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        self.handle.sleep_until(deadline)
+    }
+    fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) {
+        self.handle.spawn(name, Box::pin(Gated { task, life: self.life.clone() }));
+    }
+    fn random(&self) -> u64 {
+        self.handle.random()
+    }
+    fn abort(&self, reason: &str) {
+        self.life.lock().dead.get_or_insert(reason.to_owned());
+    }
+}
+
+struct Started {
+    id: u8,
+    life: Arc<Mutex<Life>>,
+    port: Port,
+    membership: Option<Arc<Membership>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// By number of start, which is the pid too.
+    lives: Vec<Started>,
+    /// Who has the lock of a node: number of start.
+    locks: BTreeMap<u8, usize>,
+    cut: BTreeSet<(u8, u8)>,
+    unkillable: BTreeSet<u8>,
+    installs: Vec<(u8, Arc<View>, Vec<Member>)>,
+}
+
+#[derive(Clone)]
+struct Cluster {
+    handle: Arc<TestHandle>,
+    disk: SimDisk,
+    shared: Arc<Mutex<Shared>>,
+}
+
+struct Wire(Cluster, u8, usize);
+
+impl Transport for Wire {
+    fn send(&self, to: NodeId, _: Service, body: Vec<u8>) {
+        let (cluster, from, number) = (self.0.clone(), self.1, self.2);
+        let runtime = cluster.handle.clone();
+        runtime.spawn("wire", Box::pin(async move {
+            cluster.handle.sleep(Duration::from_micros(100)).await;
+            let (target, incarnation) = {
+                let shared = cluster.shared.lock();
+                let Some(sender) = shared.lives[number].membership.clone() else { return };
+                let up = |l: &&Started| l.id == to.get() && l.life.lock().dead.is_none() && !l.life.lock().paused;
+                let target = shared.lives.iter().filter(up).find_map(|l| l.membership.clone());
+                if shared.cut.contains(&(from, to.get())) {
+                    return;
+                }
+                (target, sender.incarnation())
+            };
+            if let Some(target) = target {
+                target.receive(node(from), incarnation, &body);
+            }
+        }));
+    }
+}
+
+struct Locks(Cluster, usize, Mutex<BTreeMap<NodeId, Incarnation>>);
+
+impl Locks {
+    fn holder(&self, id: NodeId) -> Option<usize> {
+        let shared = self.0.shared.lock();
+        let number = *shared.locks.get(&id.get())?;
+        shared.lives[number].life.lock().dead.is_none().then_some(number)
+    }
+}
+
+impl Fencer for Locks {
+    fn hold(&self, id: NodeId) -> Result<(), FenceError> {
+        if self.holder(id).is_some() {
+            return Err(FenceError::SlotBusy(id));
+        }
+        self.0.shared.lock().locks.insert(id.get(), self.1);
+        Ok(())
+    }
+    fn identity(&self) -> ProcessIdentity {
+        ProcessIdentity { pid: self.1 as u32, ..ProcessIdentity::default() }
+    }
+    fn observe(&self, id: NodeId, incarnation: Incarnation) -> Result<LockState, FenceError> {
+        let state = if self.holder(id).is_some() { LockState::Held } else { LockState::Free };
+        if state == LockState::Held {
+            self.2.lock().insert(id, incarnation);
+        }
+        Ok(state)
+    }
+    fn fence(
+        &self,
+        victim: NodeId,
+        _: Incarnation,
+        identity: ProcessIdentity,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<(), FenceError>> {
+        Box::pin(async move {
+            if self.0.shared.lock().unkillable.contains(&victim.get()) {
+                self.0.handle.sleep_until(deadline).await;
+                return Err(FenceError::StillAlive(victim));
+            }
+            self.0.kill_life(identity.pid as usize);
+            Ok(())
+        })
+    }
+}
+
+impl Cluster {
+    fn new(seed: u64) -> Self {
+        let disk = SimDisk::new(SimDiskOptions::new(8 << 20, seed));
+        Self { handle: TestRuntime::new(seed), disk, shared: Arc::default() }
+    }
+
+    async fn start(&self, id: u8) -> Result<Arc<Membership>, MembershipError> {
+        let life = Arc::new(Mutex::new(Life::default()));
+        let runtime = Arc::new(LifeRuntime { handle: self.handle.clone(), life: life.clone() });
+        let device = self.disk.attach(runtime.clone());
+        let number = {
+            let mut shared = self.shared.lock();
+            shared.lives.push(Started { id, life, port: device.port(), membership: None });
+            shared.lives.len() - 1
+        };
+        let wire = Arc::new(Wire(self.clone(), id, number));
+        let locks = Arc::new(Locks(self.clone(), number, Mutex::default()));
+        let config = MembershipConfig::new(node(id));
+        let started = Membership::start(runtime.clone(), ControlBlocks::new(device), wire, locks, config).await;
+        let membership = match started {
+            Ok(membership) => membership,
+            Err(error) => {
+                self.shared.lock().lives[number].life.lock().dead = Some(error.to_string());
+                return Err(error);
+            }
+        };
+        self.shared.lock().lives[number].membership = Some(membership.clone());
+        let (cluster, of) = (self.clone(), membership.clone());
+        runtime.spawn("events", Box::pin(async move {
+            while let MembershipEvent::Install { view, dead, .. } = of.next_event().await {
+                cluster.check_install(&view, &dead);
+                of.installed(view.epoch);
+                cluster.shared.lock().installs.push((id, view, dead));
+            }
+        }));
+        Ok(membership)
+    }
+
+    /// One view per epoch; nobody who is excluded may still be alive.
+    fn check_install(&self, view: &View, dead: &[Member]) {
+        let shared = self.shared.lock();
+        for (_, other, _) in &shared.installs {
+            assert!(other.epoch != view.epoch || **other == *view, "two views of epoch {:?}", view.epoch);
+        }
+        for life in &shared.lives {
+            let Some(membership) = &life.membership else { continue };
+            let member = Member { node: node(life.id), incarnation: membership.incarnation() };
+            assert!(!dead.contains(&member) || life.life.lock().dead.is_some(), "{member:?} is alive");
+        }
+    }
+
+    /// kill -9: connections close at once.
+    fn kill_life(&self, number: usize) {
+        let (port, id, incarnation, others) = {
+            let shared = self.shared.lock();
+            let victim = &shared.lives[number];
+            if victim.life.lock().dead.replace("killed".into()).is_some() {
+                return;
+            }
+            let incarnation = victim.membership.as_ref().map(|m| m.incarnation());
+            let up = |l: &&Started| l.life.lock().dead.is_none() && !shared.cut.contains(&(victim.id, l.id));
+            let others: Vec<_> = shared.lives.iter().filter(up).filter_map(|l| l.membership.clone()).collect();
+            (victim.port, victim.id, incarnation, others)
+        };
+        self.disk.kill(port);
+        for other in others {
+            other.disconnected(node(id), incarnation.unwrap_or_default());
+        }
+    }
+
+    fn kill(&self, id: u8) {
+        let number = self.shared.lock().lives.iter().rposition(|l| l.id == id).unwrap();
+        self.kill_life(number);
+    }
+
+    fn pause(&self, id: u8, paused: bool) {
+        let shared = self.shared.lock();
+        let mut life = shared.lives.iter().rfind(|l| l.id == id).unwrap().life.lock();
+        life.paused = paused;
+        life.wakers.drain(..).for_each(Waker::wake);
+    }
+
+    fn death(&self, id: u8) -> Option<String> {
+        let shared = self.shared.lock();
+        let life = shared.lives.iter().rfind(|l| l.id == id).unwrap().life.lock();
+        life.dead.clone()
+    }
+
+    fn cut(&self, from: u8, to: u8) {
+        self.shared.lock().cut.insert((from, to));
+    }
+
+    /// Waits, at most `limit`, until the living among `ids` have installed a view of exactly `ids`; how long it took.
+    async fn settle(&self, ids: &[u8], limit: Duration) -> Duration {
+        let want: NodeSet = ids.iter().map(|id| node(*id)).collect();
+        let begun = self.handle.now();
+        loop {
+            let done = ids.iter().all(|id| {
+                let shared = self.shared.lock();
+                let life = shared.lives.iter().rfind(|l| l.id == *id).unwrap();
+                life.membership.as_ref().is_some_and(|m| {
+                    m.view().nodes() == want && m.view().incarnation(node(*id)) == Some(m.incarnation())
+                })
+            });
+            let took = self.handle.now().since(begun);
+            if done {
+                return took;
+            }
+            if took > limit {
+                let shared = self.shared.lock();
+                for life in &shared.lives {
+                    let state = life.membership.as_ref().map(|m| (m.view().nodes(), m.decided_epoch(), m.alarm()));
+                    println!("node {}: {state:?}, dead {:?}", life.id, life.life.lock().dead);
+                }
+                panic!("no view of {ids:?} after {took:?}");
+            }
+            self.handle.sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn start_all(&self) {
+        for id in [1, 2, 3] {
+            self.start(id).await.unwrap();
+        }
+        self.settle(&[1, 2, 3], Duration::from_secs(5)).await;
+        self.handle.sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn run<F: Future<Output = ()>>(test: impl Fn(Cluster) -> F) {
+    for seed in 1..=5 {
+        let cluster = Cluster::new(seed);
+        let handle = cluster.handle.clone();
+        handle.block_on(test(cluster));
+    }
+}
+
+const SOON: Duration = Duration::from_secs(8);
+
+#[test]
+fn a_killed_node_is_out_within_milliseconds_and_may_come_back() {
+    run(|cluster| async move {
+        cluster.start_all().await;
+        for victim in [3, 1, 2] {
+            let rest: Vec<u8> = [1, 2, 3].into_iter().filter(|id| *id != victim).collect();
+            cluster.kill(victim);
+            let limit = Duration::from_millis(20);
+            assert!(cluster.settle(&rest, SOON).await < limit);
+            cluster.start(victim).await.unwrap();
+            cluster.settle(&[1, 2, 3], SOON).await;
+            cluster.handle.sleep(Duration::from_secs(1)).await;
+        }
+    });
+}
+
+#[test]
+fn a_paused_node_is_excluded_and_dead_before_anybody_acts() {
+    run(|cluster| async move {
+        cluster.start_all().await;
+        cluster.pause(2, true);
+        cluster.settle(&[1, 3], SOON).await;
+        assert_eq!(cluster.death(2).as_deref(), Some("killed"));
+    });
+}
+
+#[test]
+fn a_paused_node_aborts_when_it_goes_on_after_its_lease() {
+    run(|cluster| async move {
+        cluster.start_all().await;
+        cluster.shared.lock().unkillable.insert(2);
+        cluster.pause(2, true);
+        cluster.handle.sleep(SOON).await;
+        let installed = cluster.shared.lock().installs.iter().map(|(_, view, _)| view.nodes().len()).min();
+        assert_eq!(installed.map(|n| n >= 1), Some(true));
+        let one = cluster.shared.lock().lives[0].membership.clone().unwrap();
+        assert!(one.view().contains(node(2)), "nobody acts while node 2 is unproven");
+        assert!(one.alarm().is_some());
+        cluster.pause(2, false);
+        cluster.settle(&[1, 3], SOON).await;
+        assert!(cluster.death(2).is_some_and(|reason| reason != "killed"));
+    });
+}
+
+#[test]
+fn the_connected_majority_wins_a_partition_also_a_one_way_one() {
+    for one_way in [true, false] {
+        run(|cluster| async move {
+            cluster.start_all().await;
+            for other in [2, 3] {
+                cluster.cut(1, other);
+                if !one_way {
+                    cluster.cut(other, 1);
+                }
+            }
+            cluster.settle(&[2, 3], SOON).await;
+            assert!(cluster.death(1).is_some());
+        });
+    }
+}
+
+#[test]
+fn a_stopped_or_crashed_cluster_starts_again() {
+    run(|cluster| async move {
+        cluster.start_all().await;
+        for id in [1, 2, 3] {
+            cluster.kill(id);
+        }
+        cluster.start(2).await.unwrap();
+        cluster.start(3).await.unwrap();
+        cluster.settle(&[2, 3], SOON).await;
+        let dead = cluster.shared.lock().installs.last().unwrap().2.clone();
+        assert_eq!(dead.len(), 3, "all three earlier lives");
+        cluster.start(1).await.unwrap();
+        cluster.settle(&[1, 2, 3], SOON).await;
+    });
+}
+
+#[test]
+fn leaving_is_clean_and_the_last_one_may_leave_too() {
+    run(|cluster| async move {
+        cluster.start_all().await;
+        let all: Vec<_> = (0..3).map(|i| cluster.shared.lock().lives[i].membership.clone().unwrap()).collect();
+        all[0].leave().await.unwrap();
+        cluster.settle(&[2, 3], SOON).await;
+        assert!(cluster.shared.lock().installs.last().unwrap().2.is_empty(), "nobody died");
+        assert_eq!(cluster.death(1), None, "and nobody was killed");
+        all[1].leave().await.unwrap();
+        all[2].leave().await.unwrap();
+        for id in 0..3 {
+            cluster.kill_life(id);
+        }
+        cluster.start(1).await.unwrap();
+        cluster.settle(&[1], SOON).await;
+        assert!(cluster.shared.lock().installs.last().unwrap().2.is_empty(), "nobody died");
+    });
+}
+
+#[test]
+fn a_second_process_of_a_node_fails_at_once_and_disturbs_nothing() {
+    run(|cluster| async move {
+        cluster.start_all().await;
+        assert!(matches!(cluster.start(2).await, Err(MembershipError::SlotBusy(id)) if id == node(2)));
+        cluster.shared.lock().lives.pop();
+        cluster.handle.sleep(SOON).await;
+        cluster.settle(&[1, 2, 3], SOON).await;
+        let epoch = cluster.shared.lock().installs.iter().map(|(_, view, _)| view.epoch).max();
+        assert!(epoch.unwrap().0 <= 3, "no reform");
+    });
+}
+
+#[test]
+fn the_ceiling_of_scns_survives_its_node() {
+    run(|cluster| async move {
+        let one = cluster.start(1).await.unwrap();
+        one.raise_scn_ceiling(500).await.unwrap();
+        cluster.kill(1);
+        let two = cluster.start(2).await.unwrap();
+        let one = cluster.start(1).await.unwrap();
+        assert_eq!(two.highest_scn_ceiling().await.unwrap(), 500);
+        assert_eq!(one.highest_scn_ceiling().await.unwrap(), 500);
+    });
+}
