@@ -34,7 +34,11 @@ impl Pool {
             if let Some(index) = self.evict_one() {
                 return index;
             }
-            if self.write_some(self.config.write_batch.min(self.frames.len()), true).await > 0 {
+            if self
+                .write_some(self.config.write_batch.min(self.frames.len()), true)
+                .await
+                > 0
+            {
                 continue;
             }
             let until = self.next_expiry();
@@ -50,13 +54,21 @@ impl Pool {
     fn next_expiry(&self) -> Instant {
         let now = self.now();
         let holds = (0..self.frames.len()).map(|index| self.frames.frame(index).meta.lock().hold_until);
-        holds.filter(|until| *until > now).min().unwrap_or(now + self.config.retransmit)
+        holds
+            .filter(|until| *until > now)
+            .min()
+            .unwrap_or(now + self.config.retransmit)
     }
 
     fn evict_one(self: &Arc<Self>) -> Option<usize> {
         let mut inner = self.lock();
         let now = self.now();
-        let Inner { core, policy, waiters, .. } = &mut *inner;
+        let Inner {
+            core,
+            policy,
+            waiters,
+            ..
+        } = &mut *inner;
         let taken = policy.take(&self.frames, &mut |index| {
             let frame = self.frames.frame(index);
             let meta = *frame.meta.lock();
@@ -135,7 +147,11 @@ impl Pool {
                 meta.writing = Some(frame.psn());
                 header::set_identity(&mut image, page, frame.psn());
                 header::seal(&mut image, epoch, crc);
-                batch.push(Writing { page, index, psn: frame.psn() });
+                batch.push(Writing {
+                    page,
+                    index,
+                    psn: frame.psn(),
+                });
                 images.push((page, image));
             }
             drop(meta);
@@ -152,7 +168,11 @@ impl Pool {
             let frame = self.frames.frame(*index);
             frame.latch();
             let mut meta = frame.meta.lock();
-            assert_eq!((meta.page, meta.writing), (Some(*page), Some(*psn)), "HZ-2: a page stays while it is written");
+            assert_eq!(
+                (meta.page, meta.writing),
+                (Some(*page), Some(*psn)),
+                "HZ-2: a page stays while it is written"
+            );
             meta.writing = None;
             let contributors = meta.contributors;
             let clean = written && frame.psn() == *psn;
@@ -189,7 +209,10 @@ impl Pool {
     /// Clean shutdown: takes no more requests, writes everything dirty back, gives every page up, and waits until the
     /// homes know and nobody may need an image of this node. The caller must not install views without this node before.
     pub async fn flush_all(self: &Arc<Self>) -> Result<(), PoolError> {
-        assert!(!self.flushing.swap(true, Ordering::Relaxed), "a pool is shut down once");
+        assert!(
+            !self.flushing.swap(true, Ordering::Relaxed),
+            "a pool is shut down once"
+        );
         self.lock().closed = true;
         loop {
             let changed = self.changed.notified();

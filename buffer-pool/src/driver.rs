@@ -42,14 +42,26 @@ impl Pool {
                 if image.is_some() {
                     count(&self.figures.transfers_out);
                 }
-                self.transport.send(to, Service::Pages, wire::encode(&envelope, image.as_ref()));
+                self.transport
+                    .send(to, Service::Pages, wire::encode(&envelope, image.as_ref()));
             }
             Output::ReadStorage { page, conversion, .. } => self.spawn_fetch(page, conversion),
-            Output::Install { page, conversion, image, info, .. } => {
+            Output::Install {
+                page,
+                conversion,
+                image,
+                info,
+                ..
+            } => {
                 self.install_or_spawn(inner, page, conversion, image, info);
             }
             Output::Upgrade { page, conversion, .. } => self.upgrade(inner, page, conversion),
-            Output::Restore { page, conversion, image, info } => self.spawn_restore(page, conversion, image, info),
+            Output::Restore {
+                page,
+                conversion,
+                image,
+                info,
+            } => self.spawn_restore(page, conversion, image, info),
             Output::Surrender { page, conversion, .. } => self.surrender_or_spawn(inner, page, conversion),
             Output::Inherit(page) => {
                 let index = self.table.get(page).expect("a possessed page has a frame");
@@ -123,7 +135,10 @@ impl Pool {
         self.table.remove(page);
         let mut meta = frame.meta.lock();
         assert_eq!(meta.page, Some(page), "the frame has the page");
-        *meta = crate::frame::Meta { stay: meta.stay + 1, ..crate::frame::Meta::default() };
+        *meta = crate::frame::Meta {
+            stay: meta.stay + 1,
+            ..crate::frame::Meta::default()
+        };
         drop(meta);
         frame.set_possession(None);
         frame.unlatch_exclusive();
@@ -136,8 +151,13 @@ impl Pool {
 
     /// Answers those who wait for a page that is possessed now; asks on for the others.
     pub(crate) fn serve(self: &Arc<Self>, inner: &mut Inner, page: PageId) {
-        let Some(waiters) = inner.waiters.remove(&page) else { return };
-        let possessed = inner.core.possessed(page).filter(|_| inner.core.surrender_wanted(page).is_none());
+        let Some(waiters) = inner.waiters.remove(&page) else {
+            return;
+        };
+        let possessed = inner
+            .core
+            .possessed(page)
+            .filter(|_| inner.core.surrender_wanted(page).is_none());
         let mut rest = Vec::new();
         for waiter in waiters {
             if waiter.answer.is_closed() {
@@ -163,7 +183,14 @@ impl Pool {
     }
 
     /// The page is in frame `index`, which is not bound: makes it visible if the grant still stands.
-    fn installed(self: &Arc<Self>, inner: &mut Inner, index: usize, page: PageId, by: Conversion, info: ImageInfo) {
+    fn installed(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        index: usize,
+        page: PageId,
+        by: Conversion,
+        info: ImageInfo,
+    ) {
         match inner.core.handle_installed(self.now(), page, by) {
             Some(mode) => {
                 self.bind(index, page, mode, info);
@@ -198,7 +225,9 @@ impl Pool {
     }
 
     fn upgrade(self: &Arc<Self>, inner: &mut Inner, page: PageId, conversion: Conversion) {
-        let Some(mode) = inner.core.handle_installed(self.now(), page, conversion) else { return };
+        let Some(mode) = inner.core.handle_installed(self.now(), page, conversion) else {
+            return;
+        };
         let index = self.table.get(page).expect("a possessed page has a frame");
         let frame = self.frames.frame(index);
         frame.set_possession(Some(mode));
@@ -212,13 +241,15 @@ impl Pool {
     /// Reads a page and judges it: bytes and PSN, or why it cannot be had.
     async fn fetch(&self, page: PageId) -> Result<(IoBuffer, ImageInfo), PoolError> {
         count(&self.figures.fetches);
-        let mut bytes = self
-            .store
-            .read(page)
-            .await
-            .map_err(|error| PoolError::Storage { page, message: error.to_string() })?;
+        let mut bytes = self.store.read(page).await.map_err(|error| PoolError::Storage {
+            page,
+            message: error.to_string(),
+        })?;
         if bytes.len() != PAGE_SIZE {
-            return Err(PoolError::Storage { page, message: format!("{} bytes came", bytes.len()) });
+            return Err(PoolError::Storage {
+                page,
+                message: format!("{} bytes came", bytes.len()),
+            });
         }
         let psn = match header::verify(&bytes, page, crc) {
             Verdict::Valid(psn) => psn,
@@ -228,7 +259,13 @@ impl Pool {
             }
             Verdict::Corrupt => return Err(PoolError::Corrupt(page)),
         };
-        Ok((bytes, ImageInfo { psn, ..ImageInfo::default() }))
+        Ok((
+            bytes,
+            ImageInfo {
+                psn,
+                ..ImageInfo::default()
+            },
+        ))
     }
 
     fn spawn_fetch(self: &Arc<Self>, page: PageId, conversion: Conversion) {
@@ -267,7 +304,13 @@ impl Pool {
                 inner.core.handle_refused(pool.now(), page, conversion);
             } else {
                 pool.frames.fill(index, &image);
-                pool.installed(&mut inner, index, page, conversion, ImageInfo { dirty: true, ..info });
+                pool.installed(
+                    &mut inner,
+                    index,
+                    page,
+                    conversion,
+                    ImageInfo { dirty: true, ..info },
+                );
             }
             pool.pump(&mut inner);
         };
@@ -369,7 +412,9 @@ impl Pool {
             }
         }
         let image = needed.then(|| Arc::new(image));
-        inner.core.handle_surrendered(self.now(), page, conversion, image, info);
+        inner
+            .core
+            .handle_surrendered(self.now(), page, conversion, image, info);
         self.serve(inner, page);
         None
     }

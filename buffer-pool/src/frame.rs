@@ -89,7 +89,12 @@ impl Frame {
             }
             let free = word & WRITER == 0 && word & READERS < READERS;
             let next = word + READER;
-            if free && self.word.compare_exchange_weak(word, next, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            if free
+                && self
+                    .word
+                    .compare_exchange_weak(word, next, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+            {
                 break;
             }
             pause(&mut spins);
@@ -115,7 +120,12 @@ impl Frame {
             }
             let free = word & (WRITER | READERS) == 0;
             let next = word | WRITER;
-            if free && self.word.compare_exchange_weak(word, next, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            if free
+                && self
+                    .word
+                    .compare_exchange_weak(word, next, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+            {
                 break;
             }
             pause(&mut spins);
@@ -131,7 +141,10 @@ impl Frame {
     pub fn try_latch(&self) -> bool {
         let word = self.word.load(Ordering::Relaxed);
         word & (WRITER | READERS) == 0
-            && self.word.compare_exchange(word, word | WRITER, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            && self
+                .word
+                .compare_exchange(word, word | WRITER, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Latches exclusively whatever is possessed.
@@ -176,8 +189,15 @@ impl Frame {
 
 fn pause(spins: &mut u64) {
     *spins += 1;
-    assert!(*spins < 1 << 32, "a latch was not released: latches are held in synchronous code only");
-    if *spins % 64 == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
+    assert!(
+        *spins < 1 << 32,
+        "a latch was not released: latches are held in synchronous code only"
+    );
+    if spins.is_multiple_of(64) {
+        std::thread::yield_now()
+    } else {
+        std::hint::spin_loop()
+    }
 }
 
 /// The memory of all frames and what is known of each.
@@ -189,11 +209,17 @@ pub(crate) struct Frames {
 impl Frames {
     pub fn new(count: usize) -> Self {
         assert!(count > 0, "a pool has frames");
-        let map = MmapOptions::new().len(count * PAGE_SIZE).map_anon().expect("memory for the configured frames");
+        let map = MmapOptions::new()
+            .len(count * PAGE_SIZE)
+            .map_anon()
+            .expect("memory for the configured frames");
         // Huge pages are a wish; without them the pool is only slower.
         map.advise(memmap2::Advice::HugePage).ok();
         let frames = std::iter::repeat_with(Frame::default).take(count).collect();
-        Self { memory: MmapRaw::from(map), frames }
+        Self {
+            memory: MmapRaw::from(map),
+            frames,
+        }
     }
 
     pub fn len(&self) -> usize {

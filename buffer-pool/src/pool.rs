@@ -29,7 +29,9 @@ pub(crate) struct FrameContents {
 
 impl Contents for FrameContents {
     fn info(&self, page: PageId) -> (ImageInfo, bool) {
-        let frame = self.frames.frame(self.table.get(page).expect("a possessed page has a frame"));
+        let frame = self
+            .frames
+            .frame(self.table.get(page).expect("a possessed page has a frame"));
         let meta = frame.meta.lock();
         (frame.info(&meta), meta.duty)
     }
@@ -96,7 +98,10 @@ impl Pool {
     ) -> Arc<Self> {
         let frames = Arc::new(Frames::new(config.frames));
         let table = Arc::new(PageTable::new());
-        let contents = FrameContents { frames: frames.clone(), table: table.clone() };
+        let contents = FrameContents {
+            frames: frames.clone(),
+            table: table.clone(),
+        };
         let inner = Inner {
             core: Ownership::new(config.me, config.retransmit, contents),
             waiters: BTreeMap::new(),
@@ -164,11 +169,18 @@ impl Pool {
                     frame.referenced.store(true, Ordering::Relaxed);
                 }
                 self.table.count(page, true);
-                return Ok(PageReadGuard { frame, bytes: self.frames.bytes(index), page });
+                return Ok(PageReadGuard {
+                    frame,
+                    bytes: self.frames.bytes(index),
+                    page,
+                });
             }
         }
         self.table.count(page, false);
-        Err(Miss { page, mode: Mode::Shared })
+        Err(Miss {
+            page,
+            mode: Mode::Shared,
+        })
     }
 
     /// The page, if it is possessed exclusively and nobody waits for its surrender.
@@ -178,11 +190,19 @@ impl Pool {
             if frame.latch_to_write(page) {
                 frame.referenced.store(true, Ordering::Relaxed);
                 self.table.count(page, true);
-                return Ok(PageWriteGuard { pool: self, frame, bytes: self.frames.bytes(index), page });
+                return Ok(PageWriteGuard {
+                    pool: self,
+                    frame,
+                    bytes: self.frames.bytes(index),
+                    page,
+                });
             }
         }
         self.table.count(page, false);
-        Err(Miss { page, mode: Mode::Exclusive })
+        Err(Miss {
+            page,
+            mode: Mode::Exclusive,
+        })
     }
 
     /// Until the page is possessed in `mode`. The hold keeps it here for `hold_limit` at most, so that the step that
@@ -198,7 +218,11 @@ impl Pool {
                 return Ok(self.make_hold(page));
             }
             let (answer, receiver) = oneshot::channel();
-            inner.waiters.entry(page).or_default().push(Waiter { mode, answer });
+            inner
+                .waiters
+                .entry(page)
+                .or_default()
+                .push(Waiter { mode, answer });
             inner.core.handle_acquire(self.now(), page, mode);
             self.pump(&mut inner);
             receiver
@@ -214,7 +238,12 @@ impl Pool {
         // Nodes that hold pages of each other's steps must not expire together for ever: limits differ by node.
         let limit = self.config.hold_limit + self.config.hold_limit * u32::from(self.config.me.get() % 8) / 8;
         meta.hold_until = meta.hold_until.max(self.now() + limit);
-        Hold { pool: self.clone(), page, index, stay: meta.stay }
+        Hold {
+            pool: self.clone(),
+            page,
+            index,
+            stay: meta.stay,
+        }
     }
 
     pub(crate) fn release_hold(&self, index: usize, stay: u64) {
@@ -263,7 +292,12 @@ impl Pool {
             tokio::pin!(ready);
             ready.as_mut().enable();
             if let Some((page, target, epoch)) = self.inner.lock().core.next_redo() {
-                return RedoTask { page, target, base: None, epoch };
+                return RedoTask {
+                    page,
+                    target,
+                    base: None,
+                    epoch,
+                };
             }
             ready.await;
         }
@@ -276,11 +310,19 @@ impl Pool {
         assert!(info.psn >= task.target, "a page is shown only at its target");
         let index = self.allocate().await;
         let mut inner = self.inner.lock();
-        if !inner.core.handle_redone(self.now(), task.page, task.epoch, Redone::Held) {
+        if !inner
+            .core
+            .handle_redone(self.now(), task.page, task.epoch, Redone::Held)
+        {
             return self.give_back(index);
         }
         self.frames.fill(index, &image);
-        self.bind(index, task.page, Mode::Exclusive, ImageInfo { dirty: true, ..info });
+        self.bind(
+            index,
+            task.page,
+            Mode::Exclusive,
+            ImageInfo { dirty: true, ..info },
+        );
         self.serve(&mut inner, task.page);
         self.pump(&mut inner);
     }
@@ -298,7 +340,9 @@ impl Pool {
 
     fn report(self: &Arc<Self>, task: RedoTask, outcome: Redone) {
         let mut inner = self.inner.lock();
-        inner.core.handle_redone(self.now(), task.page, task.epoch, outcome);
+        inner
+            .core
+            .handle_redone(self.now(), task.page, task.epoch, outcome);
         self.pump(&mut inner);
     }
 
@@ -320,7 +364,9 @@ impl Pool {
 
     /// Marks a page that this node has the duty to write back.
     pub(crate) fn mark_wanted(&self, page: PageId) -> bool {
-        let Some(index) = self.table.get(page) else { return false };
+        let Some(index) = self.table.get(page) else {
+            return false;
+        };
         let mut meta = self.frames.frame(index).meta.lock();
         let mine = meta.page == Some(page) && meta.duty && meta.dirty;
         meta.flush_wanted |= mine;

@@ -47,7 +47,9 @@ pub(crate) struct PageTable {
 
 impl PageTable {
     pub fn new() -> Self {
-        Self { shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect() }
+        Self {
+            shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect(),
+        }
     }
 
     fn shard(&self, page: PageId) -> &Shard {
@@ -65,7 +67,11 @@ impl PageTable {
     }
 
     pub fn remove(&self, page: PageId) {
-        self.shard(page).map.write().remove(&page).expect("a bound page is in the table");
+        self.shard(page)
+            .map
+            .write()
+            .remove(&page)
+            .expect("a bound page is in the table");
     }
 
     pub fn count(&self, page: PageId, hit: bool) {
@@ -75,7 +81,9 @@ impl PageTable {
 
     /// Hits and misses.
     pub fn counted(&self) -> (u64, u64) {
-        let sum = |pick: fn(&Shard) -> &AtomicU64| self.shards.iter().map(|s| pick(s).load(Ordering::Relaxed)).sum();
+        let sum = |pick: fn(&Shard) -> &AtomicU64| {
+            self.shards.iter().map(|s| pick(s).load(Ordering::Relaxed)).sum()
+        };
         (sum(|s| &s.hits), sum(|s| &s.misses))
     }
 }

@@ -57,7 +57,10 @@ impl Future for Sleep {
             return Poll::Ready(());
         }
         let key = self.key.unwrap_or_else(|| {
-            (self.deadline, self.runtime.next_timer.fetch_add(1, Ordering::Relaxed))
+            (
+                self.deadline,
+                self.runtime.next_timer.fetch_add(1, Ordering::Relaxed),
+            )
         });
         self.key = Some(key);
         self.runtime.timers.lock().insert(key, context.waker().clone());
@@ -90,10 +93,10 @@ impl TestClock {
         let flag = Arc::new(Flag(Mutex::new(true)));
         let waker = Waker::from(flag.clone());
         loop {
-            if std::mem::take(&mut *flag.0.lock()) {
-                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                    return output;
-                }
+            if std::mem::take(&mut *flag.0.lock())
+                && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker))
+            {
+                return output;
             }
             if !self.run_one() && !*flag.0.lock() {
                 self.advance();
@@ -102,11 +105,17 @@ impl TestClock {
     }
 
     fn run_one(&self) -> bool {
-        let Some(task) = self.0.ready.lock().pop_front() else { return false };
+        let Some(task) = self.0.ready.lock().pop_front() else {
+            return false;
+        };
         let taken = task.future.lock().take();
         if let Some(mut future) = taken {
             let waker = Waker::from(task.clone());
-            if future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            if future
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+            {
                 *task.future.lock() = Some(future);
             }
         }
@@ -126,11 +135,18 @@ impl Runtime for TestClock {
         self.0.time()
     }
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
-        Box::pin(Sleep { runtime: self.0.clone(), deadline, key: None })
+        Box::pin(Sleep {
+            runtime: self.0.clone(),
+            deadline,
+            key: None,
+        })
     }
     fn spawn(&self, _name: &'static str, task: BoxFuture<'static, ()>) {
         let ready = Arc::downgrade(&self.0.ready);
-        self.0.ready.lock().push_back(Arc::new(Task { future: Mutex::new(Some(task)), ready }));
+        self.0.ready.lock().push_back(Arc::new(Task {
+            future: Mutex::new(Some(task)),
+            ready,
+        }));
     }
     fn random(&self) -> u64 {
         self.0.random.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed)
@@ -175,7 +191,10 @@ impl PageStore for MemoryStore {
                 let new = crate::header::psn(&bytes);
                 let before = self.pages.lock().insert(page, bytes.to_vec());
                 let old = before.map_or(Psn(0), |old| crate::header::psn(&old));
-                assert!(old <= new, "DIR-4: {page} fell from {old:?} to {new:?} on storage");
+                assert!(
+                    old <= new,
+                    "DIR-4: {page} fell from {old:?} to {new:?} on storage"
+                );
             }
             Ok(())
         })
@@ -208,12 +227,19 @@ impl MemoryNetwork {
     /// A network without a node.
     pub fn new(runtime: Arc<dyn Runtime>) -> Arc<Self> {
         let (sent, lose) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { runtime, pools: Mutex::default(), sent, lose })
+        Arc::new(Self {
+            runtime,
+            pools: Mutex::default(),
+            sent,
+            lose,
+        })
     }
 
     /// Connects a pool.
     pub fn attach(&self, node: NodeId, incarnation: Incarnation, pool: &Arc<Pool>) {
-        self.pools.lock().insert(node, (incarnation, Arc::downgrade(pool)));
+        self.pools
+            .lock()
+            .insert(node, (incarnation, Arc::downgrade(pool)));
     }
 
     /// Cuts a node off.
@@ -228,7 +254,10 @@ impl MemoryNetwork {
 
     /// One node's end of the network.
     pub fn transport(self: &Arc<Self>, node: NodeId) -> Arc<dyn Transport> {
-        Arc::new(MemoryTransport { network: self.clone(), node })
+        Arc::new(MemoryTransport {
+            network: self.clone(),
+            node,
+        })
     }
 }
 
@@ -242,11 +271,13 @@ impl Transport for MemoryTransport {
         assert_eq!(service, Service::Pages, "pools send page messages");
         let network = self.network.clone();
         let lose = network.lose.load(Ordering::Relaxed);
-        if lose > 0 && network.sent.fetch_add(1, Ordering::Relaxed) % lose == 0 {
+        if lose > 0 && network.sent.fetch_add(1, Ordering::Relaxed).is_multiple_of(lose) {
             return;
         }
         let from = self.node;
-        let Some((incarnation, _)) = network.pools.lock().get(&from).cloned() else { return };
+        let Some((incarnation, _)) = network.pools.lock().get(&from).cloned() else {
+            return;
+        };
         let wait = network.runtime.sleep(std::time::Duration::from_micros(100));
         let runtime = network.runtime.clone();
         let deliver = async move {
@@ -293,8 +324,17 @@ impl SoloPool {
     ) -> Arc<Pool> {
         let node = NodeId::new(1).expect("1 is a node id");
         let network = MemoryNetwork::new(runtime.clone());
-        let pool = Pool::new(PoolConfig::new(node, frames), runtime, network.transport(node), store, redo);
-        let view = View::none().successor(vec![Member { node, incarnation: Incarnation(1) }]);
+        let pool = Pool::new(
+            PoolConfig::new(node, frames),
+            runtime,
+            network.transport(node),
+            store,
+            redo,
+        );
+        let view = View::none().successor(vec![Member {
+            node,
+            incarnation: Incarnation(1),
+        }]);
         pool.install_view(Arc::new(view), NodeSet::EMPTY, false);
         pool
     }

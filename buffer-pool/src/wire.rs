@@ -15,7 +15,11 @@ pub(crate) fn encode(envelope: &Envelope, image: Option<&Image>) -> Vec<u8> {
 /// `None` when the bytes are not a message.
 pub(crate) fn decode(body: &[u8]) -> Option<(Envelope, Option<Image>)> {
     let (envelope, rest) = postcard::take_from_bytes::<Envelope>(body).ok()?;
-    let expected = if matches!(envelope.message, Message::Page { .. }) { PAGE_SIZE } else { 0 };
+    let expected = if matches!(envelope.message, Message::Page { .. }) {
+        PAGE_SIZE
+    } else {
+        0
+    };
     if rest.len() != expected {
         return None;
     }

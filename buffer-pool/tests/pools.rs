@@ -16,7 +16,10 @@ fn id(n: u8) -> NodeId {
 }
 
 fn page(number: u32) -> PageId {
-    PageId { file: FileId(9), number }
+    PageId {
+        file: FileId(9),
+        number,
+    }
 }
 
 fn counter(bytes: &[u8]) -> u64 {
@@ -116,7 +119,14 @@ impl Cluster {
         let network = MemoryNetwork::new(Arc::new(clock.clone()));
         let (store, log) = (Arc::new(MemoryStore::default()), Arc::new(Log::default()));
         let view = Arc::new(View::none());
-        let mut cluster = Self { clock, network, store, log, pools: BTreeMap::new(), view };
+        let mut cluster = Self {
+            clock,
+            network,
+            store,
+            log,
+            pools: BTreeMap::new(),
+            view,
+        };
         for n in 1..=nodes {
             cluster.start(id(n), frames);
         }
@@ -125,16 +135,36 @@ impl Cluster {
     }
 
     fn start(&mut self, node: NodeId, frames: usize) {
-        let redo = SlowRedo { node, log: self.log.clone(), clock: self.clock.clone() };
-        let config = PoolConfig { retransmit: Duration::from_millis(20), ..PoolConfig::new(node, frames) };
+        let redo = SlowRedo {
+            node,
+            log: self.log.clone(),
+            clock: self.clock.clone(),
+        };
+        let config = PoolConfig {
+            retransmit: Duration::from_millis(20),
+            ..PoolConfig::new(node, frames)
+        };
         let transport = self.network.transport(node);
-        let pool = Pool::new(config, Arc::new(self.clock.clone()), transport, self.store.clone(), Arc::new(redo));
+        let pool = Pool::new(
+            config,
+            Arc::new(self.clock.clone()),
+            transport,
+            self.store.clone(),
+            Arc::new(redo),
+        );
         self.network.attach(node, Incarnation(1), &pool);
         self.pools.insert(node, pool);
     }
 
     fn change_view(&mut self, dead: NodeSet) {
-        let members = self.pools.keys().map(|n| Member { node: *n, incarnation: Incarnation(1) }).collect();
+        let members = self
+            .pools
+            .keys()
+            .map(|n| Member {
+                node: *n,
+                incarnation: Incarnation(1),
+            })
+            .collect();
         self.view = Arc::new(self.view.successor(members));
         for pool in self.pools.values() {
             pool.install_view(self.view.clone(), dead, !dead.is_empty());
@@ -148,17 +178,25 @@ impl Cluster {
         self.change_view(NodeSet::of(node));
         let leader = self.pools[&self.view.leader].clone();
         leader.analysed(self.log.durable_targets().into_iter().collect());
-        self.clock.spawn("recovery", Box::pin(async move {
-            loop {
-                let task = leader.next_redo().await;
-                let mut image = IoBuffer::zeroed(aquifer_buffer_pool::PAGE_SIZE);
-                image[64..72].copy_from_slice(&task.target.0.to_le_bytes());
-                aquifer_buffer_pool::header::set_identity(&mut image, task.page, task.target);
-                let contributors = NodeSet::of(node);
-                let info = aquifer_buffer_pool::ImageInfo { psn: task.target, dirty: true, contributors, ..Default::default() };
-                leader.redone(task, image, info).await;
-            }
-        }));
+        self.clock.spawn(
+            "recovery",
+            Box::pin(async move {
+                loop {
+                    let task = leader.next_redo().await;
+                    let mut image = IoBuffer::zeroed(aquifer_buffer_pool::PAGE_SIZE);
+                    image[64..72].copy_from_slice(&task.target.0.to_le_bytes());
+                    aquifer_buffer_pool::header::set_identity(&mut image, task.page, task.target);
+                    let contributors = NodeSet::of(node);
+                    let info = aquifer_buffer_pool::ImageInfo {
+                        psn: task.target,
+                        dirty: true,
+                        contributors,
+                        ..Default::default()
+                    };
+                    leader.redone(task, image, info).await;
+                }
+            }),
+        );
     }
 
     /// Starts `times` rounds of increments of all `pages` at `node`; the receiver tells when they are done.
@@ -168,7 +206,9 @@ impl Cluster {
         let task = async move {
             for round in 0..times {
                 for number in 0..pages {
-                    increment(&pool, page((number * 7 + round) % pages * 64), &log).await.unwrap();
+                    increment(&pool, page((number * 7 + round) % pages * 64), &log)
+                        .await
+                        .unwrap();
                 }
             }
             done.send(()).ok();
@@ -210,14 +250,19 @@ fn a_page_with_a_bad_checksum_is_corrupt_and_another_pages_bytes_are_none() {
         assert_eq!(error, PoolError::Corrupt(page(1)));
         let _hold = solo.pool.acquire(page(2), Mode::Shared).await.unwrap();
         assert_eq!(solo.pool.read(page(2)).unwrap().psn(), Psn(0));
-        assert_eq!(solo.pool.read(page(2)).unwrap().bytes(), &[0; aquifer_buffer_pool::PAGE_SIZE]);
+        assert_eq!(
+            solo.pool.read(page(2)).unwrap().bytes(),
+            &[0; aquifer_buffer_pool::PAGE_SIZE]
+        );
     });
 }
 
 fn count_everywhere(nodes: u8, frames: usize, pages: u32, lose: u64) {
     let cluster = Cluster::new(nodes, frames);
     cluster.network.lose_every(lose);
-    let work: Vec<_> = (1..=nodes).flat_map(|n| [cluster.work(id(n), pages, 5), cluster.work(id(n), pages, 5)]).collect();
+    let work: Vec<_> = (1..=nodes)
+        .flat_map(|n| [cluster.work(id(n), pages, 5), cluster.work(id(n), pages, 5)])
+        .collect();
     cluster.clock.block_on(async {
         for done in work {
             done.await.unwrap();
@@ -308,7 +353,10 @@ fn a_node_leaves_cleanly_and_its_pages_are_on_storage() {
             done.await.unwrap();
         }
         leaving.flush_all().await.unwrap();
-        assert!(matches!(leaving.acquire(page(0), Mode::Shared).await, Err(PoolError::Closed)));
+        assert!(matches!(
+            leaving.acquire(page(0), Mode::Shared).await,
+            Err(PoolError::Closed)
+        ));
     });
     cluster.pools.remove(&id(2));
     cluster.network.detach(id(2));
@@ -333,7 +381,13 @@ fn the_cleaner_writes_what_is_wanted_at_once() {
         notify.notify_one();
         while two.write_back(8).await == 0 {
             cluster.clock.sleep(Duration::from_millis(2)).await;
-            SlowRedo { node: id(2), log: cluster.log.clone(), clock: cluster.clock.clone() }.wait(Lsn(1)).await;
+            SlowRedo {
+                node: id(2),
+                log: cluster.log.clone(),
+                clock: cluster.clock.clone(),
+            }
+            .wait(Lsn(1))
+            .await;
         }
         notify.notified().await;
     });

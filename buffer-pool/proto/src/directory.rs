@@ -120,7 +120,10 @@ impl Entry {
 
     /// DIR-1, as the home sees it.
     pub fn check(&self, page: PageId) {
-        assert!(self.owner.is_none() || self.sharers.is_empty(), "DIR-1: {page} has an owner and sharers");
+        assert!(
+            self.owner.is_none() || self.sharers.is_empty(),
+            "DIR-1: {page} has an owner and sharers"
+        );
     }
 }
 
@@ -147,7 +150,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if !self.seen.entry(from).or_default().contains(request) {
             self.seen.entry(from).or_default().insert(request);
             let entry = self.entry(page);
-            entry.queue.push_back(Ask { node: from, mode, request });
+            entry.queue.push_back(Ask {
+                node: from,
+                mode,
+                request,
+            });
         }
         self.start(page);
     }
@@ -171,7 +178,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// Begins the next conversion of the queue if none is under way; forgets an entry that says nothing.
     pub(crate) fn start(&mut self, page: PageId) {
-        let Some(entry) = self.entries.get_mut(&page) else { return };
+        let Some(entry) = self.entries.get_mut(&page) else {
+            return;
+        };
         if entry.state != State::Idle {
             return;
         }
@@ -190,56 +199,140 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     fn step(&mut self, page: PageId, conversion: Conversion, ask: Ask) {
         let Ask { node, mode, request } = ask;
         let me = self.me;
-        let entry = self.entries.get_mut(&page).expect("a converting page has an entry");
+        let entry = self
+            .entries
+            .get_mut(&page)
+            .expect("a converting page has an entry");
         let holders = entry.holders();
         let upgrade = holders.contains(node);
-        let duty = entry.duty.map(|(duty, _)| duty).filter(|d| entry.sharers.contains(*d));
-        let nearest = if entry.sharers.contains(me) { Some(me) } else { entry.sharers.first() };
-        let source = if upgrade { Some(node) } else { entry.owner.or(duty).or(nearest) };
+        let duty = entry
+            .duty
+            .map(|(duty, _)| duty)
+            .filter(|d| entry.sharers.contains(*d));
+        let nearest = if entry.sharers.contains(me) {
+            Some(me)
+        } else {
+            entry.sharers.first()
+        };
+        let source = if upgrade {
+            Some(node)
+        } else {
+            entry.owner.or(duty).or(nearest)
+        };
         let mut others = holders;
         if let Some(source) = source {
             others.remove(source);
         }
         if mode == Mode::Exclusive && !others.is_empty() {
             let step = Step::Invalidating(others);
-            entry.state = State::Converting { conversion, ask, step };
+            entry.state = State::Converting {
+                conversion,
+                ask,
+                step,
+            };
             for sharer in others.iter() {
-                self.repeat(Key::Step(page, sharer), sharer, Message::Invalidate { page, conversion });
+                self.repeat(
+                    Key::Step(page, sharer),
+                    sharer,
+                    Message::Invalidate { page, conversion },
+                );
             }
             return;
         }
         // The only image may be one that was retained in this very conversion: its sender was a dirty sharer.
-        let kept = || entry.retained.iter().find(|(_, (c, _))| *c == conversion).map(|(n, _)| *n);
+        let kept = || {
+            entry
+                .retained
+                .iter()
+                .find(|(_, (c, _))| *c == conversion)
+                .map(|(n, _)| *n)
+        };
         let source = if upgrade { None } else { source.or_else(kept) };
         if let Some(source) = source {
-            entry.state = State::Converting { conversion, ask, step: Step::Shipping(source) };
-            let message = Message::Transfer { page, conversion, mode, to: node, request };
+            entry.state = State::Converting {
+                conversion,
+                ask,
+                step: Step::Shipping(source),
+            };
+            let message = Message::Transfer {
+                page,
+                conversion,
+                mode,
+                to: node,
+                request,
+            };
             return self.repeat(Key::Step(page, source), source, message);
         }
-        let mode = if entry.owner == Some(node) { Mode::Exclusive } else { mode };
-        entry.state = State::Converting { conversion, ask: Ask { mode, ..ask }, step: Step::Granting };
+        let mode = if entry.owner == Some(node) {
+            Mode::Exclusive
+        } else {
+            mode
+        };
+        entry.state = State::Converting {
+            conversion,
+            ask: Ask { mode, ..ask },
+            step: Step::Granting,
+        };
         let source = if upgrade { Source::Upgrade } else { Source::Storage };
-        self.repeat(Key::Step(page, node), node, Message::Grant { page, conversion, request, mode, source });
+        self.repeat(
+            Key::Step(page, node),
+            node,
+            Message::Grant {
+                page,
+                conversion,
+                request,
+                mode,
+                source,
+            },
+        );
     }
 
     /// Makes `node`, which retained the only image, compare it with storage and hold the newer.
     pub(crate) fn reinstate(&mut self, page: PageId, node: NodeId) {
         let conversion = self.new_conversion();
-        let ask = Ask { node, mode: Mode::Exclusive, request: Request::default() };
+        let ask = Ask {
+            node,
+            mode: Mode::Exclusive,
+            request: Request::default(),
+        };
         let Ask { mode, request, .. } = ask;
-        self.entry(page).state = State::Converting { conversion, ask, step: Step::Granting };
+        self.entry(page).state = State::Converting {
+            conversion,
+            ask,
+            step: Step::Granting,
+        };
         let source = Source::Retained;
-        self.repeat(Key::Step(page, node), node, Message::Grant { page, conversion, request, mode, source });
+        self.repeat(
+            Key::Step(page, node),
+            node,
+            Message::Grant {
+                page,
+                conversion,
+                request,
+                mode,
+                source,
+            },
+        );
     }
 
     fn converting(&self, page: PageId, conversion: Conversion) -> Option<(Ask, Step)> {
         match self.entries.get(&page)?.state {
-            State::Converting { conversion: current, ask, step } if current == conversion => Some((ask, step)),
+            State::Converting {
+                conversion: current,
+                ask,
+                step,
+            } if current == conversion => Some((ask, step)),
             _ => None,
         }
     }
 
-    pub(crate) fn on_invalidated(&mut self, from: NodeId, page: PageId, conversion: Conversion, retained: bool) {
+    pub(crate) fn on_invalidated(
+        &mut self,
+        from: NodeId,
+        page: PageId,
+        conversion: Conversion,
+        retained: bool,
+    ) {
         let Some((ask, Step::Invalidating(mut waiting))) = self.converting(page, conversion) else {
             self.counters.dropped_stale += 1;
             return;
@@ -253,7 +346,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if retained {
             entry.retained.insert(from, (conversion, Psn::default()));
         }
-        entry.state = State::Converting { conversion, ask, step: Step::Invalidating(waiting) };
+        entry.state = State::Converting {
+            conversion,
+            ask,
+            step: Step::Invalidating(waiting),
+        };
         if waiting.is_empty() {
             self.step(page, conversion, ask);
         }
@@ -280,14 +377,24 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     pub(crate) fn on_done(&mut self, from: NodeId, page: PageId, conversion: Conversion, possessed: bool) {
         self.send(from, Message::DoneAck { page, conversion }, None);
-        let Some((ask, step)) = self.converting(page, conversion).filter(|(ask, _)| ask.node == from) else {
+        let Some((ask, step)) = self
+            .converting(page, conversion)
+            .filter(|(ask, _)| ask.node == from)
+        else {
             return;
         };
         self.settle(Key::Step(page, from));
         let entry = self.entry(page);
         if possessed {
-            assert!(!matches!(step, Step::Invalidating(_)), "DIR-1: {page} was granted while others hold it");
-            let source = if let Step::Shipping(source) = step { Some(source) } else { None };
+            assert!(
+                !matches!(step, Step::Invalidating(_)),
+                "DIR-1: {page} was granted while others hold it"
+            );
+            let source = if let Step::Shipping(source) = step {
+                Some(source)
+            } else {
+                None
+            };
             if ask.mode == Mode::Exclusive {
                 if let Some(source) = source {
                     entry.retained.insert(source, (conversion, Psn::default()));
@@ -314,15 +421,25 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     }
 
     pub(crate) fn drop_retained(&mut self, page: PageId) {
-        let retained = self.entries.get(&page).map(|e| e.retained.clone()).unwrap_or_default();
+        let retained = self
+            .entries
+            .get(&page)
+            .map(|e| e.retained.clone())
+            .unwrap_or_default();
         for (node, (conversion, _)) in retained {
             self.repeat(Key::Drop(page, node), node, Message::Drop { page, conversion });
         }
     }
 
     pub(crate) fn on_dropped(&mut self, from: NodeId, page: PageId, conversion: Conversion) {
-        let Some(entry) = self.entries.get_mut(&page) else { return };
-        if entry.retained.get(&from).is_some_and(|(kept, _)| *kept == conversion) {
+        let Some(entry) = self.entries.get_mut(&page) else {
+            return;
+        };
+        if entry
+            .retained
+            .get(&from)
+            .is_some_and(|(kept, _)| *kept == conversion)
+        {
             entry.retained.remove(&from);
             self.settle(Key::Drop(page, from));
             self.start(page);
@@ -346,7 +463,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     }
 
     pub(crate) fn on_inherited(&mut self, from: NodeId, page: PageId, conversion: Conversion) {
-        let Some(entry) = self.entries.get_mut(&page) else { return };
+        let Some(entry) = self.entries.get_mut(&page) else {
+            return;
+        };
         if entry.state != State::Inheriting(conversion, from) {
             return;
         }
@@ -359,8 +478,13 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     }
 
     pub(crate) fn on_cleaned(&mut self, from: NodeId, page: PageId, conversion: Conversion) {
-        let Some(entry) = self.entries.get_mut(&page) else { return };
-        if entry.duty.is_some_and(|(duty, since)| duty == from && since <= conversion) {
+        let Some(entry) = self.entries.get_mut(&page) else {
+            return;
+        };
+        if entry
+            .duty
+            .is_some_and(|(duty, since)| duty == from && since <= conversion)
+        {
             entry.duty = None;
         }
     }
@@ -382,7 +506,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     pub(crate) fn on_redone(&mut self, from: NodeId, page: PageId, conversion: Conversion, outcome: Redone) {
         self.send(from, Message::RedoneAck { page, conversion }, None);
-        let Some(entry) = self.entries.get_mut(&page) else { return };
+        let Some(entry) = self.entries.get_mut(&page) else {
+            return;
+        };
         if entry.state != State::Redoing(conversion) {
             return;
         }
@@ -393,7 +519,14 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             Redone::Failed => {
                 entry.state = State::Broken;
                 for ask in core::mem::take(&mut entry.queue) {
-                    self.send(ask.node, Message::Denied { page, request: ask.request }, None);
+                    self.send(
+                        ask.node,
+                        Message::Denied {
+                            page,
+                            request: ask.request,
+                        },
+                        None,
+                    );
                 }
                 return;
             }

@@ -55,7 +55,10 @@ pub fn kind(page: &[u8]) -> u8 {
 
 /// The page the header names.
 pub fn page_id(page: &[u8]) -> PageId {
-    PageId { file: FileId(word(page, 8)), number: u32::from_le_bytes(page[16..20].try_into().expect("4 bytes")) }
+    PageId {
+        file: FileId(word(page, 8)),
+        number: u32::from_le_bytes(page[16..20].try_into().expect("4 bytes")),
+    }
 }
 
 /// The engine's tree id.
@@ -101,5 +104,9 @@ pub fn verify(page: &[u8], id: PageId, crc: impl Fn(&[u8]) -> u32) -> Verdict {
     if page_id(page) != id {
         return Verdict::NeverFormatted;
     }
-    if crc(&page[4..]) == checksum(page) { Verdict::Valid(psn(page)) } else { Verdict::Corrupt }
+    if crc(&page[4..]) == checksum(page) {
+        Verdict::Valid(psn(page))
+    } else {
+        Verdict::Corrupt
+    }
 }

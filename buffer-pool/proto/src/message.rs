@@ -80,10 +80,17 @@ pub struct Envelope {
 
 /// What nodes say to each other about pages.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "the fields are named after the glossary; the variants are documented")]
+#[allow(
+    missing_docs,
+    reason = "the fields are named after the glossary; the variants are documented"
+)]
 pub enum Message {
     /// Requester to home: wants the page. Again until granted.
-    Acquire { page: PageId, mode: Mode, request: Request },
+    Acquire {
+        page: PageId,
+        mode: Mode,
+        request: Request,
+    },
     /// Home to requester: the page is broken.
     Denied { page: PageId, request: Request },
     /// Holder without duty to home: gave the page up. Again until acknowledged.
@@ -91,17 +98,39 @@ pub enum Message {
     /// Answer to Release.
     ReleaseAck { page: PageId, request: Request },
     /// Home to requester: take it, from `source`.
-    Grant { page: PageId, conversion: Conversion, request: Request, mode: Mode, source: Source },
+    Grant {
+        page: PageId,
+        conversion: Conversion,
+        request: Request,
+        mode: Mode,
+        source: Source,
+    },
     /// Home to a holder: send the image to `to`.
-    Transfer { page: PageId, conversion: Conversion, mode: Mode, to: NodeId, request: Request },
+    Transfer {
+        page: PageId,
+        conversion: Conversion,
+        mode: Mode,
+        to: NodeId,
+        request: Request,
+    },
     /// Home to a sharer: give it up.
     Invalidate { page: PageId, conversion: Conversion },
     /// Answer to Invalidate.
-    Invalidated { page: PageId, conversion: Conversion, retained: bool },
+    Invalidated {
+        page: PageId,
+        conversion: Conversion,
+        retained: bool,
+    },
     /// Answer to Transfer or Inherit of a node that does not hold the page any more.
     Gone { page: PageId, conversion: Conversion },
     /// Holder to requester, with the image behind it.
-    Page { page: PageId, conversion: Conversion, request: Request, mode: Mode, info: ImageInfo },
+    Page {
+        page: PageId,
+        conversion: Conversion,
+        request: Request,
+        mode: Mode,
+        info: ImageInfo,
+    },
     /// Requester to home: possessed. Again until acknowledged.
     Done { page: PageId, conversion: Conversion },
     /// Requester to home: storage refused, or a retained image was old. Again until acknowledged.
@@ -128,21 +157,41 @@ pub enum Message {
     /// Home to the asker of FlushWanted: nobody holds it, storage is current.
     NotHeld { page: PageId },
     /// Home to members at a view change: say what you hold of these slots (ranges, ends included) and pages.
-    Query { slots: Vec<(u16, u16)>, pages: Vec<PageId> },
+    Query {
+        slots: Vec<(u16, u16)>,
+        pages: Vec<PageId>,
+    },
     /// Answer to Query, in chunks; a later `answer` replaces an earlier one.
-    Claims { answer: u64, chunk: u32, chunks: u32, entries: Vec<Claim> },
+    Claims {
+        answer: u64,
+        chunk: u32,
+        chunks: u32,
+        entries: Vec<Claim>,
+    },
     /// Leader to home: the targets of its pages, in chunks.
-    Analysis { chunk: u32, chunks: u32, targets: Vec<(PageId, Psn)> },
+    Analysis {
+        chunk: u32,
+        chunks: u32,
+        targets: Vec<(PageId, Psn)>,
+    },
     /// Answer to Analysis.
     AnalysisAck { chunk: u32 },
     /// Home to leader: redo these (NeedRedo), in chunks.
-    NeedRedo { chunk: u32, chunks: u32, pages: Vec<(PageId, Psn, Conversion)> },
+    NeedRedo {
+        chunk: u32,
+        chunks: u32,
+        pages: Vec<(PageId, Psn, Conversion)>,
+    },
     /// Answer to NeedRedo.
     NeedRedoAck { chunk: u32 },
     /// Home to leader: somebody waits for this page.
     RedoUrgent { page: PageId },
     /// Leader to home: what became of it. Again until acknowledged.
-    Redone { page: PageId, conversion: Conversion, outcome: Redone },
+    Redone {
+        page: PageId,
+        conversion: Conversion,
+        outcome: Redone,
+    },
     /// Answer to Redone.
     RedoneAck { page: PageId, conversion: Conversion },
 }

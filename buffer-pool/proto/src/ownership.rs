@@ -238,7 +238,10 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             self.loopback.push_back((message, image));
         } else {
             self.counters.messages += 1;
-            let envelope = Envelope { epoch: self.epoch(), message };
+            let envelope = Envelope {
+                epoch: self.epoch(),
+                message,
+            };
             self.outputs.push_back(Output::Send(to, envelope, image));
         }
     }
@@ -272,7 +275,10 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     pub(crate) fn new_conversion(&mut self) -> Conversion {
         self.next_conversion += 1;
-        Conversion { epoch: self.epoch(), number: self.next_conversion }
+        Conversion {
+            epoch: self.epoch(),
+            number: self.next_conversion,
+        }
     }
 
     pub(crate) fn new_request(&mut self, home: NodeId) -> Request {
@@ -285,7 +291,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         match message {
             Message::Acquire { page, mode, request } => self.on_acquire(from, page, mode, request),
             Message::Release { page, request } => self.on_release(from, page, request),
-            Message::Invalidated { page, conversion, retained } => {
+            Message::Invalidated {
+                page,
+                conversion,
+                retained,
+            } => {
                 self.on_invalidated(from, page, conversion, retained);
             }
             Message::Gone { page, conversion } => self.on_gone(from, page, conversion),
@@ -295,9 +305,22 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             Message::Inherited { page, conversion } => self.on_inherited(from, page, conversion),
             Message::Cleaned { page, conversion } => self.on_cleaned(from, page, conversion),
             Message::FlushWanted { page } => self.on_flush_wanted(from, page),
-            Message::Redone { page, conversion, outcome } => self.on_redone(from, page, conversion, outcome),
-            Message::Claims { answer, chunk, chunks, entries } => self.on_claims(from, answer, chunk, chunks, entries),
-            Message::Analysis { chunk, chunks, targets } => self.on_analysis(from, chunk, chunks, targets),
+            Message::Redone {
+                page,
+                conversion,
+                outcome,
+            } => self.on_redone(from, page, conversion, outcome),
+            Message::Claims {
+                answer,
+                chunk,
+                chunks,
+                entries,
+            } => self.on_claims(from, answer, chunk, chunks, entries),
+            Message::Analysis {
+                chunk,
+                chunks,
+                targets,
+            } => self.on_analysis(from, chunk, chunks, targets),
             other => self.dispatch_to_node(from, other, image),
         }
     }
@@ -306,14 +329,32 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         match message {
             Message::Denied { page, request } => self.on_denied(page, request),
             Message::ReleaseAck { page, request } => self.on_release_ack(page, request),
-            Message::Grant { page, conversion, request, mode, source } => {
+            Message::Grant {
+                page,
+                conversion,
+                request,
+                mode,
+                source,
+            } => {
                 self.on_grant(from, page, conversion, request, mode, source);
             }
-            Message::Transfer { page, conversion, mode, to, request } => {
+            Message::Transfer {
+                page,
+                conversion,
+                mode,
+                to,
+                request,
+            } => {
                 self.on_transfer(from, page, conversion, mode, to, request);
             }
             Message::Invalidate { page, conversion } => self.on_invalidate(from, page, conversion),
-            Message::Page { page, conversion, request, mode, info } => {
+            Message::Page {
+                page,
+                conversion,
+                request,
+                mode,
+                info,
+            } => {
                 self.on_page(page, conversion, request, mode, info, image);
             }
             Message::DoneAck { page, conversion } => self.settle(Key::Done(page, conversion)),

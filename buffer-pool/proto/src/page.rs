@@ -20,7 +20,8 @@ impl PageId {
     /// The directory slot: neighbours (64 pages) share one.
     pub fn slot(self) -> usize {
         let group = u64::from(self.number / 64);
-        let mixed = (self.file.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ group).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        let mixed =
+            (self.file.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ group).wrapping_mul(0xD6E8_FEB8_6659_FD93);
         (mixed >> 32) as usize % HOME_SLOTS
     }
 }

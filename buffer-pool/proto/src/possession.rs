@@ -87,12 +87,17 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// The surrender that is asked of this node.
     pub fn surrender_wanted(&self, page: PageId) -> Option<(Conversion, SurrenderKind)> {
-        self.pages.get(&page).and_then(|l| l.surrender).map(|s| (s.conversion, s.kind))
+        self.pages
+            .get(&page)
+            .and_then(|l| l.surrender)
+            .map(|s| (s.conversion, s.kind))
     }
 
     /// Pages possessed, in order.
     pub fn possessions(&self) -> impl Iterator<Item = (PageId, Mode)> + '_ {
-        self.pages.iter().filter_map(|(page, local)| local.held.map(|h| (*page, h.mode)))
+        self.pages
+            .iter()
+            .filter_map(|(page, local)| local.held.map(|h| (*page, h.mode)))
     }
 
     /// Images retained.
@@ -128,7 +133,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
         let home = self.home(page);
         let local = self.pages.get(&page).copied().unwrap_or_default();
-        let Some(Want::Deferred(mode)) = local.want else { return };
+        let Some(Want::Deferred(mode)) = local.want else {
+            return;
+        };
         if local.releasing.is_some() {
             return;
         }
@@ -153,10 +160,17 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             }
             _ => return None,
         };
-        local.held = Some(Possession { mode, seen: conversion });
+        local.held = Some(Possession {
+            mode,
+            seen: conversion,
+        });
         self.retained.remove(&page);
         let home = self.home(page);
-        self.repeat(Key::Done(page, conversion), home, Message::Done { page, conversion });
+        self.repeat(
+            Key::Done(page, conversion),
+            home,
+            Message::Done { page, conversion },
+        );
         self.drain();
         Some(mode)
     }
@@ -164,7 +178,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     /// Storage refused the page, or a retained image was not newer than storage.
     pub fn handle_refused(&mut self, now: Instant, page: PageId, conversion: Conversion) -> bool {
         self.now = now;
-        let Some(local) = self.pages.get_mut(&page) else { return false };
+        let Some(local) = self.pages.get_mut(&page) else {
+            return false;
+        };
         if local.restoring == Some(conversion) {
             local.restoring = None;
             self.retained.remove(&page);
@@ -174,7 +190,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             return false;
         }
         let home = self.home(page);
-        self.repeat(Key::Done(page, conversion), home, Message::Refused { page, conversion });
+        self.repeat(
+            Key::Done(page, conversion),
+            home,
+            Message::Refused { page, conversion },
+        );
         self.tidy(page);
         self.drain();
         true
@@ -192,7 +212,10 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.now = now;
         let local = self.pages.get_mut(&page).expect("a surrendering page is known");
         let surrender = local.surrender.take().expect("the driver asked surrender_wanted");
-        assert_eq!(surrender.conversion, conversion, "the driver asked surrender_wanted");
+        assert_eq!(
+            surrender.conversion, conversion,
+            "the driver asked surrender_wanted"
+        );
         let held = local.held.as_mut().expect("only a possessed page is surrendered");
         held.seen = conversion;
         let request = surrender.request;
@@ -210,10 +233,25 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 local.held = None;
                 let retained = image.is_some();
                 if let Some(image) = image {
-                    self.retained.insert(page, Retained { conversion, image, info });
+                    self.retained.insert(
+                        page,
+                        Retained {
+                            conversion,
+                            image,
+                            info,
+                        },
+                    );
                 }
                 let home = self.home(page);
-                self.send(home, Message::Invalidated { page, conversion, retained }, None);
+                self.send(
+                    home,
+                    Message::Invalidated {
+                        page,
+                        conversion,
+                        retained,
+                    },
+                    None,
+                );
                 self.tidy(page);
                 self.drain();
                 return;
@@ -221,9 +259,26 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         };
         let image = image.expect("a shipped page has an image");
         if mode == Mode::Exclusive {
-            self.retained.insert(page, Retained { conversion, image: image.clone(), info });
+            self.retained.insert(
+                page,
+                Retained {
+                    conversion,
+                    image: image.clone(),
+                    info,
+                },
+            );
         }
-        self.send(surrender.to, Message::Page { page, conversion, request, mode, info }, Some(image));
+        self.send(
+            surrender.to,
+            Message::Page {
+                page,
+                conversion,
+                request,
+                mode,
+                info,
+            },
+            Some(image),
+        );
         self.tidy(page);
         self.drain();
     }
@@ -247,25 +302,45 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// Whether nothing is under way that forbids giving the page up.
     pub fn releasable(&self, page: PageId) -> bool {
-        self.pages.get(&page).is_some_and(|l| l.held.is_some() && l.want.is_none() && l.surrender.is_none())
+        self.pages
+            .get(&page)
+            .is_some_and(|l| l.held.is_some() && l.want.is_none() && l.surrender.is_none())
     }
 
     /// The page was written back at its present PSN.
     pub fn handle_cleaned(&mut self, now: Instant, page: PageId) {
         self.now = now;
-        let Some(held) = self.pages.get(&page).and_then(|l| l.held) else { return };
+        let Some(held) = self.pages.get(&page).and_then(|l| l.held) else {
+            return;
+        };
         if held.mode == Mode::Shared && self.serving() {
             let home = self.home(page);
-            self.send(home, Message::Cleaned { page, conversion: held.seen }, None);
+            self.send(
+                home,
+                Message::Cleaned {
+                    page,
+                    conversion: held.seen,
+                },
+                None,
+            );
             self.drain();
         }
     }
 
     /// Tells contributor `by` (the leader, when it is not in the view) that pages are on storage.
-    pub fn handle_written_back(&mut self, now: Instant, by: NodeId, pages: alloc::vec::Vec<(PageId, crate::page::Psn)>) {
+    pub fn handle_written_back(
+        &mut self,
+        now: Instant,
+        by: NodeId,
+        pages: alloc::vec::Vec<(PageId, crate::page::Psn)>,
+    ) {
         self.now = now;
         if self.serving() {
-            let to = if self.view.contains(by) { by } else { self.view.leader };
+            let to = if self.view.contains(by) {
+                by
+            } else {
+                self.view.leader
+            };
             self.send(to, Message::WrittenBack { by, pages }, None);
             self.drain();
         }
@@ -303,16 +378,30 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if source == Source::Retained {
             return self.on_restore(from, page, conversion);
         }
-        let Some(local) = self.pages.get_mut(&page) else { return self.stale() };
+        let Some(local) = self.pages.get_mut(&page) else {
+            return self.stale();
+        };
         if !matches!(local.want, Some(Want::Asked(_, asked)) if asked == request) {
             return self.stale();
         }
         local.want = Some(Want::Installing(mode, conversion));
-        assert_eq!(source == Source::Upgrade, local.held.is_some(), "an upgrade keeps its page until it is granted");
+        assert_eq!(
+            source == Source::Upgrade,
+            local.held.is_some(),
+            "an upgrade keeps its page until it is granted"
+        );
         self.settle(Key::Acquire(page));
         self.outputs.push_back(match source {
-            Source::Upgrade => Output::Upgrade { page, conversion, mode },
-            _ => Output::ReadStorage { page, conversion, mode },
+            Source::Upgrade => Output::Upgrade {
+                page,
+                conversion,
+                mode,
+            },
+            _ => Output::ReadStorage {
+                page,
+                conversion,
+                mode,
+            },
         });
     }
 
@@ -326,7 +415,12 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         };
         let (image, info) = (retained.image.clone(), retained.info);
         self.pages.entry(page).or_default().restoring = Some(conversion);
-        self.outputs.push_back(Output::Restore { page, conversion, image, info });
+        self.outputs.push_back(Output::Restore {
+            page,
+            conversion,
+            image,
+            info,
+        });
     }
 
     pub(crate) fn on_page(
@@ -338,22 +432,38 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         info: ImageInfo,
         image: Option<I>,
     ) {
-        let Some(local) = self.pages.get_mut(&page) else { return self.stale() };
+        let Some(local) = self.pages.get_mut(&page) else {
+            return self.stale();
+        };
         let Some(image) = image else { return self.stale() };
         if !matches!(local.want, Some(Want::Asked(_, asked)) if asked == request) {
             return self.stale();
         }
-        assert!(local.held.is_none(), "DIR-1: an image of {page} comes to a holder");
+        assert!(
+            local.held.is_none(),
+            "DIR-1: an image of {page} comes to a holder"
+        );
         if let Some(retained) = self.retained.get(&page) {
-            assert!(retained.info.psn <= info.psn, "DIR-2: {page} came older than it left");
+            assert!(
+                retained.info.psn <= info.psn,
+                "DIR-2: {page} came older than it left"
+            );
         }
         local.want = Some(Want::Installing(mode, conversion));
         self.settle(Key::Acquire(page));
-        self.outputs.push_back(Output::Install { page, conversion, mode, image, info });
+        self.outputs.push_back(Output::Install {
+            page,
+            conversion,
+            mode,
+            image,
+            info,
+        });
     }
 
     pub(crate) fn on_denied(&mut self, page: PageId, request: Request) {
-        let Some(local) = self.pages.get_mut(&page) else { return self.stale() };
+        let Some(local) = self.pages.get_mut(&page) else {
+            return self.stale();
+        };
         if !matches!(local.want, Some(Want::Asked(_, asked)) if asked == request) {
             return self.stale();
         }
@@ -364,7 +474,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     }
 
     pub(crate) fn on_release_ack(&mut self, page: PageId, request: Request) {
-        let Some(local) = self.pages.get_mut(&page) else { return self.stale() };
+        let Some(local) = self.pages.get_mut(&page) else {
+            return self.stale();
+        };
         if local.releasing != Some(request) {
             return self.stale();
         }
@@ -395,14 +507,33 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             if local.surrender.is_some() || (conversion <= held.seen && !again) {
                 return self.stale();
             }
-            local.surrender = Some(Surrender { conversion, kind, to, request });
-            self.outputs.push_back(Output::Surrender { page, conversion, kind });
+            local.surrender = Some(Surrender {
+                conversion,
+                kind,
+                to,
+                request,
+            });
+            self.outputs.push_back(Output::Surrender {
+                page,
+                conversion,
+                kind,
+            });
             return;
         }
         match self.retained.get(&page) {
             Some(retained) if retained.conversion == conversion => {
                 let (image, info) = (retained.image.clone(), retained.info);
-                self.send(to, Message::Page { page, conversion, request, mode, info }, Some(image));
+                self.send(
+                    to,
+                    Message::Page {
+                        page,
+                        conversion,
+                        request,
+                        mode,
+                        info,
+                    },
+                    Some(image),
+                );
             }
             _ => self.send(home, Message::Gone { page, conversion }, None),
         }
@@ -411,8 +542,19 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     pub(crate) fn on_invalidate(&mut self, home: NodeId, page: PageId, conversion: Conversion) {
         let local = self.pages.get_mut(&page);
         let Some((local, held)) = local.and_then(|l| l.held.map(|h| (l, h))) else {
-            let retained = self.retained.get(&page).is_some_and(|r| r.conversion == conversion);
-            return self.send(home, Message::Invalidated { page, conversion, retained }, None);
+            let retained = self
+                .retained
+                .get(&page)
+                .is_some_and(|r| r.conversion == conversion);
+            return self.send(
+                home,
+                Message::Invalidated {
+                    page,
+                    conversion,
+                    retained,
+                },
+                None,
+            );
         };
         if local.surrender.is_some() || conversion <= held.seen {
             return self.stale();
@@ -420,12 +562,25 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         assert_eq!(held.mode, Mode::Shared, "DIR-1: only sharers are invalidated");
         let request = Request::default();
         let kind = SurrenderKind::Drop;
-        local.surrender = Some(Surrender { conversion, kind, to: home, request });
-        self.outputs.push_back(Output::Surrender { page, conversion, kind });
+        local.surrender = Some(Surrender {
+            conversion,
+            kind,
+            to: home,
+            request,
+        });
+        self.outputs.push_back(Output::Surrender {
+            page,
+            conversion,
+            kind,
+        });
     }
 
     pub(crate) fn on_drop(&mut self, home: NodeId, page: PageId, conversion: Conversion) {
-        if self.retained.get(&page).is_some_and(|r| r.conversion <= conversion) {
+        if self
+            .retained
+            .get(&page)
+            .is_some_and(|r| r.conversion <= conversion)
+        {
             self.retained.remove(&page);
         }
         self.send(home, Message::Dropped { page, conversion }, None);

@@ -93,7 +93,11 @@ impl RedoTasks {
 }
 
 fn chunked<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
-    if items.is_empty() { alloc::vec![Vec::new()] } else { items.chunks(CHUNK).map(<[T]>::to_vec).collect() }
+    if items.is_empty() {
+        alloc::vec![Vec::new()]
+    } else {
+        items.chunks(CHUNK).map(<[T]>::to_vec).collect()
+    }
 }
 
 fn ranges(slots: &BTreeSet<u16>) -> Vec<(u16, u16)> {
@@ -127,7 +131,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
         for slot in 0..HOME_SLOTS {
             let mine = self.view.home(slot) == self.me;
-            let kept = old.contains(self.me) && old.home(slot) == self.me && !unready.contains(&(slot as u16));
+            let kept =
+                old.contains(self.me) && old.home(slot) == self.me && !unready.contains(&(slot as u16));
             if mine && !kept {
                 self.rebuild.slots.insert(slot as u16);
             }
@@ -143,8 +148,12 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// Carries the directory into the new view; gives the pages that members must be asked about.
     fn carry_entries(&mut self, old: &View, dead: NodeSet) -> Vec<PageId> {
-        let gone: NodeSet =
-            old.members.iter().filter(|m| !self.view.members.contains(m)).map(|m| m.node).collect();
+        let gone: NodeSet = old
+            .members
+            .iter()
+            .filter(|m| !self.view.members.contains(m))
+            .map(|m| m.node)
+            .collect();
         let dead = dead.intersection(gone);
         let pending = self.rebuild.pending;
         let mut unknown = Vec::new();
@@ -193,19 +202,30 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let (mut wanted, mut released) = (Vec::new(), Vec::new());
         for (page, local) in &mut self.pages {
             let want = local.want.map(|want| match want {
-                Want::Deferred(mode) | Want::Asked(mode, _) | Want::Installing(mode, _) => Want::Deferred(mode),
+                Want::Deferred(mode) | Want::Asked(mode, _) | Want::Installing(mode, _) => {
+                    Want::Deferred(mode)
+                }
             });
             let home = self.view.home(page.slot());
-            let survives = self.view.members.iter().any(|m| m.node == home && old.members.contains(m));
+            let survives = self
+                .view
+                .members
+                .iter()
+                .any(|m| m.node == home && old.members.contains(m));
             if local.releasing.is_some() && survives && old.home(page.slot()) == home {
                 released.push((*page, home));
             }
-            *local = Local { held: local.held, want, ..Local::default() };
+            *local = Local {
+                held: local.held,
+                want,
+                ..Local::default()
+            };
             if want.is_some() {
                 wanted.push(*page);
             }
         }
-        self.pages.retain(|_, local| local.held.is_some() || local.want.is_some());
+        self.pages
+            .retain(|_, local| local.held.is_some() || local.want.is_some());
         for (page, home) in released {
             let request = self.new_request(home);
             self.pages.entry(page).or_default().releasing = Some(request);
@@ -224,7 +244,10 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
         for node in self.view.nodes().iter() {
             self.rebuild.claims.insert(node, Gathered::default());
-            let message = Message::Query { slots: slots.clone(), pages: pages.clone() };
+            let message = Message::Query {
+                slots: slots.clone(),
+                pages: pages.clone(),
+            };
             self.repeat(Key::Query(node), node, message);
         }
     }
@@ -242,29 +265,61 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             let (info, duty) = self.contents.info(*page);
             let held = match possession.mode {
                 Mode::Exclusive => Held::Exclusive,
-                Mode::Shared => Held::Shared { dirty: info.dirty, duty },
+                Mode::Shared => Held::Shared {
+                    dirty: info.dirty,
+                    duty,
+                },
             };
-            entries.push(Claim { page: *page, held, psn: info.psn });
+            entries.push(Claim {
+                page: *page,
+                held,
+                psn: info.psn,
+            });
         }
         for (page, kept) in self.retained.iter().filter(|(page, _)| wanted(**page)) {
-            entries.push(Claim { page: *page, held: Held::Retained(kept.conversion), psn: kept.info.psn });
+            entries.push(Claim {
+                page: *page,
+                held: Held::Retained(kept.conversion),
+                psn: kept.info.psn,
+            });
         }
         self.next_answer += 1;
         let answer = self.next_answer;
         let parts = chunked(&entries);
         let chunks = parts.len() as u32;
         for (chunk, entries) in (0..).zip(parts) {
-            self.send(home, Message::Claims { answer, chunk, chunks, entries }, None);
+            self.send(
+                home,
+                Message::Claims {
+                    answer,
+                    chunk,
+                    chunks,
+                    entries,
+                },
+                None,
+            );
         }
     }
 
-    pub(crate) fn on_claims(&mut self, from: NodeId, answer: u64, chunk: u32, chunks: u32, entries: Vec<Claim>) {
-        let Some(gathered) = self.rebuild.claims.get_mut(&from) else { return };
+    pub(crate) fn on_claims(
+        &mut self,
+        from: NodeId,
+        answer: u64,
+        chunk: u32,
+        chunks: u32,
+        entries: Vec<Claim>,
+    ) {
+        let Some(gathered) = self.rebuild.claims.get_mut(&from) else {
+            return;
+        };
         if self.rebuild.claims_done || gathered.complete || answer < gathered.answer {
             return;
         }
         if answer > gathered.answer {
-            *gathered = Gathered { answer, ..Gathered::default() };
+            *gathered = Gathered {
+                answer,
+                ..Gathered::default()
+            };
         }
         gathered.chunks.insert(chunk, entries);
         gathered.complete = gathered.chunks.len() == chunks as usize;
@@ -318,7 +373,13 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                     behind |= dirty;
                     newest = newest.max(claim.psn);
                     if duty {
-                        entry.duty = Some((*node, Conversion { epoch: Epoch(0), number: 0 }));
+                        entry.duty = Some((
+                            *node,
+                            Conversion {
+                                epoch: Epoch(0),
+                                number: 0,
+                            },
+                        ));
                     }
                 }
                 Held::Retained(conversion) => {
@@ -329,7 +390,10 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         entry.check(page);
         let (held, duty) = (!entry.holders().is_empty(), entry.duty.is_some());
         let (owned, retained) = (entry.owner.is_some(), &entry.retained);
-        assert!(!held || retained.values().all(|(_, psn)| *psn <= newest), "DIR-2: {page} is held behind its past");
+        assert!(
+            !held || retained.values().all(|(_, psn)| *psn <= newest),
+            "DIR-2: {page} is held behind its past"
+        );
         if !held && pending {
             entry.state = State::Frozen;
         }
@@ -369,16 +433,27 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if !rebuild.pending || !rebuild.claims_done || !rebuild.analysis_done || rebuild.planned {
             return;
         }
-        if self.entries.values().any(|e| matches!(e.state, State::Inheriting(..))) {
+        if self
+            .entries
+            .values()
+            .any(|e| matches!(e.state, State::Inheriting(..)))
+        {
             return;
         }
         rebuild.planned = true;
         let slots = core::mem::take(&mut rebuild.slots);
-        let targets: BTreeMap<PageId, Psn> =
-            core::mem::take(&mut rebuild.targets).into_values().flatten().collect();
-        let mut frozen: BTreeSet<PageId> =
-            self.entries.iter().filter(|(_, e)| e.state == State::Frozen).map(|(page, _)| *page).collect();
-        let unclaimed = |page: &&PageId| slots.contains(&(page.slot() as u16)) && !self.entries.contains_key(page);
+        let targets: BTreeMap<PageId, Psn> = core::mem::take(&mut rebuild.targets)
+            .into_values()
+            .flatten()
+            .collect();
+        let mut frozen: BTreeSet<PageId> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.state == State::Frozen)
+            .map(|(page, _)| *page)
+            .collect();
+        let unclaimed =
+            |page: &&PageId| slots.contains(&(page.slot() as u16)) && !self.entries.contains_key(page);
         frozen.extend(targets.keys().filter(unclaimed));
         let mut orders = Vec::new();
         for page in frozen {
@@ -393,7 +468,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let parts = chunked(&list);
         let chunks = parts.len() as u32;
         for (chunk, pages) in (0..).zip(parts) {
-            self.repeat(Key::NeedRedo(chunk), leader, Message::NeedRedo { chunk, chunks, pages });
+            self.repeat(
+                Key::NeedRedo(chunk),
+                leader,
+                Message::NeedRedo { chunk, chunks, pages },
+            );
         }
         for (_, (page, ..)) in orders.iter().filter(|(urgent, _)| *urgent) {
             self.send(leader, Message::RedoUrgent { page: *page }, None);
@@ -410,13 +489,24 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             self.view.nodes().iter().map(|n| (n, Vec::new())).collect();
         for (page, target) in targets {
             let home = self.home(page);
-            parts.get_mut(&home).expect("homes are members").push((page, target));
+            parts
+                .get_mut(&home)
+                .expect("homes are members")
+                .push((page, target));
         }
         for (home, targets) in parts {
             let parts = chunked(&targets);
             let chunks = parts.len() as u32;
             for (chunk, targets) in (0..).zip(parts) {
-                self.repeat(Key::Analysis(home, chunk), home, Message::Analysis { chunk, chunks, targets });
+                self.repeat(
+                    Key::Analysis(home, chunk),
+                    home,
+                    Message::Analysis {
+                        chunk,
+                        chunks,
+                        targets,
+                    },
+                );
             }
         }
         self.drain();
@@ -450,7 +540,13 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             self.redo.waiting.remove(home);
         }
         for (page, target, conversion) in pages {
-            let task = Task { target, conversion, home, urgent: false, state: TaskState::Queued };
+            let task = Task {
+                target,
+                conversion,
+                home,
+                urgent: false,
+                state: TaskState::Queued,
+            };
             self.redo.tasks.insert(page, task);
             self.redo.queued.insert(page);
         }
@@ -461,7 +557,13 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     pub fn next_redo(&mut self) -> Option<(PageId, Psn, Epoch)> {
         // A release of an earlier possession must not be taken for one of what redo brings: its answer comes first.
         let settled = |page: &&PageId| self.pages.get(page).is_none_or(|l| l.releasing.is_none());
-        let page = self.redo.urgent.iter().chain(self.redo.queued.iter()).find(settled).copied()?;
+        let page = self
+            .redo
+            .urgent
+            .iter()
+            .chain(self.redo.queued.iter())
+            .find(settled)
+            .copied()?;
         self.redo.urgent.remove(&page);
         self.redo.queued.remove(&page);
         let task = self.redo.tasks.get_mut(&page).expect("what is queued is a task");
@@ -473,7 +575,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     /// (exclusive, dirty, with duty) must become visible then.
     pub fn handle_redone(&mut self, now: Instant, page: PageId, epoch: Epoch, outcome: Redone) -> bool {
         self.now = now;
-        let Some(task) = self.redo.tasks.get_mut(&page) else { return false };
+        let Some(task) = self.redo.tasks.get_mut(&page) else {
+            return false;
+        };
         if epoch != self.view.epoch || task.state != TaskState::Running {
             return false;
         }
@@ -481,17 +585,36 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let (conversion, home) = (task.conversion, task.home);
         if outcome == Redone::Held {
             let local = self.pages.entry(page).or_default();
-            assert!(local.held.is_none(), "DIR-1: a page that is redone is held by nobody");
-            local.held = Some(Possession { mode: Mode::Exclusive, seen: conversion });
+            assert!(
+                local.held.is_none(),
+                "DIR-1: a page that is redone is held by nobody"
+            );
+            local.held = Some(Possession {
+                mode: Mode::Exclusive,
+                seen: conversion,
+            });
             self.retained.remove(&page);
         }
-        self.repeat(Key::Redone(page), home, Message::Redone { page, conversion, outcome });
+        self.repeat(
+            Key::Redone(page),
+            home,
+            Message::Redone {
+                page,
+                conversion,
+                outcome,
+            },
+        );
         self.drain();
         true
     }
 
     pub(crate) fn on_redone_ack(&mut self, page: PageId, conversion: Conversion) {
-        if self.redo.tasks.get(&page).is_some_and(|t| t.conversion == conversion && t.state == TaskState::Reported) {
+        if self
+            .redo
+            .tasks
+            .get(&page)
+            .is_some_and(|t| t.conversion == conversion && t.state == TaskState::Reported)
+        {
             self.redo.tasks.remove(&page);
             self.settle(Key::Redone(page));
         }

@@ -35,7 +35,12 @@ impl Contents for Frames {
 }
 
 fn info(frame: &Frame) -> ImageInfo {
-    ImageInfo { psn: frame.psn, dirty: frame.dirty, contributors: frame.contributors, flush_wanted: false }
+    ImageInfo {
+        psn: frame.psn,
+        dirty: frame.dirty,
+        contributors: frame.contributors,
+        flush_wanted: false,
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -104,7 +109,10 @@ impl Sim {
             log: Vec::new(),
         };
         for n in 0..1 + sim.random(3) {
-            sim.pages.push(PageId { file: FileId(7), number: n as u32 * 64 });
+            sim.pages.push(PageId {
+                file: FileId(7),
+                number: n as u32 * 64,
+            });
         }
         let count = 2 + sim.random(3) as u8;
         for n in 1..=count {
@@ -124,16 +132,35 @@ impl Sim {
     fn start_node(&mut self, node: NodeId, life: Incarnation) {
         let frames = Frames::default();
         let core = Ownership::new(node, Duration::from_millis(10), frames.clone());
-        let node_state = Node { life, core, frames, work: Vec::new(), analysed: false, wants: BTreeSet::new() };
+        let node_state = Node {
+            life,
+            core,
+            frames,
+            work: Vec::new(),
+            analysed: false,
+            wants: BTreeSet::new(),
+        };
         self.nodes.insert(node, node_state);
     }
 
     fn change_view(&mut self, dead: NodeSet) {
-        let members = self.nodes.iter().map(|(n, s)| Member { node: *n, incarnation: s.life }).collect();
+        let members = self
+            .nodes
+            .iter()
+            .map(|(n, s)| Member {
+                node: *n,
+                incarnation: s.life,
+            })
+            .collect();
         self.view = Arc::new(self.view.successor(members));
         self.pending |= !dead.is_empty();
         self.dead = dead;
-        self.log.push(format!("view {:?} {:?} dead {dead:?} pending {}", self.view.epoch, self.view.nodes(), self.pending));
+        self.log.push(format!(
+            "view {:?} {:?} dead {dead:?} pending {}",
+            self.view.epoch,
+            self.view.nodes(),
+            self.pending
+        ));
     }
 
     fn install(&mut self, node: NodeId) {
@@ -148,18 +175,28 @@ impl Sim {
     }
 
     fn installed_everywhere(&self) -> bool {
-        self.nodes.values().all(|n| n.core.view().epoch == self.view.epoch)
+        self.nodes
+            .values()
+            .all(|n| n.core.view().epoch == self.view.epoch)
     }
 
     fn collect(&mut self, node: NodeId) {
         loop {
             let state = self.nodes.get_mut(&node).unwrap();
-            let Some(output) = state.core.poll_output() else { break };
+            let Some(output) = state.core.poll_output() else {
+                break;
+            };
             let life = state.life;
             match output {
                 Output::Send(to, envelope, image) => self.net.push((node, life, to, envelope, image)),
                 Output::ReadStorage { page, conversion, .. } => state.work.push(Work::Read(page, conversion)),
-                Output::Install { page, conversion, image, info, .. } => {
+                Output::Install {
+                    page,
+                    conversion,
+                    image,
+                    info,
+                    ..
+                } => {
                     assert_eq!(image, info.psn);
                     state.work.push(Work::Install(page, conversion, info));
                 }
@@ -172,7 +209,12 @@ impl Sim {
                     drop(frames);
                     self.possessed(node, page);
                 }
-                Output::Restore { page, conversion, info, .. } => state.work.push(Work::Restore(page, conversion, info)),
+                Output::Restore {
+                    page,
+                    conversion,
+                    info,
+                    ..
+                } => state.work.push(Work::Restore(page, conversion, info)),
                 Output::Surrender { page, .. } => state.work.push(Work::Surrender(page)),
                 Output::Inherit(page) => {
                     let mut frames = state.frames.0.borrow_mut();
@@ -194,7 +236,11 @@ impl Sim {
     fn possessed(&mut self, node: NodeId, page: PageId) {
         let frame = self.nodes[&node].frames.0.borrow()[&page];
         let truth = self.truth.get(&page).copied().unwrap_or_default();
-        assert!(frame.psn >= truth, "DIR-2: {node} got {page} at {:?}, {truth:?} is durable", frame.psn);
+        assert!(
+            frame.psn >= truth,
+            "DIR-2: {node} got {page} at {:?}, {truth:?} is durable",
+            frame.psn
+        );
         for (other, state) in &self.nodes {
             if let Some(theirs) = state.frames.0.borrow().get(&page).filter(|_| *other != node) {
                 assert!(
@@ -206,13 +252,30 @@ impl Sim {
                 assert_eq!(frame.psn, theirs.psn, "DIR-2");
             }
         }
-        self.nodes.get_mut(&node).unwrap().wants.retain(|(p, m)| *p != page || *m > frame.mode);
+        self.nodes
+            .get_mut(&node)
+            .unwrap()
+            .wants
+            .retain(|(p, m)| *p != page || *m > frame.mode);
     }
 
     fn put(&mut self, node: NodeId, page: PageId, mode: Mode, info: ImageInfo) {
         let duty = mode == Mode::Exclusive && info.dirty;
-        let ImageInfo { psn, dirty, contributors, .. } = info;
-        let frame = Frame { mode, psn, dirty, duty, contributors, writing: None, volatile: false };
+        let ImageInfo {
+            psn,
+            dirty,
+            contributors,
+            ..
+        } = info;
+        let frame = Frame {
+            mode,
+            psn,
+            dirty,
+            duty,
+            contributors,
+            writing: None,
+            volatile: false,
+        };
         let before = self.nodes[&node].frames.0.borrow_mut().insert(page, frame);
         assert!(before.is_none(), "an installed page was not there");
         self.possessed(node, page);
@@ -232,7 +295,15 @@ impl Sim {
             Work::Read(page, conversion) => {
                 let psn = self.storage.get(&page).copied().unwrap_or_default();
                 if let Some(mode) = state.core.handle_installed(now, page, conversion) {
-                    self.put(node, page, mode, ImageInfo { psn, ..ImageInfo::default() });
+                    self.put(
+                        node,
+                        page,
+                        mode,
+                        ImageInfo {
+                            psn,
+                            ..ImageInfo::default()
+                        },
+                    );
                 }
             }
             Work::Install(page, conversion, info) => {
@@ -256,7 +327,9 @@ impl Sim {
     fn surrender(&mut self, node: NodeId, page: PageId) {
         let now = self.now;
         let state = self.nodes.get_mut(&node).unwrap();
-        let Some((conversion, kind)) = state.core.surrender_wanted(page) else { return };
+        let Some((conversion, kind)) = state.core.surrender_wanted(page) else {
+            return;
+        };
         let frame = state.frames.0.borrow()[&page];
         if frame.writing.is_some() {
             state.work.push(Work::Surrender(page)); // HZ-2
@@ -278,7 +351,9 @@ impl Sim {
             }
         }
         drop(frames);
-        state.core.handle_surrendered(now, page, conversion, image, info(&frame));
+        state
+            .core
+            .handle_surrendered(now, page, conversion, image, info(&frame));
     }
 
     fn flush_redo(&mut self, node: NodeId, page: PageId) {
@@ -306,11 +381,21 @@ impl Sim {
         }
         let mut contributors = NodeSet::EMPTY;
         for psn in base.0 + 1..=target.0 {
-            let by = self.redo.iter().find(|((_, p), set)| *p == page && set.contains(&Psn(psn)));
-            let ((by, _), _) = by.unwrap_or_else(|| panic!("DIR-6: redo of {page} {psn} is gone, base {base:?} target {target:?}"));
+            let by = self
+                .redo
+                .iter()
+                .find(|((_, p), set)| *p == page && set.contains(&Psn(psn)));
+            let ((by, _), _) = by.unwrap_or_else(|| {
+                panic!("DIR-6: redo of {page} {psn} is gone, base {base:?} target {target:?}")
+            });
             contributors.insert(*by);
         }
-        let info = ImageInfo { psn: target, dirty: true, contributors, flush_wanted: false };
+        let info = ImageInfo {
+            psn: target,
+            dirty: true,
+            contributors,
+            flush_wanted: false,
+        };
         if state.core.handle_redone(now, page, epoch, Redone::Held) {
             self.put(leader, page, Mode::Exclusive, info);
         }
@@ -347,20 +432,31 @@ impl Sim {
     }
 
     fn write_back(&mut self, node: NodeId, page: PageId) {
-        let Some(frame) = self.nodes[&node].frames.0.borrow().get(&page).copied() else { return };
+        let Some(frame) = self.nodes[&node].frames.0.borrow().get(&page).copied() else {
+            return;
+        };
         if let Some(psn) = frame.writing {
             self.written(node, page, psn);
         } else if frame.duty && frame.dirty {
             if frame.volatile {
                 self.flush_redo(node, page); // HZ-11
             }
-            self.nodes[&node].frames.0.borrow_mut().get_mut(&page).unwrap().writing = Some(frame.psn);
+            self.nodes[&node]
+                .frames
+                .0
+                .borrow_mut()
+                .get_mut(&page)
+                .unwrap()
+                .writing = Some(frame.psn);
         }
     }
 
     fn written(&mut self, node: NodeId, page: PageId, psn: Psn) {
         let before = self.storage.insert(page, psn).unwrap_or_default();
-        assert!(before <= psn, "DIR-4: {page} fell from {before:?} to {psn:?} on storage");
+        assert!(
+            before <= psn,
+            "DIR-4: {page} fell from {before:?} to {psn:?} on storage"
+        );
         self.log.push(format!("{node} wrote back {page} {psn:?}"));
         let now = self.now;
         let state = self.nodes.get_mut(&node).unwrap();
@@ -384,7 +480,11 @@ impl Sim {
 
     fn use_page(&mut self, node: NodeId, page: PageId) {
         let now = self.now;
-        let mode = if self.random(2) == 0 { Mode::Shared } else { Mode::Exclusive };
+        let mode = if self.random(2) == 0 {
+            Mode::Shared
+        } else {
+            Mode::Exclusive
+        };
         let held = self.nodes[&node].frames.0.borrow().get(&page).copied();
         if let Some(frame) = held.filter(|f| f.mode == Mode::Exclusive && mode == Mode::Exclusive) {
             let psn = Psn(frame.psn.0 + 1);
@@ -404,7 +504,9 @@ impl Sim {
 
     fn evict(&mut self, node: NodeId, page: PageId) {
         let now = self.now;
-        let Some(frame) = self.nodes[&node].frames.0.borrow().get(&page).copied() else { return };
+        let Some(frame) = self.nodes[&node].frames.0.borrow().get(&page).copied() else {
+            return;
+        };
         if frame.duty || frame.writing.is_some() {
             return;
         }
@@ -428,7 +530,12 @@ impl Sim {
                 self.storage.insert(*page, psn);
             }
         }
-        let mut lost: Vec<_> = self.volatile.keys().filter(|(n, _)| *n == node).copied().collect();
+        let mut lost: Vec<_> = self
+            .volatile
+            .keys()
+            .filter(|(n, _)| *n == node)
+            .copied()
+            .collect();
         lost.drain(..).for_each(|key| drop(self.volatile.remove(&key)));
         // Its stream is empty again before the id may come back; here it comes back at once in one run of four.
         let flushed = self.redo.iter().all(|((n, _), set)| *n != node || set.is_empty());
@@ -444,7 +551,10 @@ impl Sim {
         }
         for n in 1..=4 {
             let free = !self.nodes.contains_key(&id(n))
-                && self.redo.iter().all(|((o, _), set)| *o != id(n) || set.is_empty());
+                && self
+                    .redo
+                    .iter()
+                    .all(|((o, _), set)| *o != id(n) || set.is_empty());
             if free {
                 self.start_node(id(n), Incarnation(self.view.epoch.0 + 10));
                 return self.change_view(NodeSet::EMPTY);
@@ -456,15 +566,25 @@ impl Sim {
         if self.net.is_empty() {
             return;
         }
-        let at = if self.lossy { self.random(self.net.len() as u64) as usize } else { 0 };
+        let at = if self.lossy {
+            self.random(self.net.len() as u64) as usize
+        } else {
+            0
+        };
         let fate = if self.lossy { self.random(20) } else { 19 };
-        let message = if fate == 0 { self.net[at].clone() } else { self.net.remove(at) };
+        let message = if fate == 0 {
+            self.net[at].clone()
+        } else {
+            self.net.remove(at)
+        };
         if fate == 1 {
             return;
         }
         let (from, life, to, envelope, image) = message;
         let now = self.now;
-        let Some(state) = self.nodes.get_mut(&to) else { return };
+        let Some(state) = self.nodes.get_mut(&to) else {
+            return;
+        };
         if state.core.view().incarnation(from) == Some(life) {
             self.log.push(format!("{from}->{to} {envelope:?}"));
             state.core.handle_message(now, from, envelope, image);
@@ -522,13 +642,23 @@ impl Sim {
                 self.step_work(node);
                 self.tick(node);
                 for page in self.pages.clone() {
-                    if self.nodes[&node].frames.0.borrow().get(&page).is_some_and(|f| f.writing.is_some()) {
+                    if self.nodes[&node]
+                        .frames
+                        .0
+                        .borrow()
+                        .get(&page)
+                        .is_some_and(|f| f.writing.is_some())
+                    {
                         self.write_back(node, page);
                     }
                     let want = self.nodes[&node].wants.iter().find(|(p, _)| *p == page).copied();
                     if let Some((page, mode)) = want {
                         let now = self.now;
-                        self.nodes.get_mut(&node).unwrap().core.handle_acquire(now, page, mode);
+                        self.nodes
+                            .get_mut(&node)
+                            .unwrap()
+                            .core
+                            .handle_acquire(now, page, mode);
                         self.collect(node);
                     }
                 }
@@ -538,10 +668,22 @@ impl Sim {
             }
             self.analyse();
             self.recovered();
-            if !self.pending && self.nodes.values().all(|n| n.wants.is_empty() && n.core.retained_count() == 0) {
+            if !self.pending
+                && self
+                    .nodes
+                    .values()
+                    .all(|n| n.wants.is_empty() && n.core.retained_count() == 0)
+            {
                 return;
             }
-            assert!(round < 5999, "DIR-7: not granted: {:?}", self.nodes.iter().map(|(n, s)| (*n, s.wants.clone(), s.core.retained_count())).collect::<Vec<_>>());
+            assert!(
+                round < 5999,
+                "DIR-7: not granted: {:?}",
+                self.nodes
+                    .iter()
+                    .map(|(n, s)| (*n, s.wants.clone(), s.core.retained_count()))
+                    .collect::<Vec<_>>()
+            );
         }
     }
 }
@@ -568,7 +710,10 @@ fn run(seed: u64, steps: u64) -> u64 {
 #[test]
 fn invariants_hold_over_seeds() {
     let only = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
-    let count = std::env::var("SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(1500);
+    let count = std::env::var("SEEDS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(1500);
     let mut writes = 0;
     for seed in only.map_or(1..count, |s| s..s + 1) {
         writes += run(seed, 1500);
