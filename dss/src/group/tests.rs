@@ -339,3 +339,33 @@ fn writes_of_a_dead_port_do_not_linger() {
     let written = runtime.block_on(device.write(0, IoBuffer::zeroed(4096)));
     assert!(matches!(written, Err(crate::seam::DeviceError::Fenced(_))));
 }
+
+#[test]
+fn a_group_in_a_real_file_keeps_what_it_was_told() {
+    use crate::device::{OpenMode, create_sparse, open_device};
+    use crate::tokio_runtime::TokioRuntime;
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let path = std::env::temp_dir().join(format!("aquifer-group-{}", std::process::id()));
+    create_sparse(&path, 16 << 20).unwrap();
+    tokio.block_on(async {
+        let device = open_device(&path, OpenMode::Best).unwrap();
+        println!("by {}", device.way());
+        VolumeGroup::format(&*device, &tiny()).await.unwrap();
+        let runtime = Arc::new(TokioRuntime::current());
+        let group = VolumeGroup::open(runtime.clone(), vec![device.clone()], node(1)).await.unwrap();
+        group.lead(Epoch(1)).await.unwrap();
+        for number in 0..50 {
+            group.create(&format!("/f/{number}"), CreateOptions { size: 100, ..Default::default() }).await.unwrap();
+        }
+        let file = group.lookup("/f/7").await.unwrap().unwrap();
+        let mut buffer = IoBuffer::zeroed(4096);
+        buffer.fill(9);
+        group.write_at(file, 0, buffer).await.unwrap();
+        group.flush().await.unwrap();
+        let again = open_device(&path, OpenMode::Plain).unwrap();
+        let follower = VolumeGroup::open(runtime, vec![again], node(2)).await.unwrap();
+        assert_eq!(follower.list("/f").await.unwrap().len(), 50);
+        assert_eq!(follower.read_at(file, 0, IoBuffer::zeroed(4096)).await.unwrap()[4095], 9);
+    });
+    std::fs::remove_file(&path).unwrap();
+}
