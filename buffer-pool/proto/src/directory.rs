@@ -197,7 +197,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// Decides the next step of a conversion from who holds the page now.
     fn step(&mut self, page: PageId, conversion: Conversion, ask: Ask) {
-        let Ask { node, mode, request } = ask;
+        let Ask { node, mode, .. } = ask;
         let me = self.me;
         let entry = self
             .entries
@@ -239,6 +239,23 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             }
             return;
         }
+        self.send_or_grant(page, conversion, ask, source.filter(|_| !upgrade), upgrade);
+    }
+
+    /// Nobody is in the way: `source` ships the image, or the page is granted.
+    fn send_or_grant(
+        &mut self,
+        page: PageId,
+        conversion: Conversion,
+        ask: Ask,
+        source: Option<NodeId>,
+        upgrade: bool,
+    ) {
+        let Ask { node, mode, request } = ask;
+        let entry = self
+            .entries
+            .get_mut(&page)
+            .expect("a converting page has an entry");
         // The only image may be one that was retained in this very conversion: its sender was a dirty sharer.
         let kept = || {
             entry

@@ -231,29 +231,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             }
             SurrenderKind::Drop => {
                 local.held = None;
-                let retained = image.is_some();
-                if let Some(image) = image {
-                    self.retained.insert(
-                        page,
-                        Retained {
-                            conversion,
-                            image,
-                            info,
-                        },
-                    );
-                }
-                let home = self.home(page);
-                self.send(
-                    home,
-                    Message::Invalidated {
-                        page,
-                        conversion,
-                        retained,
-                    },
-                    None,
-                );
-                self.tidy(page);
-                self.drain();
+                self.dropped(page, conversion, image, info);
                 return;
             }
         };
@@ -278,6 +256,33 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 info,
             },
             Some(image),
+        );
+        self.tidy(page);
+        self.drain();
+    }
+
+    /// A sharer dropped its copy; with an image it had the duty, and retains it.
+    fn dropped(&mut self, page: PageId, conversion: Conversion, image: Option<I>, info: ImageInfo) {
+        let retained = image.is_some();
+        if let Some(image) = image {
+            self.retained.insert(
+                page,
+                Retained {
+                    conversion,
+                    image,
+                    info,
+                },
+            );
+        }
+        let home = self.home(page);
+        self.send(
+            home,
+            Message::Invalidated {
+                page,
+                conversion,
+                retained,
+            },
+            None,
         );
         self.tidy(page);
         self.drain();
