@@ -101,6 +101,11 @@ impl Membership {
         now.0 < self.gate.load(Ordering::Acquire) && !self.ended.load(Ordering::Acquire)
     }
 
+    /// Time until the gate closes (see [`lease_valid`](Self::lease_valid)); zero when it is closed.
+    pub fn lease_left(&self, now: Instant) -> std::time::Duration {
+        if self.lease_valid(now) { Instant(self.gate.load(Ordering::Acquire)).since(now) } else { std::time::Duration::ZERO }
+    }
+
     /// Makes it durable in this node's slot that no SCN above `scn` was given out. Never falls.
     pub async fn raise_scn_ceiling(&self, scn: u64) -> Result<(), MembershipError> {
         {

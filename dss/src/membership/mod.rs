@@ -16,5 +16,5 @@ mod types;
 
 pub use api::Membership;
 pub use aquifer_dss_proto::membership::{LeaseState, SlotState, Timing};
-pub use slot::{ADDRESS_BYTES_MAX, Addresses, SlotView};
+pub use slot::{ADDRESS_BYTES_MAX, Addresses, BadBlock, SlotView};
 pub use types::{MembershipConfig, MembershipError, MembershipEvent, Timeline};

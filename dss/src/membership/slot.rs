@@ -58,7 +58,7 @@ pub struct SlotView {
 
 /// A block that is neither empty nor sound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct BadBlock;
+pub struct BadBlock;
 
 impl SlotView {
     pub(super) fn facts(&self) -> SlotFacts {
@@ -78,8 +78,8 @@ impl SlotView {
         frame(SLOT_MAGIC, &content)
     }
 
-    /// `None` for a slot never written.
-    pub(super) fn decode(node: NodeId, block: &[u8]) -> Result<Option<Self>, BadBlock> {
+    /// Reads the block of `node`'s slot; any bytes are safe. `None` for a slot never written.
+    pub fn decode(node: NodeId, block: &[u8]) -> Result<Option<Self>, BadBlock> {
         let Some(content) = unframe(SLOT_MAGIC, block)? else { return Ok(None) };
         let slot: Self = postcard::from_bytes(content).map_err(|_| BadBlock)?;
         if slot.node == node { Ok(Some(slot)) } else { Err(BadBlock) }

@@ -71,7 +71,7 @@ impl Answer {
 pub struct NodeReport {
     /// 1 to 64.
     pub id: u8,
-    /// "member", "joining", "leaving", "down", or "dead" when the slot says it lives and the view does not have it.
+    /// "member", "joining", "leaving", "stopped", or "dead" when the slot says it lives and the view does not have it.
     pub state: String,
     /// Which life.
     pub incarnation: u64,
@@ -114,6 +114,9 @@ pub struct StatusReport {
     pub serving: bool,
     /// Pages that wait for redo, at the leader.
     pub redo_outstanding: u64,
+    /// Why a decided view cannot be installed, while that is so.
+    #[serde(default)]
+    pub alarm: Option<String>,
     /// Every node that ever took a slot.
     pub nodes: Vec<NodeReport>,
     /// The last reform.

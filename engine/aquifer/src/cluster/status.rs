@@ -1,11 +1,14 @@
 //! `cluster status`: the verdict first, why, and the next command; then one row per node with the wrong lines marked.
 
-use crate::admin::{Locator, NodeReport, StatusReport};
+use crate::admin::{AdminClient, Locator, NodeReport, StatusReport};
 use crate::device;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{Colour, OutputOptions, paint, print_line, table, with_schema};
 use serde_json::{Value, json};
 use std::time::Duration;
+
+/// How long another member may take to answer.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Options of `cluster status`.
 #[derive(Clone, Debug, clap::Args)]
@@ -75,6 +78,9 @@ pub fn judge(report: &StatusReport) -> Verdict {
             "aquifer cluster status --watch".into(),
         );
     }
+    if let Some(alarm) = &report.alarm {
+        return with("degraded", alarm.clone(), "aquifer node fence N --confirm --device DEV".into());
+    }
     if let Some(node) = missing.first() {
         let why = format!("node {} is {}", list(&missing), node.state);
         let next = match node.state.as_str() {
@@ -133,7 +139,8 @@ pub async fn run(options: StatusOptions) -> Outcome {
 async fn look(locator: &Locator) -> Result<(StatusReport, Verdict), Failure> {
     let failure = match locator.connect(None).await {
         Ok(mut client) => {
-            let report = client.status().await?;
+            let mut report = client.status().await?;
+            probe(&mut report).await;
             let verdict = judge(&report);
             return Ok((report, verdict));
         }
@@ -151,7 +158,7 @@ async fn look(locator: &Locator) -> Result<(StatusReport, Verdict), Failure> {
         ..StatusReport::default()
     };
     for node in &mut report.nodes {
-        if node.state != "down" {
+        if node.state != "stopped" {
             node.state = "dead".into();
         }
         node.member = false;
@@ -174,6 +181,16 @@ async fn look(locator: &Locator) -> Result<(StatusReport, Verdict), Failure> {
         survives_one_more_failure: false,
     };
     Ok((report, verdict))
+}
+
+/// Asks every other member for its own lease: nobody else knows it.
+async fn probe(report: &mut StatusReport) {
+    for node in report.nodes.iter_mut().filter(|n| n.member && n.lease_left_ms.is_none()) {
+        let own = async { AdminClient::connect(&node.admin).await?.status().await };
+        if let Ok(Ok(status)) = tokio::time::timeout(PROBE_LIMIT, own).await {
+            node.lease_left_ms = status.nodes.iter().find(|n| n.id == node.id).and_then(|n| n.lease_left_ms);
+        }
+    }
 }
 
 fn object(report: &StatusReport, verdict: &Verdict) -> Value {

@@ -48,6 +48,16 @@ impl Running {
         None
     }
 
+    /// Reads the metadata journal to its end.
+    pub async fn catch_up(&self) -> Result<(), Failure> {
+        Err(missing())
+    }
+
+    /// Returns when the node had to stop by itself, with the reason.
+    pub async fn ended(&self) -> String {
+        std::future::pending().await
+    }
+
     /// Writes a configuration entry.
     pub async fn set_config(&self, _key: &str, _value: &str) -> Result<(), Failure> {
         Err(missing())

@@ -5,6 +5,7 @@
 
 use super::assemble::Running;
 use crate::admin::HistoryEntry;
+use crate::failure::Failure;
 use crate::units::{milliseconds_after, wall_clock};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,8 @@ fn key(epoch: u64) -> String {
 }
 
 /// The newest entries, oldest first.
-pub fn read(running: &Running, limit: usize) -> Vec<HistoryEntry> {
+pub async fn read(running: &Running, limit: usize) -> Result<Vec<HistoryEntry>, Failure> {
+    running.catch_up().await?;
     let newest = running.status().epoch;
     let mut entries: Vec<HistoryEntry> = (1..=newest)
         .rev()
@@ -26,7 +28,7 @@ pub fn read(running: &Running, limit: usize) -> Vec<HistoryEntry> {
         .take(limit)
         .collect();
     entries.reverse();
-    entries
+    Ok(entries)
 }
 
 /// Writes an entry for each view that this node leads. Runs for ever.

@@ -121,7 +121,10 @@ pub async fn run(settings: NodeSettings) -> Outcome {
             settings.peer,
             settings.admin.display()
         ))?;
-        let by = signals.recv().await;
+        let by = tokio::select! {
+            by = signals.recv() => by,
+            reason = running.ended() => return Err(Failure::unavailable(format!("this node had to stop: {reason}"))),
+        };
         tracing::info!(by, "stopping");
     }
     let stopped = tokio::time::timeout(STOP_LIMIT, running.stop()).await;

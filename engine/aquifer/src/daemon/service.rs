@@ -28,7 +28,7 @@ impl AdminService for NodeService {
             Request::Counters => serde_json::to_value(self.running.counters()),
             Request::Timeline => serde_json::to_value(self.running.timeline()),
             Request::History { limit } => {
-                serde_json::to_value(history::read(&self.running, limit.min(10_000)))
+                serde_json::to_value(history::read(&self.running, limit.min(10_000)).await?)
             }
             Request::Stop => {
                 self.stop.notify_one();

@@ -13,4 +13,4 @@ pub use files::{FileEntry, OfflineFile};
 pub use make::{Formatted, create, format, storage_failure};
 pub use offline::{OfflineGroup, check, read_labels};
 pub use plain::PlainDevice;
-pub use slots::{fence, read_slots};
+pub use slots::{fence, read_slots, report};

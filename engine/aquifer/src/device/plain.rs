@@ -38,6 +38,11 @@ impl PlainDevice {
         })
     }
 
+    /// The open file, for its locks.
+    pub fn into_file(self) -> std::fs::File {
+        self.file
+    }
+
     fn check(&self, operation: &'static str, offset: u64, length: usize) -> Result<(), DeviceError> {
         let inside = offset
             .checked_add(length as u64)

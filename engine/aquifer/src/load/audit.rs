@@ -178,7 +178,6 @@ mod tests {
             transfer: transfer(*id),
             node: 0,
             at: 0,
-            began: 0,
         });
         LoadResult {
             acknowledged: acknowledged.collect(),

@@ -63,8 +63,6 @@ pub struct Acknowledged {
     pub node: usize,
     /// When the answer was here.
     pub at: u64,
-    /// When the transaction began.
-    pub began: u64,
 }
 
 /// What came of the load.
@@ -236,7 +234,6 @@ impl Worker {
                 session = self.connect_somewhere().await;
                 continue;
             };
-            let began = boottime();
             match self.attempt(open, &transfer).await {
                 Attempt::Acknowledged => {
                     let at = boottime();
@@ -244,9 +241,7 @@ impl Worker {
                     self.result.acknowledged.push(Acknowledged {
                         transfer,
                         node: open.node,
-                        at,
-                        began,
-                    });
+                        at });
                 }
                 Attempt::RolledBack => {
                     self.board.retried.fetch_add(1, Ordering::Relaxed);
