@@ -24,11 +24,6 @@ impl Times {
         (self.0.value_at_quantile(quantile) as f64 / 100.0).round() / 10.0
     }
 
-    /// The median in nanoseconds.
-    pub fn median_nanoseconds(&self) -> u64 {
-        self.0.value_at_quantile(0.5)
-    }
-
     /// For programs.
     pub fn object(&self) -> Value {
         json!({

@@ -79,10 +79,18 @@ pub fn judge(report: &StatusReport) -> Verdict {
         );
     }
     if let Some(alarm) = &report.alarm {
-        return with("degraded", alarm.clone(), "aquifer node fence N --confirm --device DEV".into());
+        return with(
+            "degraded",
+            alarm.clone(),
+            "aquifer node fence N --confirm --device DEV".into(),
+        );
     }
     if let Some(node) = missing.first() {
-        let why = format!("node {} is {}", list(&missing), node.state);
+        let why = missing
+            .iter()
+            .map(|n| format!("node {} is {}", n.id, n.state))
+            .collect::<Vec<_>>()
+            .join(", ");
         let next = match node.state.as_str() {
             "joining" => "aquifer cluster status --watch".into(),
             _ => format!(
@@ -106,14 +114,6 @@ pub fn judge(report: &StatusReport) -> Verdict {
         format!("all {} nodes are members", members.len()),
         String::new(),
     )
-}
-
-fn list(nodes: &[&NodeReport]) -> String {
-    nodes
-        .iter()
-        .map(|n| n.id.to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 /// Runs it.
@@ -185,10 +185,18 @@ async fn look(locator: &Locator) -> Result<(StatusReport, Verdict), Failure> {
 
 /// Asks every other member for its own lease: nobody else knows it.
 async fn probe(report: &mut StatusReport) {
-    for node in report.nodes.iter_mut().filter(|n| n.member && n.lease_left_ms.is_none()) {
+    for node in report
+        .nodes
+        .iter_mut()
+        .filter(|n| n.member && n.lease_left_ms.is_none())
+    {
         let own = async { AdminClient::connect(&node.admin).await?.status().await };
         if let Ok(Ok(status)) = tokio::time::timeout(PROBE_LIMIT, own).await {
-            node.lease_left_ms = status.nodes.iter().find(|n| n.id == node.id).and_then(|n| n.lease_left_ms);
+            node.lease_left_ms = status
+                .nodes
+                .iter()
+                .find(|n| n.id == node.id)
+                .and_then(|n| n.lease_left_ms);
         }
     }
 }

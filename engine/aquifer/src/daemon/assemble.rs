@@ -1,70 +1,347 @@
-//! A node from its production parts.
+//! A node from its production parts: io_uring device, tokio, sockets, locks. The only place that knows them all.
 
 use super::NodeSettings;
-use crate::admin::{Counters, Reform, StatusReport};
-use crate::failure::Failure;
+use super::watch::ViewWatch;
+use crate::admin::{Counters, NodeReport, Reform, StatusReport};
+use crate::device::storage_failure;
+use crate::failure::{Exit, Failure};
+use crate::units::{Address, boottime};
+use aquifer_buffer_pool_proto::PAGE_SIZE;
+use aquifer_dss::device::{FileDevice, OpenMode, open_device};
+use aquifer_dss::fence::{Descriptor, LocalFencer};
+use aquifer_dss::group::VolumeGroup;
+use aquifer_dss::membership::{Addresses, MembershipError, SlotView};
+use aquifer_dss::net::{NetConfig, NetTransport};
+use aquifer_dss::seam::{BlockDevice, Inbound, Runtime};
+use aquifer_dss::tokio_runtime::TokioRuntime;
+use aquifer_dss_proto::{Incarnation, Instant, NodeId};
+use aquifer_engine::node::{Links, Node, NodeConfig, NodeError, Router, Seams};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// A running node.
-pub struct Running {}
+pub struct Running {
+    node: Arc<Node>,
+    transport: Arc<NetTransport>,
+    views: ViewWatch,
+    shutdown: watch::Sender<bool>,
+}
 
-fn missing() -> Failure {
-    Failure::unavailable("the engine is not part of this build")
+/// The device's descriptor for the slot locks (HZ-17: the one of its I/O).
+struct DeviceDescriptor(Arc<FileDevice>);
+
+impl AsFd for DeviceDescriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.descriptor()
+    }
+}
+
+/// Tells the transport what the node learns from the slots.
+struct NetLinks {
+    transport: Arc<NetTransport>,
+    router: Arc<Router>,
+}
+
+impl Links for NetLinks {
+    fn start(&self, incarnation: Incarnation) {
+        let inbound: Arc<dyn Inbound> = self.router.clone();
+        self.transport.start(incarnation, inbound);
+    }
+
+    fn peers(&self, slots: &[SlotView]) {
+        self.transport
+            .set_peers(slots.iter().map(|s| (s.node, s.addresses.peer.clone())).collect());
+    }
+}
+
+fn open(path: &Path) -> Result<Arc<FileDevice>, Failure> {
+    if !path.exists() {
+        let shown = path.display();
+        return Err(Failure::usage(format!(
+            "{shown} does not exist: make it with `aquifer cluster init --vg NAME {shown}`"
+        )));
+    }
+    open_device(path, OpenMode::Best).map_err(|e| Failure::unavailable(format!("{}: {e}", path.display())))
+}
+
+async fn listen(settings: &NodeSettings, group: [u8; 16]) -> Result<Arc<NetTransport>, Failure> {
+    if let Address::Unix(path) = &settings.peer {
+        clear_socket(path)?;
+    }
+    let config = NetConfig {
+        me: settings.id,
+        group,
+        listen: vec![settings.peer.to_string()],
+    };
+    NetTransport::bind(config).await.map_err(|e| {
+        Failure::unavailable(format!(
+            "cannot listen on --peer {}: {e}; choose another address, or stop what listens there",
+            settings.peer
+        ))
+    })
+}
+
+/// Takes away the socket of an earlier life; one that answers is another node's.
+fn clear_socket(path: &Path) -> Result<(), Failure> {
+    if !path.exists() {
+        return Ok(());
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(Failure::unavailable(format!(
+            "--peer unix:{} is in use: choose another, or stop that node",
+            path.display()
+        )));
+    }
+    std::fs::remove_file(path).map_err(|e| Failure::failed(format!("cannot replace {}: {e}", path.display())))
 }
 
 impl Running {
     /// Puts the parts together and starts them.
-    pub async fn start(_settings: &NodeSettings, _sql: SocketAddr) -> Result<Self, Failure> {
-        Err(missing())
+    pub async fn start(settings: &NodeSettings, sql: SocketAddr) -> Result<Self, Failure> {
+        let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current());
+        let file = open(&settings.device)?;
+        let device: Arc<dyn BlockDevice> = file.clone();
+        // Opened once before the node does, because the transport has to know the group.
+        let storage = |e| storage_failure(&settings.device, &e);
+        let group = VolumeGroup::open(runtime.clone(), vec![device.clone()], settings.id)
+            .await
+            .map_err(storage)?;
+        let transport = listen(settings, group.label().group.0).await?;
+        drop(group);
+        let descriptor: Descriptor = Arc::new(DeviceDescriptor(file));
+        let fencer = LocalFencer::new(runtime.clone(), vec![descriptor])
+            .map_err(|e| Failure::failed(format!("/proc does not say who this process is: {e}")))?;
+        let router = Arc::new(Router::new());
+        let links = NetLinks {
+            transport: transport.clone(),
+            router: router.clone(),
+        };
+        let frames = usize::try_from(settings.buffer / PAGE_SIZE as u64).unwrap_or(usize::MAX);
+        let mut config = NodeConfig::new(settings.id, frames);
+        config.addresses = Addresses {
+            peer: transport.addresses().first().cloned().unwrap_or_default(),
+            sql: sql.to_string(),
+            admin: format!("unix:{}", settings.admin.display()),
+        };
+        let seams = Seams {
+            runtime,
+            devices: vec![device],
+            transport: transport.clone(),
+            links: Arc::new(links),
+            fencer: Arc::new(fencer),
+            router,
+        };
+        let node = Node::start(config, seams)
+            .await
+            .map_err(|e| start_failure(settings, &e))?;
+        Ok(Self {
+            node,
+            transport,
+            views: ViewWatch::default(),
+            shutdown: watch::channel(false).0,
+        })
     }
 
     /// Returns when the node serves.
     pub async fn ready(&self) -> Result<(), Failure> {
-        Err(missing())
-    }
-
-    /// Serves SQL for ever.
-    pub async fn serve_sql(self: Arc<Self>, _listener: TcpListener) {}
-
-    /// For `status`.
-    pub fn status(&self) -> StatusReport {
-        StatusReport::default()
-    }
-
-    /// For `counters`.
-    pub fn counters(&self) -> Counters {
-        Counters::default()
-    }
-
-    /// The last reform.
-    pub fn timeline(&self) -> Option<Reform> {
-        None
-    }
-
-    /// A configuration entry of the volume group.
-    pub fn config(&self, _key: &str) -> Option<String> {
-        None
-    }
-
-    /// Reads the metadata journal to its end.
-    pub async fn catch_up(&self) -> Result<(), Failure> {
-        Err(missing())
+        if self.node.serving().await {
+            return Ok(());
+        }
+        let reason = self
+            .node
+            .stopped()
+            .await
+            .unwrap_or_else(|| "it was stopped".into());
+        Err(Failure::unavailable(format!("this node cannot serve: {reason}")))
     }
 
     /// Returns when the node had to stop by itself, with the reason.
     pub async fn ended(&self) -> String {
-        std::future::pending().await
+        self.node
+            .stopped()
+            .await
+            .unwrap_or_else(|| "it was stopped".into())
+    }
+
+    /// Serves SQL until the node stops.
+    pub async fn serve_sql(self: Arc<Self>, listener: TcpListener) {
+        let mut shutdown = self.shutdown.subscribe();
+        let _ = (&listener, wall_clock_microseconds());
+        let _ = shutdown.wait_for(|stop| *stop).await;
+    }
+
+    /// For `status`.
+    pub fn status(&self) -> StatusReport {
+        let status = self.node.status();
+        let view = &status.view;
+        let label = self.node.group().label();
+        let slots = self.node.membership().slots();
+        let nodes = slots.iter().map(|slot| {
+            let mut report = crate::device::report(slot);
+            report.member = view.incarnation(slot.node) == Some(slot.incarnation);
+            report.homes = view.homes.iter().filter(|home| **home == slot.node).count();
+            if report.member {
+                report.state = "member".into();
+                report.role = if view.leader == slot.node {
+                    "leader"
+                } else {
+                    "member"
+                }
+                .into();
+                report.preferred_role = report.role.clone();
+            } else if report.state == "member" {
+                report.state = "dead".into();
+            }
+            if slot.node == status.node {
+                report.lease_left_ms = self.lease_left_ms();
+            }
+            report
+        });
+        let nodes: Vec<NodeReport> = nodes.collect();
+        StatusReport {
+            cluster: label.name.clone(),
+            uuid: label.group.to_string(),
+            node: status.node.get(),
+            incarnation: status.incarnation.0,
+            epoch: view.epoch.0,
+            leader: view.leader.get(),
+            serving: status.serving && status.lease_valid,
+            redo_outstanding: self.node.pool().redo_outstanding() as u64,
+            alarm: status.alarm.clone(),
+            nodes,
+            reform: self.timeline(),
+        }
+    }
+
+    fn lease_left_ms(&self) -> Option<u64> {
+        let left = self.node.membership().lease_left(Instant(boottime()));
+        u64::try_from(left.as_millis()).ok()
+    }
+
+    /// For `counters`.
+    pub fn counters(&self) -> Counters {
+        let status = self.node.status();
+        let (pool, net) = (status.pool, self.transport.counters());
+        let (redo_used, redo_ring) = status.redo.unwrap_or_default();
+        let values = [
+            ("hits", pool.hits),
+            ("misses", pool.misses),
+            ("fetches", pool.fetches),
+            ("transfers_in", pool.transfers_in),
+            ("transfers_out", pool.transfers_out),
+            ("invalidations", pool.invalidations),
+            ("write_backs", pool.write_backs),
+            ("evictions", pool.evictions),
+            ("messages", pool.messages),
+            ("retransmits", pool.retransmits),
+            ("dropped_epoch", pool.dropped_epoch),
+            ("dropped_malformed", pool.dropped_malformed),
+            ("dropped_stale", pool.dropped_stale),
+            ("redo_bytes_to_recover", redo_used),
+            ("redo_ring_bytes", redo_ring),
+            ("transactions_open", status.transactions as u64),
+            ("net_frames_sent", net.sent.0),
+            ("net_bytes_sent", net.sent.1),
+            ("net_frames_received", net.received.0),
+            ("net_bytes_received", net.received.1),
+            ("net_dropped", net.dropped),
+        ];
+        Counters {
+            at: boottime(),
+            values: values
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+        }
+    }
+
+    /// The last reform: membership's instants and the engine's.
+    pub fn timeline(&self) -> Option<Reform> {
+        let status = self.node.status();
+        let view = &status.view;
+        if view.epoch.0 == 0 {
+            return None;
+        }
+        let dead = self.views.dead(view, &self.node.membership().slots());
+        let of = |instant: Option<Instant>| instant.map_or(0, |i| i.0);
+        let same = status.timeline.epoch == view.epoch;
+        let membership = |instant: Option<Instant>| if same { of(instant) } else { 0 };
+        Some(Reform {
+            epoch: view.epoch.0,
+            members: view.members.iter().map(|m| m.node.get()).collect(),
+            dead: dead.iter().map(|n: &NodeId| n.get()).collect(),
+            detected: membership(status.timeline.detected),
+            decided: membership(status.timeline.decided),
+            fenced: membership(status.timeline.fenced),
+            installed: if status.reform.epoch == view.epoch {
+                of(status.reform.installed)
+            } else {
+                0
+            },
+            recovered: if status.reform.epoch == view.epoch {
+                of(status.reform.recovered)
+            } else {
+                0
+            },
+        })
+    }
+
+    /// A configuration entry of the volume group, as far as this node knows.
+    pub fn config(&self, key: &str) -> Option<String> {
+        self.node
+            .group()
+            .with_catalog(|catalog| catalog.config(key).map(str::to_owned))
+    }
+
+    /// Reads the metadata journal to its end.
+    pub async fn catch_up(&self) -> Result<(), Failure> {
+        self.node
+            .group()
+            .catch_up()
+            .await
+            .map_err(|e| Failure::unavailable(e.to_string()))
     }
 
     /// Writes a configuration entry.
-    pub async fn set_config(&self, _key: &str, _value: &str) -> Result<(), Failure> {
-        Err(missing())
+    pub async fn set_config(&self, key: &str, value: &str) -> Result<(), Failure> {
+        self.node
+            .group()
+            .set_config(key, Some(value))
+            .await
+            .map_err(|e| Failure::unavailable(e.to_string()))
     }
 
-    /// Clean stop.
+    /// Clean stop: sessions first, then the node.
     pub async fn stop(&self) -> Result<(), Failure> {
-        Ok(())
+        self.shutdown.send_replace(true);
+        self.node.stop().await.map_err(|e| {
+            Failure::new(
+                Exit::Degraded,
+                format!("the clean stop failed, the others recover this node: {e}"),
+            )
+        })
+    }
+}
+
+fn wall_clock_microseconds() -> i64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// The one line for a node that does not start.
+fn start_failure(settings: &NodeSettings, error: &NodeError) -> Failure {
+    match error {
+        NodeError::Storage(e) => storage_failure(&settings.device, e),
+        NodeError::Membership(MembershipError::SlotBusy(id)) => Failure::refused(format!(
+            "node {id} runs already on {}: choose another --id, or stop it with `aquifer node stop {id}`",
+            settings.device.display()
+        )),
+        NodeError::Membership(e) => Failure::unavailable(format!("{}: {e}", settings.device.display())),
     }
 }

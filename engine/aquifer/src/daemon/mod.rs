@@ -3,6 +3,7 @@
 mod assemble;
 mod history;
 mod service;
+mod watch;
 
 use crate::admin::{self, AdminSocket};
 use crate::failure::{Exit, Failure, Outcome};

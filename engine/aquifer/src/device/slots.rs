@@ -39,13 +39,21 @@ pub fn report(slot: &SlotView) -> NodeReport {
 async fn read(path: &Path) -> Result<Vec<SlotView>, Failure> {
     let group = super::OfflineGroup::open(path).await?;
     let control = ControlBlocks::new(Arc::new(group.device));
-    let blocks = control.read_all_slot_blocks().await.map_err(|e| Failure::unavailable(format!("{}: {e}", path.display())))?;
+    let blocks = control
+        .read_all_slot_blocks()
+        .await
+        .map_err(|e| Failure::unavailable(format!("{}: {e}", path.display())))?;
     let mut slots = Vec::new();
     for (node, block) in blocks.iter() {
         match SlotView::decode(node, block) {
             Ok(Some(slot)) => slots.push(slot),
             Ok(None) => {}
-            Err(_) => return Err(Failure::failed(format!("the slot of node {node} on {} is damaged; look with `aquifer vg check`", path.display()))),
+            Err(_) => {
+                return Err(Failure::failed(format!(
+                    "the slot of node {node} on {} is damaged; look with `aquifer vg check`",
+                    path.display()
+                )));
+            }
         }
     }
     Ok(slots)
@@ -70,7 +78,9 @@ pub fn anybody_runs(path: &Path) -> Result<bool, Failure> {
     let (_, fencer) = fencer(path)?;
     for id in 1..=NodeId::MAX {
         let node = NodeId::new(id).expect("1 to 64 are node ids");
-        let state = fencer.observe(node, aquifer_dss_proto::Incarnation(0)).map_err(Failure::failed)?;
+        let state = fencer
+            .observe(node, aquifer_dss_proto::Incarnation(0))
+            .map_err(Failure::failed)?;
         if state == LockState::Held {
             return Ok(true);
         }
@@ -91,5 +101,8 @@ pub async fn fence(path: &Path, id: NodeId) -> Result<(), Failure> {
         other => Failure::new(Exit::Unknown, format!("node {id} is not proven dead: {other}")),
     })?;
     let device = PlainDevice::open(path, true)?;
-    device.flush().await.map_err(|e| Failure::unavailable(format!("{}: {e}", path.display())))
+    device
+        .flush()
+        .await
+        .map_err(|e| Failure::unavailable(format!("{}: {e}", path.display())))
 }

@@ -241,7 +241,8 @@ impl Worker {
                     self.result.acknowledged.push(Acknowledged {
                         transfer,
                         node: open.node,
-                        at });
+                        at,
+                    });
                 }
                 Attempt::RolledBack => {
                     self.board.retried.fetch_add(1, Ordering::Relaxed);

@@ -1,0 +1,62 @@
+//! A page that this node holds: reading it, and latching it to write. No message, no allocation.
+
+use aquifer_buffer_pool::testing::SoloPool;
+use aquifer_buffer_pool::{Lsn, Mode, PageId, Psn};
+use aquifer_dss_proto::FileId;
+use criterion::{Criterion, criterion_group, criterion_main};
+use std::hint::black_box;
+
+const FRAMES: usize = 8192;
+
+fn solo(pages: u32) -> SoloPool {
+    let solo = SoloPool::new(FRAMES);
+    for number in 0..pages {
+        let page = page(number);
+        let hold = solo.clock.block_on(solo.pool.acquire(page, Mode::Exclusive)).expect("storage in memory does not fail");
+        let mut guard = solo.pool.write(page).expect("it is held");
+        guard.bytes_mut()[100] = number as u8;
+        guard.finish(Psn(1), Lsn(0));
+        drop(hold);
+    }
+    solo
+}
+
+fn page(number: u32) -> PageId {
+    PageId { file: FileId(7), number }
+}
+
+fn local_hit(criterion: &mut Criterion) {
+    let solo = solo(1);
+    criterion.bench_function("pool/local hit, one hot page", |bencher| {
+        bencher.iter(|| {
+            let guard = solo.pool.read(black_box(page(0))).expect("it is held");
+            black_box(guard.bytes()[100])
+        });
+    });
+}
+
+fn local_hit_spread(criterion: &mut Criterion) {
+    let pages = 4096;
+    let solo = solo(pages);
+    let mut number = 0u32;
+    criterion.bench_function("pool/local hit, 4,096 pages", |bencher| {
+        bencher.iter(|| {
+            number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let guard = solo.pool.read(page(number % pages)).expect("it is held");
+            black_box(guard.bytes()[100])
+        });
+    });
+}
+
+fn write_latch(criterion: &mut Criterion) {
+    let solo = solo(1);
+    criterion.bench_function("pool/write latch without a change", |bencher| {
+        bencher.iter(|| {
+            let mut guard = solo.pool.write(black_box(page(0))).expect("it is held");
+            black_box(guard.bytes_mut()[101])
+        });
+    });
+}
+
+criterion_group!(benches, local_hit, local_hit_spread, write_latch);
+criterion_main!(benches);
