@@ -90,6 +90,8 @@ pub trait StoreTransaction: Send + 'static {
     fn savepoint(&mut self) -> Self::Savepoint;
     /// Undoes everything after the savepoint, which stays valid.
     fn rollback_to(&mut self, savepoint: Self::Savepoint) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Forgets the savepoint and those after it; what was written since stays.
+    fn release(&mut self, savepoint: Self::Savepoint) -> Result<(), StoreError>;
     /// Commits.
     fn commit(self) -> impl Future<Output = Result<Committed, StoreError>> + Send;
     /// Rolls back.

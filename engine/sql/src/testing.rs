@@ -186,6 +186,10 @@ impl StoreTransaction for MemoryTransaction {
         Ok(())
     }
 
+    fn release(&mut self, _savepoint: usize) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn commit(mut self) -> Result<Committed, StoreError> {
         self.undo.clear();
         Ok(Committed::Yes)

@@ -139,7 +139,10 @@ impl<S: Store> Session<S> {
             St::ReleaseSavepoint { name } => {
                 self.check_not_failed()?;
                 let at = self.find_savepoint(&fold_ident(name))?;
-                self.opened().savepoints.truncate(at);
+                let open = self.opened();
+                let point = open.savepoints[at].point;
+                open.savepoints.truncate(at);
+                open.transaction.as_mut().ok_or_else(super::aborted)?.release(point)?;
                 "RELEASE"
             }
             _ => return Ok(None),
