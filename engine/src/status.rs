@@ -1,6 +1,6 @@
 //! Status files: `/status/N` says which transactions of node N committed, and which sequence numbers it has taken.
 //!
-//! Page 0 holds the sequence; page `1 + s / STATUS_PER_PAGE` the outcome of sequence number `s`. A commit record is a change of such
+//! Page 0 holds the sequence, the pages after it the outcomes ([`status_place`]). A commit record is a change of such
 //! a page in the node's redo, so the recovery of status pages is the recovery of transactions.
 
 use crate::engine::{Engine, Runner};
@@ -13,9 +13,9 @@ use aquifer_dss::seam::BoxFuture;
 use aquifer_dss_proto::NodeId;
 use aquifer_dss_proto::catalog::FileKind;
 use aquifer_engine_proto::page::{
-    PageContent, PageOperation, STATUS_ABORTED, STATUS_PER_PAGE, kind_of, sequence_of, status_of,
+    PageContent, PageOperation, STATUS_ABORTED, kind_of, sequence_of, status_of,
 };
-use aquifer_engine_proto::{TreeId, TxnId};
+use aquifer_engine_proto::{TreeId, TxnId, status_place};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -60,7 +60,8 @@ impl StatusFiles {
         let engine = self.engine()?;
         let node = txn.node().ok_or(Error::State("a row names a transaction of no node"))?;
         let Some(file) = self.file(&engine, node).await? else { return Ok(None) };
-        let (number, index) = place(txn);
+        let place = status_place(txn);
+        let (number, index) = (place.page, usize::from(place.index));
         if number >= page_count(&engine, file) && number >= engine.sizes.learn(&engine.group, file).await? {
             return Ok(None);
         }
@@ -84,7 +85,7 @@ impl StatusFiles {
     async fn write_entries(&self, commits: Vec<(TxnId, Scn)>) -> Result<Lsn, Error> {
         let engine = self.engine()?;
         let file = self.file(&engine, engine.me).await?.ok_or(Error::NoSuchTree)?;
-        let numbers: BTreeSet<u32> = commits.iter().map(|(txn, _)| place(*txn).0).collect();
+        let numbers: BTreeSet<u32> = commits.iter().map(|(txn, _)| status_place(*txn).page).collect();
         let mut learned = Resolutions::new();
         let mut runner = Runner { txn: None, learned: &mut learned };
         let end = engine
@@ -104,8 +105,8 @@ impl StatusFiles {
                     mtr.change(page, &PageOperation::Format(PageContent::Status))?;
                 }
                 for (txn, scn) in &commits {
-                    let (number, index) = place(*txn);
-                    mtr.change(held[&number], &PageOperation::SetStatus { index: index as u16, scn: *scn })?;
+                    let place = status_place(*txn);
+                    mtr.change(held[&place.page], &PageOperation::SetStatus { index: place.index, scn: *scn })?;
                 }
                 Ok(mtr.commit(&*engine))
             })
@@ -159,13 +160,6 @@ fn enough_space(engine: &Engine, file: TreeId, last: u32) -> Result<Mtr<'_, aqui
 
 fn page_count(engine: &Engine, file: TreeId) -> u32 {
     crate::tree::FileSpace::pages(&*engine.sizes, file)
-}
-
-/// Page and position of a transaction's outcome.
-fn place(txn: TxnId) -> (u32, usize) {
-    let per_page = STATUS_PER_PAGE as u64;
-    let number = 1 + txn.sequence() / per_page;
-    (u32::try_from(number).expect("fewer than 2^42 transactions of one node"), (txn.sequence() % per_page) as usize)
 }
 
 impl StatusStore for StatusFiles {

@@ -31,7 +31,7 @@ impl Node {
         let leads = view.leader == me;
         tracing::info!(epoch = view.epoch.0, members = ?view.nodes(), leader = view.leader.get(), "installing view");
         self.epoch.send_replace(view.epoch);
-        self.redo.forget();
+        self.redo.forget(leads);
         *self.unclean.lock() = Unclean::NotKnown;
         if let Some(stream) = self.redo.stream() {
             stream.set_epoch(view.epoch);

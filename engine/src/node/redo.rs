@@ -22,8 +22,8 @@ type Inherited = BTreeMap<NodeId, BTreeMap<PageId, Psn>>;
 #[derive(Default)]
 struct Retained {
     wanted: Inherited,
-    /// Notices that came before the recovery knew what to wait for.
-    early: Inherited,
+    /// Leader, before its recovery knows what to wait for: the notices that came meanwhile.
+    early: Option<Inherited>,
 }
 
 /// [`Redo`] of a node.
@@ -52,15 +52,15 @@ impl NodeRedo {
     }
 
     /// A new view is about to be installed: whoever leads it plans again (REC-6).
-    pub fn forget(&self) {
-        *self.inherited.lock() = Retained::default();
+    pub fn forget(&self, leads: bool) {
+        *self.inherited.lock() = Retained { wanted: Inherited::new(), early: leads.then(Inherited::new) };
         self.flushed.notify_waiters();
     }
 
     /// Takes over the pages of these dead streams, less what was reported written meanwhile.
     pub fn inherit(&self, streams: Inherited) {
         let mut retained = self.inherited.lock();
-        let early = std::mem::take(&mut retained.early);
+        let early = retained.early.take().unwrap_or_default();
         retained.wanted = streams;
         for (node, pages) in early {
             if let Some(wanted) = retained.wanted.get_mut(&node) {
@@ -114,14 +114,15 @@ impl Redo for NodeRedo {
         let mut retained = self.inherited.lock();
         match retained.wanted.get_mut(&by) {
             Some(wanted) => pages.iter().for_each(|(page, psn)| settle(wanted, *page, *psn)),
-            None if by != self.me => {
-                let early = retained.early.entry(by).or_default();
-                for (page, psn) in pages {
-                    let known = early.entry(*page).or_default();
-                    *known = (*known).max(*psn);
+            None => {
+                if let Some(early) = &mut retained.early {
+                    let early = early.entry(by).or_default();
+                    for (page, psn) in pages {
+                        let known = early.entry(*page).or_default();
+                        *known = (*known).max(*psn);
+                    }
                 }
             }
-            None => {}
         }
         drop(retained);
         self.flushed.notify_waiters();
