@@ -106,18 +106,30 @@ pub struct Mtr<'a, P: Pages + 'a> {
 impl<'a, P: Pages> Mtr<'a, P> {
     /// One that holds nothing.
     pub const fn new(pages: &'a P) -> Self {
-        Self { pages, held: Vec::new(), records: Vec::new() }
+        Self {
+            pages,
+            held: Vec::new(),
+            records: Vec::new(),
+        }
     }
 
     /// Holds a page for change; a page held already gives its place again. Panics after the first change (BT-6).
     pub fn hold(&mut self, id: PageId) -> Result<HeldPage, Blocked> {
-        assert!(self.records.is_empty(), "page {id} is held after the first change");
+        assert!(
+            self.records.is_empty(),
+            "page {id} is held after the first change"
+        );
         if let Some(index) = self.held.iter().position(|held| held.id == id) {
             return Ok(HeldPage(index));
         }
         let guard = self.pages.write(id)?;
         let psn = guard.psn();
-        self.held.push(Held { id, guard, psn, changed: false });
+        self.held.push(Held {
+            id,
+            guard,
+            psn,
+            changed: false,
+        });
         Ok(HeldPage(self.held.len() - 1))
     }
 
@@ -148,11 +160,19 @@ impl<'a, P: Pages> Mtr<'a, P> {
         let held = &mut self.held[page.0];
         if let Err(error) = page::apply(held.guard.bytes_mut(), held.id, operation) {
             let harmless = self.records.is_empty() && matches!(error, PageError::Corrupt(_));
-            assert!(harmless, "page {} was held and asked, and does not take its change: {error}", held.id);
+            assert!(
+                harmless,
+                "page {} was held and asked, and does not take its change: {error}",
+                held.id
+            );
             return Err(Blocked::Corrupt(held.id));
         }
         let operation = encode_operation(operation);
-        self.records.push(RedoRecord { page: held.id, prev_psn: held.psn, operation });
+        self.records.push(RedoRecord {
+            page: held.id,
+            prev_psn: held.psn,
+            operation,
+        });
         held.psn = Psn(held.psn.0 + 1);
         held.changed = true;
         Ok(())
@@ -185,7 +205,10 @@ impl<'a, P: Pages> Mtr<'a, P> {
 impl<'a, P: Pages + 'a> Drop for Mtr<'a, P> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert!(self.records.is_empty(), "a changed mini-transaction was dropped without commit");
+            assert!(
+                self.records.is_empty(),
+                "a changed mini-transaction was dropped without commit"
+            );
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::rpc::{EngineRequest, EngineResponse, Reply, Rpc};
 use aquifer_buffer_pool_proto::Scn;
+use aquifer_dss::membership::Membership;
 use aquifer_dss::seam::{BoxFuture, Runtime};
 use aquifer_dss_proto::{Epoch, NodeId, NodeSet, View};
 use aquifer_engine_proto::{ScnFetch, ScnFetcher, ScnIssuer, ScnWant};
@@ -23,6 +24,12 @@ const RETRY: Duration = Duration::from_millis(50);
 pub trait CeilingStore: Send + Sync + 'static {
     /// Durable when it returns `Ok`.
     fn raise_scn_ceiling(&self, ceiling: Scn) -> BoxFuture<'_, Result<(), String>>;
+}
+
+impl CeilingStore for Membership {
+    fn raise_scn_ceiling(&self, ceiling: Scn) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move { Self::raise_scn_ceiling(self, ceiling.0).await.map_err(|e| e.to_string()) })
+    }
 }
 
 /// An SCN on its way; a snapshot that nobody takes is given back.

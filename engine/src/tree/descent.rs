@@ -62,7 +62,11 @@ impl<'a, P: Pages> Tree<'a, P> {
         if kind_of(bytes).map_err(|error| corrupt(id, error))?.is_none() {
             let missing = id.number == ROOT;
             let unformatted = || corrupt(id, PageError::Corrupt("a page in the tree was never formatted"));
-            return Err(if missing { Blocked::Failed(Error::NoSuchTree) } else { unformatted() });
+            return Err(if missing {
+                Blocked::Failed(Error::NoSuchTree)
+            } else {
+                unformatted()
+            });
         }
         (|| {
             let node = NodeView::new(bytes)?;
@@ -71,7 +75,11 @@ impl<'a, P: Pages> Tree<'a, P> {
             }
             if node.level() != level {
                 let grown = id.number == ROOT && node.level() > level;
-                return if grown { Ok(Step::Grown) } else { Err(PageError::Corrupt("level")) };
+                return if grown {
+                    Ok(Step::Grown)
+                } else {
+                    Err(PageError::Corrupt("level"))
+                };
             }
             let (low, high) = (node.low()?, node.high()?);
             if target.is_left_of(low) || high.is_some_and(|high| high <= low) {
@@ -81,7 +89,9 @@ impl<'a, P: Pages> Tree<'a, P> {
                 return Ok(Step::Here);
             }
             // Low fences rise strictly from page to page, so this walk ends.
-            let fence = high.expect("a page without a high fence is not left of anything").to_vec();
+            let fence = high
+                .expect("a page without a high fence is not left of anything")
+                .to_vec();
             match node.right()? {
                 0 => Err(PageError::Corrupt("a high fence without a right sibling")),
                 number => Ok(Step::Right { number, fence }),
@@ -93,8 +103,14 @@ impl<'a, P: Pages> Tree<'a, P> {
     /// After a move to the right the page must begin where its left sibling ended.
     fn check_joined(&self, bytes: &[u8], id: PageId, fence: Option<&[u8]>) -> Result<(), Blocked> {
         let Some(fence) = fence else { return Ok(()) };
-        let low = NodeView::new(bytes).and_then(|node| node.low()).map_err(|error| corrupt(id, error))?;
-        if low == fence { Ok(()) } else { Err(corrupt(id, PageError::Corrupt("siblings do not join"))) }
+        let low = NodeView::new(bytes)
+            .and_then(|node| node.low())
+            .map_err(|error| corrupt(id, error))?;
+        if low == fence {
+            Ok(())
+        } else {
+            Err(corrupt(id, PageError::Corrupt("siblings do not join")))
+        }
     }
 
     /// Level of the root now.
@@ -103,7 +119,9 @@ impl<'a, P: Pages> Tree<'a, P> {
         let guard = self.pages.read(id)?;
         match kind_of(guard.bytes()).map_err(|error| corrupt(id, error))? {
             None => Err(Blocked::Failed(Error::NoSuchTree)),
-            Some(_) => Ok(NodeView::new(guard.bytes()).map_err(|error| corrupt(id, error))?.level()),
+            Some(_) => Ok(NodeView::new(guard.bytes())
+                .map_err(|error| corrupt(id, error))?
+                .level()),
         }
     }
 
@@ -122,7 +140,9 @@ impl<'a, P: Pages> Tree<'a, P> {
             }
             let mut number = ROOT;
             while at > level {
-                let Some((guard, _)) = self.covering_read(number, at, target, missing)? else { continue 'again };
+                let Some((guard, _)) = self.covering_read(number, at, target, missing)? else {
+                    continue 'again;
+                };
                 let inner = InnerView::new(guard.bytes());
                 let child = inner.and_then(|inner| {
                     let slot = match target {
@@ -158,7 +178,11 @@ impl<'a, P: Pages> Tree<'a, P> {
                 Step::Here => return Ok(Some((guard, number))),
                 Step::Grown => return Ok(None),
                 Step::Right { number: right, fence } => {
-                    missing.push(Missing { level: level + 1, separator: fence.clone(), child: right });
+                    missing.push(Missing {
+                        level: level + 1,
+                        separator: fence.clone(),
+                        child: right,
+                    });
                     (number, joined) = (right, Some(fence));
                 }
             }
@@ -185,7 +209,11 @@ impl<'a, P: Pages> Tree<'a, P> {
                 Step::Here => return Ok(Some((mtr, held))),
                 Step::Grown => return Ok(None),
                 Step::Right { number: right, fence } => {
-                    missing.push(Missing { level: level + 1, separator: fence.clone(), child: right });
+                    missing.push(Missing {
+                        level: level + 1,
+                        separator: fence.clone(),
+                        child: right,
+                    });
                     (number, joined) = (right, Some(fence));
                 }
             }

@@ -35,12 +35,22 @@ pub struct Decision {
 impl Decision {
     /// Leaves the row as it is.
     pub const fn nothing() -> Self {
-        Self { put: None, prune: Vec::new(), stamps: Vec::new(), room: None }
+        Self {
+            put: None,
+            prune: Vec::new(),
+            stamps: Vec::new(),
+            room: None,
+        }
     }
 
     /// Puts a version.
     pub const fn put(version: Version) -> Self {
-        Self { put: Some(version), prune: Vec::new(), stamps: Vec::new(), room: None }
+        Self {
+            put: Some(version),
+            prune: Vec::new(),
+            stamps: Vec::new(),
+            room: None,
+        }
     }
 }
 
@@ -66,8 +76,12 @@ impl<'a, P: Pages> Tree<'a, P> {
         loop {
             let mut missing = Vec::new();
             let target = Target::Key(key);
-            let Some(number) = self.locate(target, 0, &mut missing)? else { continue };
-            let Some((mut mtr, leaf)) = self.covering_write(number, 0, target, &mut missing)? else { continue };
+            let Some(number) = self.locate(target, 0, &mut missing)? else {
+                continue;
+            };
+            let Some((mut mtr, leaf)) = self.covering_write(number, 0, target, &mut missing)? else {
+                continue;
+            };
             if !missing.is_empty() && !posted {
                 drop(mtr);
                 posted = true;
@@ -89,7 +103,9 @@ impl<'a, P: Pages> Tree<'a, P> {
     /// Stamps a commit's SCN into the row of `key`, if the leaf is at hand for change. A hint: it may be lost (BT-5).
     pub fn stamp(&self, key: &[u8], txn: TxnId, scn: Scn) -> Result<(), Blocked> {
         let target = Target::Key(key);
-        let Some(number) = self.locate(target, 0, &mut Vec::new())? else { return Ok(()) };
+        let Some(number) = self.locate(target, 0, &mut Vec::new())? else {
+            return Ok(());
+        };
         match self.covering_write(number, 0, target, &mut Vec::new())? {
             Some((mut mtr, leaf)) => mtr.stamp(leaf, key, txn, scn),
             None => Ok(()),
@@ -108,18 +124,31 @@ impl<'a, P: Pages> Tree<'a, P> {
             mtr.stamp(leaf, key, *txn, *scn)?;
         }
         self.prune(mtr, leaf, key, &decision.prune, Scn(0))?;
-        let Some(version) = &decision.put else { return Ok(Attempt::Done) };
+        let Some(version) = &decision.put else {
+            return Ok(Attempt::Done);
+        };
         check_lengths(key, &version.value)?;
-        let put = PageOperation::PutVersion { key: key.to_vec(), version: version.clone() };
+        let put = PageOperation::PutVersion {
+            key: key.to_vec(),
+            version: version.clone(),
+        };
         // The row itself first: its size decides whether splitting can help at all.
         let mut bytes = self.row_bytes(mtr, leaf, key, version)?;
         if bytes > ROW_LIMIT {
-            let room = decision.room.unwrap_or(Room { keep: usize::MAX, truncated_below: Scn(0) });
+            let room = decision.room.unwrap_or(Room {
+                keep: usize::MAX,
+                truncated_below: Scn(0),
+            });
             self.drop_oldest(mtr, leaf, key, &room, bytes - ROW_LIMIT)?;
             bytes = self.row_bytes(mtr, leaf, key, version)?;
         }
         if bytes > ROW_LIMIT {
-            return Err(Error::TooLarge { what: "row with the versions in use", length: bytes, limit: ROW_LIMIT }.into());
+            return Err(Error::TooLarge {
+                what: "row with the versions in use",
+                length: bytes,
+                limit: ROW_LIMIT,
+            }
+            .into());
         }
         if !mtr.fits(leaf, &put)? {
             self.prune_all(mtr, leaf, key, prunable)?;
@@ -139,8 +168,15 @@ impl<'a, P: Pages> Tree<'a, P> {
         version: &Version,
     ) -> Result<usize, Blocked> {
         let view = LeafView::new(mtr.bytes(leaf));
-        let row = view.and_then(|view| view.find(key)).map_err(|error| corrupt(mtr.id(leaf), error))?;
-        Ok(row_bytes_with(&row, version.txn, version.flags, version.value.len()))
+        let row = view
+            .and_then(|view| view.find(key))
+            .map_err(|error| corrupt(mtr.id(leaf), error))?;
+        Ok(row_bytes_with(
+            &row,
+            version.txn,
+            version.flags,
+            version.value.len(),
+        ))
     }
 
     /// Prunes versions of a row by their positions.
@@ -156,21 +192,33 @@ impl<'a, P: Pages> Tree<'a, P> {
             return Ok(());
         }
         let view = LeafView::new(mtr.bytes(leaf));
-        let row = view.and_then(|view| view.find(key)).map_err(|error| corrupt(mtr.id(leaf), error))?;
+        let row = view
+            .and_then(|view| view.find(key))
+            .map_err(|error| corrupt(mtr.id(leaf), error))?;
         let versions: Vec<PruneVersion> = positions
             .iter()
             .filter_map(|position| {
                 let version = row.versions().nth(usize::from(*position))?;
-                Some(PruneVersion { position: *position, txn: version.txn })
+                Some(PruneVersion {
+                    position: *position,
+                    txn: version.txn,
+                })
             })
             .collect();
-        assert!(versions.len() == positions.len(), "a version was named that the row does not have");
+        assert!(
+            versions.len() == positions.len(),
+            "a version was named that the row does not have"
+        );
         let whole = versions.len() == row.count();
         let key = key.to_vec();
         let operation = if whole {
             PageOperation::RemoveKey { key }
         } else {
-            PageOperation::Prune { key, versions, truncated_below }
+            PageOperation::Prune {
+                key,
+                versions,
+                truncated_below,
+            }
         };
         mtr.change(leaf, &operation)
     }
@@ -186,8 +234,13 @@ impl<'a, P: Pages> Tree<'a, P> {
         surplus: usize,
     ) -> Result<(), Blocked> {
         let view = LeafView::new(mtr.bytes(leaf));
-        let row = view.and_then(|view| view.find(key)).map_err(|error| corrupt(mtr.id(leaf), error))?;
-        let sizes: Vec<usize> = row.versions().map(|version| VERSION_OVERHEAD + version.value.len()).collect();
+        let row = view
+            .and_then(|view| view.find(key))
+            .map_err(|error| corrupt(mtr.id(leaf), error))?;
+        let sizes: Vec<usize> = row
+            .versions()
+            .map(|version| VERSION_OVERHEAD + version.value.len())
+            .collect();
         // The row may grow by the mark itself.
         let surplus = surplus + if row.truncated_below().0 == 0 { 8 } else { 0 };
         let (mut first, mut gone) = (sizes.len(), 0);

@@ -27,10 +27,16 @@ impl<P: Pages> Tree<'_, P> {
     ) -> Result<R, Blocked> {
         let target = Target::Key(key);
         loop {
-            let Some(number) = self.locate(target, 0, &mut Vec::new())? else { continue };
-            let Some((guard, number)) = self.covering_read(number, 0, target, &mut Vec::new())? else { continue };
+            let Some(number) = self.locate(target, 0, &mut Vec::new())? else {
+                continue;
+            };
+            let Some((guard, number)) = self.covering_read(number, 0, target, &mut Vec::new())? else {
+                continue;
+            };
             let leaf = LeafView::new(guard.bytes());
-            let row = leaf.and_then(|leaf| leaf.find(key)).map_err(|error| corrupt(self.id.page(number), error))?;
+            let row = leaf
+                .and_then(|leaf| leaf.find(key))
+                .map_err(|error| corrupt(self.id.page(number), error))?;
             return see(row);
         }
     }
@@ -53,8 +59,12 @@ impl<P: Pages> Tree<'_, P> {
             (true, _, Bound::Unbounded) => Target::Last,
         };
         loop {
-            let Some(number) = self.locate(target, 0, &mut Vec::new())? else { continue };
-            let Some((guard, number)) = self.covering_read(number, 0, target, &mut Vec::new())? else { continue };
+            let Some(number) = self.locate(target, 0, &mut Vec::new())? else {
+                continue;
+            };
+            let Some((guard, number)) = self.covering_read(number, 0, target, &mut Vec::new())? else {
+                continue;
+            };
             let bad = |error| corrupt(self.id.page(number), error);
             let leaf = LeafView::new(guard.bytes()).map_err(bad)?;
             let node = leaf.node();
@@ -63,11 +73,17 @@ impl<P: Pages> Tree<'_, P> {
                 Bound::Included(key) => match node.search(key).map_err(bad)? {
                     Ok(slot) | Err(slot) => slot,
                 },
-                Bound::Excluded(key) => node.search(key).map_err(bad)?.map_or_else(|slot| slot, |slot| slot + 1),
+                Bound::Excluded(key) => node
+                    .search(key)
+                    .map_err(bad)?
+                    .map_or_else(|slot| slot, |slot| slot + 1),
             };
             let to = match upper {
                 Bound::Unbounded => node.count(),
-                Bound::Included(key) => node.search(key).map_err(bad)?.map_or_else(|slot| slot, |slot| slot + 1),
+                Bound::Included(key) => node
+                    .search(key)
+                    .map_err(bad)?
+                    .map_or_else(|slot| slot, |slot| slot + 1),
                 Bound::Excluded(key) => match node.search(key).map_err(bad)? {
                     Ok(slot) | Err(slot) => slot,
                 },
@@ -94,7 +110,11 @@ fn end_forward(high: Option<&[u8]>, upper: Bound<&[u8]>) -> ScanEnd {
         Bound::Included(key) => key < high,
         Bound::Excluded(key) => key <= high,
     };
-    if done { ScanEnd::Done } else { ScanEnd::Next(Bound::Included(high.to_vec())) }
+    if done {
+        ScanEnd::Done
+    } else {
+        ScanEnd::Next(Bound::Included(high.to_vec()))
+    }
 }
 
 fn end_backward(low: &[u8], lower: Bound<&[u8]>) -> ScanEnd {
@@ -103,5 +123,9 @@ fn end_backward(low: &[u8], lower: Bound<&[u8]>) -> ScanEnd {
             Bound::Unbounded => false,
             Bound::Included(key) | Bound::Excluded(key) => key >= low,
         };
-    if done { ScanEnd::Done } else { ScanEnd::Next(Bound::Excluded(low.to_vec())) }
+    if done {
+        ScanEnd::Done
+    } else {
+        ScanEnd::Next(Bound::Excluded(low.to_vec()))
+    }
 }

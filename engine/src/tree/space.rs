@@ -23,7 +23,12 @@ pub(super) struct Fresh {
 }
 
 /// Places (chunk, page of the chunk) of `wanted` free pages of a map that has `pages` pages; `None` when it has not as many.
-fn free_places(bytes: &[u8], node: u8, pages: u32, wanted: usize) -> Result<Option<Vec<(u32, u32)>>, PageError> {
+fn free_places(
+    bytes: &[u8],
+    node: u8,
+    pages: u32,
+    wanted: usize,
+) -> Result<Option<Vec<(u32, u32)>>, PageError> {
     let map = SpaceMapView::new(bytes)?;
     let places = map.free_pages(node, pages, wanted)?;
     Ok((places.len() == wanted).then_some(places))
@@ -32,7 +37,10 @@ fn free_places(bytes: &[u8], node: u8, pages: u32, wanted: usize) -> Result<Opti
 impl<'a, P: Pages> Tree<'a, P> {
     /// Pages of the file that map `index` describes.
     fn pages_of_map(&self, index: u32) -> u32 {
-        self.space.pages(self.id).saturating_sub(index * PAGES_PER_MAP).min(PAGES_PER_MAP)
+        self.space
+            .pages(self.id)
+            .saturating_sub(index * PAGES_PER_MAP)
+            .min(PAGES_PER_MAP)
     }
 
     /// Holds `wanted` free pages and the map that names them (BT-13).
@@ -46,7 +54,9 @@ impl<'a, P: Pages> Tree<'a, P> {
             if index + 1 < maps {
                 let guard = self.pages.read(id)?;
                 let full = kind_of(guard.bytes()).map_err(bad)?.is_some()
-                    && free_places(guard.bytes(), self.me.get(), pages, wanted).map_err(bad)?.is_none();
+                    && free_places(guard.bytes(), self.me.get(), pages, wanted)
+                        .map_err(bad)?
+                        .is_none();
                 if full {
                     continue;
                 }
@@ -57,7 +67,11 @@ impl<'a, P: Pages> Tree<'a, P> {
                 // The file has grown past the maps there are: this one's first use.
                 marks.push(PageOperation::Format(PageContent::SpaceMap));
                 let fit = pages as usize > wanted;
-                fit.then(|| (1..=wanted as u32).map(|n| (n / CHUNK_PAGES, n % CHUNK_PAGES)).collect::<Vec<_>>())
+                fit.then(|| {
+                    (1..=wanted as u32)
+                        .map(|n| (n / CHUNK_PAGES, n % CHUNK_PAGES))
+                        .collect::<Vec<_>>()
+                })
             } else {
                 free_places(mtr.bytes(map), self.me.get(), pages, wanted).map_err(bad)?
             };
@@ -78,12 +92,22 @@ impl<'a, P: Pages> Tree<'a, P> {
     ) -> Result<Fresh, Blocked> {
         let mut pages = Vec::new();
         for (chunk, bit) in places {
-            let id = PageId { number: map_id.number + chunk * CHUNK_PAGES + bit, ..map_id };
+            let id = PageId {
+                number: map_id.number + chunk * CHUNK_PAGES + bit,
+                ..map_id
+            };
             let page = mtr.hold(id)?;
-            if kind_of(mtr.bytes(page)).map_err(|error| corrupt(id, error))?.is_some() {
+            if kind_of(mtr.bytes(page))
+                .map_err(|error| corrupt(id, error))?
+                .is_some()
+            {
                 return Err(corrupt(id, PageError::Corrupt("a free page is in use")));
             }
-            marks.push(PageOperation::SetSpace { chunk: *chunk as u16, owner: self.me.get(), page: *bit as u8 });
+            marks.push(PageOperation::SetSpace {
+                chunk: *chunk as u16,
+                owner: self.me.get(),
+                page: *bit as u8,
+            });
             pages.push(page);
         }
         Ok(Fresh { map, marks, pages })

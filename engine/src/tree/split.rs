@@ -34,7 +34,11 @@ fn choose(node: &NodeView<'_>, key: &[u8], bytes: usize) -> Result<Option<Cut>, 
     let mut entries = Vec::with_capacity(node.count() + 1);
     for slot in 0..node.count() {
         let size = node.cell(slot)?.len() + 2;
-        entries.push(Entry { key: node.key(slot)?, now: size, then: size });
+        entries.push(Entry {
+            key: node.key(slot)?,
+            now: size,
+            then: size,
+        });
     }
     let place = match node.search(key)? {
         Ok(slot) => {
@@ -42,7 +46,14 @@ fn choose(node: &NodeView<'_>, key: &[u8], bytes: usize) -> Result<Option<Cut>, 
             slot
         }
         Err(slot) => {
-            entries.insert(slot, Entry { key, now: 0, then: bytes + 2 });
+            entries.insert(
+                slot,
+                Entry {
+                    key,
+                    now: 0,
+                    then: bytes + 2,
+                },
+            );
             slot
         }
     };
@@ -91,12 +102,24 @@ fn halves(
     if node.is_leaf() {
         let leaf = LeafView::new(bytes)?;
         let take = |from: usize, to: usize| -> Result<Vec<RowContent>, PageError> {
-            (from..to).map(|slot| leaf.row(slot).map(|row| row.to_content())).collect()
+            (from..to)
+                .map(|slot| leaf.row(slot).map(|row| row.to_content()))
+                .collect()
         };
         let (rows, more) = (take(0, cut.from)?, take(cut.from, node.count())?);
         return Ok((
-            PageContent::Leaf { low, high: Some(middle.clone()), right, rows },
-            PageContent::Leaf { low: middle, high, right: after, rows: more },
+            PageContent::Leaf {
+                low,
+                high: Some(middle.clone()),
+                right,
+                rows,
+            },
+            PageContent::Leaf {
+                low: middle,
+                high,
+                right: after,
+                rows: more,
+            },
         ));
     }
     let inner = InnerView::new(bytes)?;
@@ -106,8 +129,20 @@ fn halves(
     };
     let (children, more) = (take(0, cut.from)?, take(cut.from, node.count())?);
     Ok((
-        PageContent::Inner { level, low, high: Some(middle.clone()), right, children },
-        PageContent::Inner { level, low: middle, high, right: after, children: more },
+        PageContent::Inner {
+            level,
+            low,
+            high: Some(middle.clone()),
+            right,
+            children,
+        },
+        PageContent::Inner {
+            level,
+            low: middle,
+            high,
+            right: after,
+            children: more,
+        },
     ))
 }
 
@@ -117,7 +152,9 @@ impl<'a, P: Pages> Tree<'a, P> {
     pub(super) fn split(&self, number: u32, level: u8, key: &[u8], bytes: usize) -> Result<(), Blocked> {
         let held = self.covering_write(number, level, Target::Key(key), &mut Vec::new())?;
         // The root has grown meanwhile: the caller looks again.
-        let Some((mut mtr, page)) = held else { return Ok(()) };
+        let Some((mut mtr, page)) = held else {
+            return Ok(());
+        };
         let id = mtr.id(page);
         let bad = |error| corrupt(id, error);
         let node = NodeView::new(mtr.bytes(page)).map_err(bad)?;
@@ -134,13 +171,24 @@ impl<'a, P: Pages> Tree<'a, P> {
         let sibling = fresh.pages[0];
         let right = mtr.id(sibling).number;
         let bytes = mtr.bytes(page);
-        let (_, content) =
-            NodeView::new(bytes).and_then(|node| halves(&node, bytes, &cut, right)).map_err(bad)?;
+        let (_, content) = NodeView::new(bytes)
+            .and_then(|node| halves(&node, bytes, &cut, right))
+            .map_err(bad)?;
         fresh.mark(&mut mtr)?;
         mtr.change(sibling, &PageOperation::Format(content))?;
-        mtr.change(page, &PageOperation::TruncateRight { separator: cut.separator.clone(), right })?;
+        mtr.change(
+            page,
+            &PageOperation::TruncateRight {
+                separator: cut.separator.clone(),
+                right,
+            },
+        )?;
         mtr.commit(self.redo);
-        self.post(&Missing { level: level + 1, separator: cut.separator, child: right })
+        self.post(&Missing {
+            level: level + 1,
+            separator: cut.separator,
+            child: right,
+        })
     }
 
     /// The root's content goes to two fresh pages and the root becomes their parent (BT-9).
@@ -153,13 +201,25 @@ impl<'a, P: Pages> Tree<'a, P> {
             .and_then(|node| Ok((node.level() + 1, halves(&node, bytes, cut, right_number)?)))
             .map_err(|error| corrupt(mtr.id(root), error))?;
         let children = vec![
-            ChildEntry { key: Vec::new(), child: left_number },
-            ChildEntry { key: cut.separator.clone(), child: right_number },
+            ChildEntry {
+                key: Vec::new(),
+                child: left_number,
+            },
+            ChildEntry {
+                key: cut.separator.clone(),
+                child: right_number,
+            },
         ];
         fresh.mark(&mut mtr)?;
         mtr.change(left, &PageOperation::Format(halves.0))?;
         mtr.change(right, &PageOperation::Format(halves.1))?;
-        let content = PageContent::Inner { level, low: Vec::new(), high: None, right: 0, children };
+        let content = PageContent::Inner {
+            level,
+            low: Vec::new(),
+            high: None,
+            right: 0,
+            children,
+        };
         mtr.change(root, &PageOperation::Format(content))?;
         mtr.commit(self.redo);
         Ok(())
@@ -188,7 +248,10 @@ impl<'a, P: Pages> Tree<'a, P> {
                 let read = self.covering_read(number, entry.level, target, &mut Vec::new())?;
                 let Some((guard, number)) = read else { continue };
                 let known = NodeView::new(guard.bytes()).and_then(|node| node.search(&entry.separator));
-                if known.map_err(|error| corrupt(self.id.page(number), error))?.is_ok() {
+                if known
+                    .map_err(|error| corrupt(self.id.page(number), error))?
+                    .is_ok()
+                {
                     return Ok(());
                 }
             }
@@ -199,7 +262,10 @@ impl<'a, P: Pages> Tree<'a, P> {
             if known.map_err(|error| corrupt(id, error))?.is_ok() {
                 return Ok(());
             }
-            let child = ChildEntry { key: entry.separator.clone(), child: entry.child };
+            let child = ChildEntry {
+                key: entry.separator.clone(),
+                child: entry.child,
+            };
             let insert = PageOperation::InsertChild(child);
             if mtr.fits(page, &insert)? {
                 mtr.change(page, &insert)?;
@@ -207,7 +273,12 @@ impl<'a, P: Pages> Tree<'a, P> {
                 return Ok(());
             }
             drop(mtr);
-            self.split(id.number, entry.level, &entry.separator, inner_entry_bytes(entry.separator.len()) - 2)?;
+            self.split(
+                id.number,
+                entry.level,
+                &entry.separator,
+                inner_entry_bytes(entry.separator.len()) - 2,
+            )?;
         }
     }
 }

@@ -13,7 +13,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use file::RedoFile;
+pub use file::{GroupFile, RedoFile};
 pub use header::{
     RING_OFFSET, Segment, StreamHeader, WalError, format_stream, mark_clean, read_header, seal,
 };

@@ -242,7 +242,9 @@ impl RedoStream {
         Lsn(self.log.lock().previous_end)
     }
 
-    /// The leader takes over the retention of a dead node: `pages` are not on storage up to the PSN named.
+    /// The leader takes over the retention of a dead node: `pages` are not on storage up to the PSN named. Of its own
+    /// earlier lives a node does so itself, because notices about them come to it; when they are all written back it
+    /// calls [`release_earlier_lives`](Self::release_earlier_lives).
     pub fn inherit(&self, dead: NodeId, pages: impl IntoIterator<Item = (PageId, Psn)>) {
         let mut inherited = self.inherited.lock();
         let early = inherited.early.remove(&dead).unwrap_or_default();
@@ -420,11 +422,14 @@ impl Redo for RedoStream {
             for (page, psn) in pages {
                 log.retention.written_back(*page, *psn);
             }
+            let earlier_lives = log.inherited.is_some();
             drop(log);
             if self.checkpoint_is_due() {
                 self.wake_writer.notify_one();
             }
-            return;
+            if !earlier_lives {
+                return;
+            }
         }
         let mut inherited = self.inherited.lock();
         for (page, psn) in pages {

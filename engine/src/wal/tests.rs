@@ -322,3 +322,24 @@ async fn the_leader_answers_for_a_dead_node_until_its_pages_are_on_storage() {
     stream.forget_inherited();
     assert!(!stream.inherited_flushed(dead).await);
 }
+
+#[tokio::test]
+async fn earlier_lives_pin_the_stream_until_their_pages_are_on_storage() {
+    let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
+    format_stream(&*file, node()).await.unwrap();
+    let stream = open(&file, 1).await.unwrap();
+    let end = stream.append(&[RedoRecord { page: page(1), prev_psn: Psn(3), operation: vec![1; 9] }]);
+    stream.wait(end).await;
+    let (_, groups, end) = read_stream(&*file, node()).await.unwrap();
+    seal(&*file, node(), end).await.unwrap();
+    let stream = open(&file, 2).await.unwrap();
+    stream.inherit(node(), [(page(1), Psn(4))]);
+    stream.checkpoint().await.unwrap();
+    assert_eq!(read_stream(&*file, node()).await.unwrap().1, groups, "the old part is still there");
+    assert_eq!(stream.close_clean().await, Err(WalError::Needed(node())));
+    stream.written_back(node(), &[(page(1), Psn(4))]);
+    assert!(stream.inherited_flushed(node()).await);
+    stream.release_earlier_lives();
+    stream.close_clean().await.unwrap();
+    assert!(read_stream(&*file, node()).await.unwrap().1.is_empty());
+}

@@ -13,16 +13,22 @@ pub fn apply(page: &mut [u8], id: PageId, operation: &PageOperation) -> Result<(
     match operation {
         PageOperation::Format(content) => format(page, id, content),
         PageOperation::PutVersion { key, version } => leaf::put_version(page, id, key, version),
-        PageOperation::Prune { key, versions, truncated_below } => {
-            leaf::prune(page, id, key, versions, *truncated_below)
-        }
+        PageOperation::Prune {
+            key,
+            versions,
+            truncated_below,
+        } => leaf::prune(page, id, key, versions, *truncated_below),
         PageOperation::RemoveKey { key } => leaf::remove_key(page, key),
         PageOperation::InsertChild(entry) => inner::insert_child(page, id, entry),
         PageOperation::TruncateRight { separator, right } => {
             let (Ok(from) | Err(from)) = NodeView::new(page)?.search(separator)?;
             slotted::truncate(page, id, from, separator, *right)
         }
-        PageOperation::SetSpace { chunk, owner, page: bit } => space::set(page, *chunk, *owner, *bit),
+        PageOperation::SetSpace {
+            chunk,
+            owner,
+            page: bit,
+        } => space::set(page, *chunk, *owner, *bit),
         PageOperation::SetStatus { index, scn } => status::set_status(page, *index, *scn),
         PageOperation::SetSequence { next } => status::set_sequence(page, *next),
     }
@@ -30,12 +36,33 @@ pub fn apply(page: &mut [u8], id: PageId, operation: &PageOperation) -> Result<(
 
 fn format(page: &mut [u8], id: PageId, content: &PageContent) -> Result<(), PageError> {
     match content {
-        PageContent::Leaf { low, high, right, rows } => {
-            let node = NodeContent { level: 0, low, high: high.as_deref(), right: *right };
+        PageContent::Leaf {
+            low,
+            high,
+            right,
+            rows,
+        } => {
+            let node = NodeContent {
+                level: 0,
+                low,
+                high: high.as_deref(),
+                right: *right,
+            };
             leaf::format(page, id, &node, rows)
         }
-        PageContent::Inner { level, low, high, right, children } => {
-            let node = NodeContent { level: *level, low, high: high.as_deref(), right: *right };
+        PageContent::Inner {
+            level,
+            low,
+            high,
+            right,
+            children,
+        } => {
+            let node = NodeContent {
+                level: *level,
+                low,
+                high: high.as_deref(),
+                right: *right,
+            };
             inner::format(page, id, &node, children)
         }
         PageContent::SpaceMap => space::format(page, id),

@@ -32,18 +32,28 @@ pub enum PageKind {
 }
 
 pub(super) fn read_u16(page: &[u8], at: usize) -> Result<u16, PageError> {
-    let bytes = page.get(at..at + 2).ok_or(PageError::Corrupt("offset past the end"))?;
+    let bytes = page
+        .get(at..at + 2)
+        .ok_or(PageError::Corrupt("offset past the end"))?;
     Ok(u16::from_le_bytes([bytes[0], bytes[1]]))
 }
 
 pub(super) fn read_u32(page: &[u8], at: usize) -> Result<u32, PageError> {
-    let bytes = page.get(at..at + 4).ok_or(PageError::Corrupt("offset past the end"))?;
-    Ok(u32::from_le_bytes(bytes.try_into().expect("four bytes were taken")))
+    let bytes = page
+        .get(at..at + 4)
+        .ok_or(PageError::Corrupt("offset past the end"))?;
+    Ok(u32::from_le_bytes(
+        bytes.try_into().expect("four bytes were taken"),
+    ))
 }
 
 pub(super) fn read_u64(page: &[u8], at: usize) -> Result<u64, PageError> {
-    let bytes = page.get(at..at + 8).ok_or(PageError::Corrupt("offset past the end"))?;
-    Ok(u64::from_le_bytes(bytes.try_into().expect("eight bytes were taken")))
+    let bytes = page
+        .get(at..at + 8)
+        .ok_or(PageError::Corrupt("offset past the end"))?;
+    Ok(u64::from_le_bytes(
+        bytes.try_into().expect("eight bytes were taken"),
+    ))
 }
 
 pub(super) fn write_u16(page: &mut [u8], at: usize, value: u16) {
@@ -56,7 +66,11 @@ pub(super) fn write_u64(page: &mut [u8], at: usize, value: u64) {
 
 /// Fails unless `page` is a whole page.
 pub(super) fn whole(page: &[u8]) -> Result<(), PageError> {
-    if page.len() == PAGE_SIZE { Ok(()) } else { Err(PageError::Corrupt("not a whole page")) }
+    if page.len() == PAGE_SIZE {
+        Ok(())
+    } else {
+        Err(PageError::Corrupt("not a whole page"))
+    }
 }
 
 /// What the page is; `None` when it was never formatted.
@@ -75,12 +89,19 @@ pub fn kind_of(page: &[u8]) -> Result<Option<PageKind>, PageError> {
 
 /// Fails unless the page is of `kind`.
 pub(super) fn expect_kind(page: &[u8], kind: PageKind) -> Result<(), PageError> {
-    if kind_of(page)? == Some(kind) { Ok(()) } else { Err(PageError::Mismatch("another kind of page")) }
+    if kind_of(page)? == Some(kind) {
+        Ok(())
+    } else {
+        Err(PageError::Mismatch("another kind of page"))
+    }
 }
 
 /// The file and number the page names itself.
 pub fn file_of(page: &[u8]) -> Result<PageId, PageError> {
-    Ok(PageId { file: FileId(read_u64(page, FILE)?), number: read_u32(page, NUMBER)? })
+    Ok(PageId {
+        file: FileId(read_u64(page, FILE)?),
+        number: read_u32(page, NUMBER)?,
+    })
 }
 
 /// The PSN in the header.

@@ -56,7 +56,10 @@ impl<'a> InnerView<'a> {
 
     /// A copy of the entry in slot `index`.
     pub fn entry(&self, index: usize) -> Result<ChildEntry, PageError> {
-        Ok(ChildEntry { key: self.0.key(index)?.to_vec(), child: self.child(index)? })
+        Ok(ChildEntry {
+            key: self.0.key(index)?.to_vec(),
+            child: self.child(index)?,
+        })
     }
 }
 

@@ -47,12 +47,22 @@ impl VersionView<'_> {
 
     /// The part that decides about visibility.
     pub const fn head(&self) -> VersionHead {
-        VersionHead { txn: self.txn, scn: self.scn, deleted: self.is_deleted(), lock_only: self.is_lock_only() }
+        VersionHead {
+            txn: self.txn,
+            scn: self.scn,
+            deleted: self.is_deleted(),
+            lock_only: self.is_lock_only(),
+        }
     }
 
     /// A copy.
     pub fn to_version(&self) -> Version {
-        Version { txn: self.txn, scn: self.scn, flags: self.flags, value: self.value.to_vec() }
+        Version {
+            txn: self.txn,
+            scn: self.scn,
+            flags: self.flags,
+            value: self.value.to_vec(),
+        }
     }
 }
 
@@ -68,7 +78,12 @@ pub struct RowView<'a> {
 impl<'a> RowView<'a> {
     /// The row that is not there: no versions.
     pub const fn absent(key: &'a [u8]) -> Self {
-        Self { key, truncated_below: Scn(0), count: 0, versions: &[] }
+        Self {
+            key,
+            truncated_below: Scn(0),
+            count: 0,
+            versions: &[],
+        }
     }
 
     /// The key.
@@ -97,13 +112,17 @@ impl<'a> RowView<'a> {
         let count = read_u16(cell, 5)?;
         let flags = *cell.get(4).ok_or(PageError::Corrupt("cell without flags"))?;
         let mut at = LEAF_KEY + length;
-        let key = cell.get(LEAF_KEY..at).ok_or(PageError::Corrupt("key past its cell"))?;
+        let key = cell
+            .get(LEAF_KEY..at)
+            .ok_or(PageError::Corrupt("key past its cell"))?;
         let mut truncated_below = Scn(0);
         if flags & TRUNCATED != 0 {
             truncated_below = Scn(read_u64(cell, at)?);
             at += 8;
         }
-        let versions = cell.get(at..).ok_or(PageError::Corrupt("versions past their cell"))?;
+        let versions = cell
+            .get(at..)
+            .ok_or(PageError::Corrupt("versions past their cell"))?;
         let mut rest = versions;
         for _ in 0..count {
             take_version(&mut rest)?;
@@ -111,7 +130,12 @@ impl<'a> RowView<'a> {
         if !rest.is_empty() || count == 0 {
             return Err(PageError::Corrupt("versions do not fill their cell"));
         }
-        Ok(Self { key, truncated_below, count, versions })
+        Ok(Self {
+            key,
+            truncated_below,
+            count,
+            versions,
+        })
     }
 
     /// A copy.
@@ -133,7 +157,12 @@ fn take_version<'a>(rest: &mut &'a [u8]) -> Result<VersionView<'a>, PageError> {
     let value = bytes.get(VERSION_OVERHEAD..VERSION_OVERHEAD + length);
     let value = value.ok_or(PageError::Corrupt("value past its cell"))?;
     *rest = &bytes[VERSION_OVERHEAD + length..];
-    Ok(VersionView { txn, scn, flags, value })
+    Ok(VersionView {
+        txn,
+        scn,
+        flags,
+        value,
+    })
 }
 
 /// A leaf, in place.
@@ -170,7 +199,12 @@ impl<'a> LeafView<'a> {
 }
 
 fn encode_row(row: &RowContent) -> Result<Vec<u8>, PageError> {
-    if row.key.len() > KEY_LIMIT || row.versions.iter().any(|version| version.value.len() > VALUE_LIMIT) {
+    if row.key.len() > KEY_LIMIT
+        || row
+            .versions
+            .iter()
+            .any(|version| version.value.len() > VALUE_LIMIT)
+    {
         return Err(PageError::Mismatch("longer than the limit"));
     }
     if row.versions.is_empty() {
@@ -200,13 +234,20 @@ fn encode_row(row: &RowContent) -> Result<Vec<u8>, PageError> {
 }
 
 fn row_bytes(row: &RowContent) -> usize {
-    let versions: usize = row.versions.iter().map(|version| VERSION_OVERHEAD + version.value.len()).sum();
+    let versions: usize = row
+        .versions
+        .iter()
+        .map(|version| VERSION_OVERHEAD + version.value.len())
+        .sum();
     LEAF_KEY + row.key.len() + if row.truncated_below.0 == 0 { 0 } else { 8 } + versions
 }
 
 /// The bytes of a row's cell once a version of `txn` with `value` bytes was put in front of `row`.
 pub fn row_bytes_with(row: &RowView<'_>, txn: TxnId, flags: u8, value: usize) -> usize {
-    let mut versions: usize = row.versions().map(|version| VERSION_OVERHEAD + version.value.len()).sum();
+    let mut versions: usize = row
+        .versions()
+        .map(|version| VERSION_OVERHEAD + version.value.len())
+        .sum();
     match row.versions().next() {
         Some(newest) if newest.txn == txn && flags & LOCK_ONLY != 0 => {}
         Some(newest) if newest.txn == txn => versions = versions - newest.value.len() + value,
@@ -221,7 +262,10 @@ pub fn put_bytes(row: &RowView<'_>, txn: TxnId, flags: u8, value: usize) -> usiz
     if row.count() == 0 {
         return new + 2;
     }
-    let mut old: usize = row.versions().map(|version| VERSION_OVERHEAD + version.value.len()).sum();
+    let mut old: usize = row
+        .versions()
+        .map(|version| VERSION_OVERHEAD + version.value.len())
+        .sum();
     old += LEAF_KEY + row.key.len() + if row.truncated_below.0 == 0 { 0 } else { 8 };
     new.saturating_sub(old)
 }
@@ -266,9 +310,14 @@ pub(super) fn prune(
     truncated_below: Scn,
 ) -> Result<(), PageError> {
     let leaf = LeafView::new(page)?;
-    let Ok(index) = leaf.0.search(key)? else { return Err(PageError::Mismatch("no such row")) };
+    let Ok(index) = leaf.0.search(key)? else {
+        return Err(PageError::Mismatch("no such row"));
+    };
     let mut row = leaf.row(index)?.to_content();
-    if versions.windows(2).any(|pair| pair[0].position >= pair[1].position) {
+    if versions
+        .windows(2)
+        .any(|pair| pair[0].position >= pair[1].position)
+    {
         return Err(PageError::Mismatch("positions do not rise"));
     }
     for name in versions.iter().rev() {
@@ -287,14 +336,18 @@ pub(super) fn prune(
 
 pub(super) fn remove_key(page: &mut [u8], key: &[u8]) -> Result<(), PageError> {
     let leaf = LeafView::new(page)?;
-    let Ok(index) = leaf.0.search(key)? else { return Err(PageError::Mismatch("no such row")) };
+    let Ok(index) = leaf.0.search(key)? else {
+        return Err(PageError::Mismatch("no such row"));
+    };
     slotted::remove_cell(page, index)
 }
 
 /// Writes the SCN of committed `txn` into its versions of `key` (BT-5). True when something was stamped.
 pub fn stamp(page: &mut [u8], key: &[u8], txn: TxnId, scn: Scn) -> Result<bool, PageError> {
     let leaf = LeafView::new(page)?;
-    let Ok(index) = leaf.0.search(key)? else { return Ok(false) };
+    let Ok(index) = leaf.0.search(key)? else {
+        return Ok(false);
+    };
     let row = leaf.row(index)?;
     let cell = leaf.0.cell_offset(index)?;
     let mut at = cell + leaf.0.cell(index)?.len() - row.versions.len();

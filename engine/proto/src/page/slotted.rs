@@ -5,8 +5,8 @@
 //! key order). The heap grows down from the end of the page. A cell begins with its whole length (u16) and the length of its key
 //! (u16); where the key stands depends on the kind of page.
 
-use super::header::{HEADER_BYTES, PageKind, format_header, kind_of, read_u16, read_u32, whole, write_u16};
 use super::PageError;
+use super::header::{HEADER_BYTES, PageKind, format_header, kind_of, read_u16, read_u32, whole, write_u16};
 use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId};
 
@@ -88,7 +88,9 @@ impl<'a> NodeView<'a> {
     fn fence(&self, at: usize) -> Result<&'a [u8], PageError> {
         let offset = usize::from(read_u16(self.page, at)?);
         let length = usize::from(read_u16(self.page, at + 2)?);
-        self.page.get(offset..offset + length).ok_or(PageError::Corrupt("fence past the end"))
+        self.page
+            .get(offset..offset + length)
+            .ok_or(PageError::Corrupt("fence past the end"))
     }
 
     /// Keys of this page are at or above this.
@@ -98,7 +100,11 @@ impl<'a> NodeView<'a> {
 
     /// Keys of this page are below this; `None` is no bound.
     pub fn high(&self) -> Result<Option<&'a [u8]>, PageError> {
-        if read_u16(self.page, HIGH)? == 0 { Ok(None) } else { self.fence(HIGH).map(Some) }
+        if read_u16(self.page, HIGH)? == 0 {
+            Ok(None)
+        } else {
+            self.fence(HIGH).map(Some)
+        }
     }
 
     /// The cell in slot `index`, which is below `count`.
@@ -108,7 +114,10 @@ impl<'a> NodeView<'a> {
         }
         let offset = usize::from(read_u16(self.page, FIRST_SLOT + 2 * index)?);
         let length = usize::from(read_u16(self.page, offset)?);
-        let cell = self.page.get(offset..offset + length).ok_or(PageError::Corrupt("cell past the end"))?;
+        let cell = self
+            .page
+            .get(offset..offset + length)
+            .ok_or(PageError::Corrupt("cell past the end"))?;
         let heap = usize::from(read_u16(self.page, HEAP)?);
         if offset < heap || length < self.key_at {
             return Err(PageError::Corrupt("cell outside the heap"));
@@ -126,7 +135,8 @@ impl<'a> NodeView<'a> {
     pub fn key(&self, index: usize) -> Result<&'a [u8], PageError> {
         let cell = self.cell(index)?;
         let length = usize::from(read_u16(cell, 2)?);
-        cell.get(self.key_at..self.key_at + length).ok_or(PageError::Corrupt("key past its cell"))
+        cell.get(self.key_at..self.key_at + length)
+            .ok_or(PageError::Corrupt("key past its cell"))
     }
 
     /// `Ok(slot)` of the key, or `Err(slot)` where it would stand.
@@ -154,7 +164,9 @@ impl<'a> NodeView<'a> {
 
     /// Copies of all cells.
     pub(super) fn cells(&self) -> Result<Vec<Vec<u8>>, PageError> {
-        (0..self.count).map(|index| self.cell(index).map(<[u8]>::to_vec)).collect()
+        (0..self.count)
+            .map(|index| self.cell(index).map(<[u8]>::to_vec))
+            .collect()
     }
 }
 
@@ -179,7 +191,11 @@ pub(super) fn build(
     if bytes > capacity() {
         return Err(PageError::DoesNotFit);
     }
-    let kind = if content.level == 0 { PageKind::Leaf } else { PageKind::Inner };
+    let kind = if content.level == 0 {
+        PageKind::Leaf
+    } else {
+        PageKind::Inner
+    };
     format_header(page, id, kind);
     page[LEVEL] = content.level;
     page[RIGHT..RIGHT + 4].copy_from_slice(&content.right.to_le_bytes());
@@ -209,7 +225,17 @@ fn compact(page: &mut [u8], id: PageId) -> Result<(), PageError> {
     let node = NodeView::new(page)?;
     let (low, high) = (node.low()?.to_vec(), node.high()?.map(<[u8]>::to_vec));
     let (level, right, cells) = (node.level(), node.right()?, node.cells()?);
-    build(page, id, &NodeContent { level, low: &low, high: high.as_deref(), right }, &cells)
+    build(
+        page,
+        id,
+        &NodeContent {
+            level,
+            low: &low,
+            high: high.as_deref(),
+            right,
+        },
+        &cells,
+    )
 }
 
 /// Inserts a cell at `index`.
@@ -281,5 +307,15 @@ pub(super) fn truncate(
     let (level, low) = (node.level(), node.low()?.to_vec());
     let mut cells = node.cells()?;
     cells.truncate(from);
-    build(page, id, &NodeContent { level, low: &low, high: Some(high), right }, &cells)
+    build(
+        page,
+        id,
+        &NodeContent {
+            level,
+            low: &low,
+            high: Some(high),
+            right,
+        },
+        &cells,
+    )
 }

@@ -4,8 +4,8 @@
 //! formatted, and in map 0 also that of the root (page 1). After the common header: 24 bytes reserved, then per
 //! chunk: owner u8 (0 nobody), reserved u8, used u64 (bit i: page i of the chunk).
 
-use super::header::{HEADER_BYTES, PageKind, expect_kind, format_header, read_u64, whole, write_u64};
 use super::PageError;
+use super::header::{HEADER_BYTES, PageKind, expect_kind, format_header, read_u64, whole, write_u64};
 use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::PageId;
 
@@ -45,7 +45,10 @@ impl<'a> SpaceMapView<'a> {
             return Err(PageError::Mismatch("no such chunk"));
         }
         let at = FIRST + ENTRY * chunk as usize;
-        Ok(ChunkView { owner: self.0[at], used: read_u64(self.0, at + 2)? })
+        Ok(ChunkView {
+            owner: self.0[at],
+            used: read_u64(self.0, at + 2)?,
+        })
     }
 
     /// Up to `wanted` free pages for `node` (1 to 64) among the first `pages` pages of this map, as (chunk, page of the chunk).

@@ -1,0 +1,160 @@
+//! Pages in memory that are missing now and then, with a redo log that can be replayed.
+
+use crate::Blocked;
+use crate::mtr::{Pages, ReadPage, RedoSink, WritePage};
+use crate::tree::{FileSpace, Tree};
+use aquifer_buffer_pool_proto::{Lsn, Mode, PAGE_SIZE, PageId, Psn};
+use aquifer_dss_proto::{FileId, NodeId};
+use aquifer_engine_proto::page::{self, Redone};
+use aquifer_engine_proto::{RedoRecord, TreeId};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+pub(super) type Bytes = Box<[u8; PAGE_SIZE]>;
+
+pub(super) const TREE: TreeId = TreeId(FileId(77));
+
+pub(super) struct Memory {
+    pages: Vec<RwLock<Bytes>>,
+    pub(super) log: Mutex<Vec<RedoRecord>>,
+    /// Ends of groups in the log.
+    pub(super) groups: Mutex<Vec<usize>>,
+    pub(super) allocated: AtomicU32,
+    /// One call in so many misses; 0: none.
+    pub(super) miss_every: AtomicU64,
+    random: AtomicU64,
+}
+
+pub(super) struct Reading<'a>(RwLockReadGuard<'a, Bytes>);
+pub(super) struct Writing<'a>(RwLockWriteGuard<'a, Bytes>);
+
+impl ReadPage for Reading<'_> {
+    fn bytes(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+}
+
+impl WritePage for Writing<'_> {
+    fn bytes(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.0.as_mut_slice()
+    }
+    fn psn(&self) -> Psn {
+        page::psn_of(self.0.as_slice()).unwrap()
+    }
+    fn finish(self, psn: Psn, _: Lsn) {
+        assert_eq!(self.psn(), psn);
+    }
+}
+
+impl Memory {
+    pub(super) fn new(pages: u32) -> Self {
+        Self {
+            pages: (0..pages)
+                .map(|_| RwLock::new(Box::new([0; PAGE_SIZE])))
+                .collect(),
+            log: Mutex::default(),
+            groups: Mutex::default(),
+            allocated: AtomicU32::new(8),
+            miss_every: AtomicU64::new(0),
+            random: AtomicU64::new(1),
+        }
+    }
+
+    pub(super) fn tree(&self) -> Tree<'_, Self> {
+        Tree::new(self, self, self, TREE, NodeId::new(1).unwrap())
+    }
+
+    fn misses(&self) -> bool {
+        let every = self.miss_every.load(Ordering::Relaxed);
+        let next = |x: u64| {
+            x.wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407)
+        };
+        let value = self
+            .random
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |x| Some(next(x)))
+            .unwrap();
+        every != 0 && (value >> 33).is_multiple_of(every)
+    }
+
+    pub(super) fn copy(&self) -> Vec<Bytes> {
+        self.pages.iter().map(|page| page.read().clone()).collect()
+    }
+
+    /// The pages that redo of the first `groups` groups gives.
+    pub(super) fn replayed(&self, groups: usize) -> Self {
+        let other = Self::new(self.pages.len() as u32);
+        other
+            .allocated
+            .store(self.allocated.load(Ordering::Relaxed), Ordering::Relaxed);
+        let end = if groups == 0 {
+            0
+        } else {
+            self.groups.lock()[groups - 1]
+        };
+        for record in &self.log.lock()[..end] {
+            let mut bytes = other.pages[record.page.number as usize].write();
+            assert_eq!(page::redo(bytes.as_mut_slice(), record).unwrap(), Redone::Applied);
+            assert_eq!(page::redo(bytes.as_mut_slice(), record).unwrap(), Redone::Skipped);
+        }
+        other
+    }
+
+    /// Runs a step until it is not blocked by a page or by the file's size.
+    pub(super) fn run<R>(&self, mut step: impl FnMut(&Tree<'_, Self>) -> Result<R, Blocked>) -> R {
+        for _ in 0..100_000 {
+            match step(&self.tree()) {
+                Ok(result) => return result,
+                Err(Blocked::Page(..)) => {}
+                Err(Blocked::Space(_)) => {
+                    self.allocated.fetch_add(8, Ordering::Relaxed);
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        panic!("a step makes no progress");
+    }
+}
+
+impl Pages for Memory {
+    type Read<'a> = Reading<'a>;
+    type Write<'a> = Writing<'a>;
+    fn read(&self, page: PageId) -> Result<Reading<'_>, Blocked> {
+        assert!(
+            page.number < self.allocated.load(Ordering::Relaxed),
+            "{page} is past the end of the file"
+        );
+        if self.misses() {
+            return Err(Blocked::Page(page, Mode::Shared));
+        }
+        Ok(Reading(self.pages[page.number as usize].read()))
+    }
+    fn write(&self, page: PageId) -> Result<Writing<'_>, Blocked> {
+        assert!(
+            page.number < self.allocated.load(Ordering::Relaxed),
+            "{page} is past the end of the file"
+        );
+        if self.misses() {
+            return Err(Blocked::Page(page, Mode::Exclusive));
+        }
+        Ok(Writing(self.pages[page.number as usize].write()))
+    }
+}
+
+impl RedoSink for Memory {
+    fn append(&self, records: &[RedoRecord]) -> Lsn {
+        let mut log = self.log.lock();
+        log.extend_from_slice(records);
+        self.groups.lock().push(log.len());
+        Lsn(log.len() as u64)
+    }
+}
+
+impl FileSpace for Memory {
+    fn pages(&self, _: TreeId) -> u32 {
+        self.allocated.load(Ordering::Relaxed)
+    }
+}
