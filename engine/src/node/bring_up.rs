@@ -2,8 +2,8 @@
 
 use super::Node;
 use crate::Error;
-use crate::recovery::{GroupFile, redo_path};
-use crate::wal::{RedoStream, WalError, format_stream, read_header};
+use crate::recovery::redo_path;
+use crate::wal::{GroupFile, RedoStream, WalError, format_stream, read_header};
 use aquifer_dss::group::CreateOptions;
 use aquifer_dss_proto::catalog::FileKind;
 use std::sync::Arc;

@@ -22,11 +22,11 @@ use crate::rpc::{EngineHandler, EngineRequest, EngineResponse, Reply, Rpc};
 use crate::space::FileSizes;
 use crate::status::StatusFiles;
 use crate::store::GroupStore;
-use crate::transaction::{CeilingStore, TransactionManager};
-use aquifer_buffer_pool::{Pool, Scn};
+use crate::transaction::TransactionManager;
+use aquifer_buffer_pool::Pool;
 use aquifer_dss::group::{StorageError, VolumeGroup};
 use aquifer_dss::membership::{Membership, MembershipConfig, MembershipError, MembershipEvent};
-use aquifer_dss::seam::{BoxFuture, Runtime, Service};
+use aquifer_dss::seam::{Runtime, Service};
 use aquifer_dss_proto::{Epoch, NodeId, View};
 use parking_lot::Mutex;
 use status::Unclean;
@@ -92,7 +92,6 @@ impl Node {
         let redo = Arc::new(NodeRedo::new(me));
         let pool = Pool::new(config.pool.clone(), runtime.clone(), transport, store.clone(), redo.clone());
         let status_files = Arc::new(StatusFiles::default());
-        let ceiling = Arc::new(SlotCeiling(membership.clone()));
         let txns = TransactionManager::start(
             runtime.clone(),
             rpc.clone(),
@@ -100,7 +99,7 @@ impl Node {
             config.transactions,
             redo.clone(),
             status_files.clone(),
-            ceiling,
+            membership.clone(),
         );
         let lease = {
             let (membership, runtime) = (membership.clone(), runtime.clone());
@@ -244,15 +243,6 @@ impl Node {
         self.stopping.send_replace(true);
         self.membership.leave().await?;
         Ok(())
-    }
-}
-
-/// The SCN ceiling is kept in the node's slot.
-struct SlotCeiling(Arc<Membership>);
-
-impl CeilingStore for SlotCeiling {
-    fn raise_scn_ceiling(&self, ceiling: Scn) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { self.0.raise_scn_ceiling(ceiling.0).await.map_err(|error| error.to_string()) })
     }
 }
 

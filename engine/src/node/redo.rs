@@ -23,7 +23,7 @@ type Inherited = BTreeMap<NodeId, BTreeMap<PageId, Psn>>;
 struct Retained {
     wanted: Inherited,
     /// Leader, before its recovery knows what to wait for: the notices that came meanwhile.
-    early: Option<Inherited>,
+    early: Option<BTreeMap<PageId, Psn>>,
 }
 
 /// [`Redo`] of a node.
@@ -53,7 +53,7 @@ impl NodeRedo {
 
     /// A new view is about to be installed: whoever leads it plans again (REC-6).
     pub fn forget(&self, leads: bool) {
-        *self.inherited.lock() = Retained { wanted: Inherited::new(), early: leads.then(Inherited::new) };
+        *self.inherited.lock() = Retained { wanted: Inherited::new(), early: leads.then(BTreeMap::new) };
         self.flushed.notify_waiters();
     }
 
@@ -62,10 +62,8 @@ impl NodeRedo {
         let mut retained = self.inherited.lock();
         let early = retained.early.take().unwrap_or_default();
         retained.wanted = streams;
-        for (node, pages) in early {
-            if let Some(wanted) = retained.wanted.get_mut(&node) {
-                pages.into_iter().for_each(|(page, psn)| settle(wanted, page, psn));
-            }
+        for (page, psn) in early {
+            retained.wanted.values_mut().for_each(|wanted| settle(wanted, page, psn));
         }
     }
 
@@ -111,17 +109,13 @@ impl Redo for NodeRedo {
         {
             stream.written_back(by, pages);
         }
+        // Whoever's redo the notice is about: these pages are on storage at these PSNs.
         let mut retained = self.inherited.lock();
-        match retained.wanted.get_mut(&by) {
-            Some(wanted) => pages.iter().for_each(|(page, psn)| settle(wanted, *page, *psn)),
-            None => {
-                if let Some(early) = &mut retained.early {
-                    let early = early.entry(by).or_default();
-                    for (page, psn) in pages {
-                        let known = early.entry(*page).or_default();
-                        *known = (*known).max(*psn);
-                    }
-                }
+        for (page, psn) in pages {
+            retained.wanted.values_mut().for_each(|wanted| settle(wanted, *page, *psn));
+            if let Some(early) = &mut retained.early {
+                let known = early.entry(*page).or_default();
+                *known = (*known).max(*psn);
             }
         }
         drop(retained);

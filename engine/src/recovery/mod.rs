@@ -6,14 +6,11 @@
 //! - REC-6 every view plans again from what is durable; nothing is carried over from an interrupted recovery;
 //! - REC-7 a stream is marked clean only when everything it changed is on storage; until then its node id cannot join.
 
-mod file;
 mod redo_page;
-
-pub use file::{GroupFile, redo_path};
 
 use crate::node::NodeRedo;
 use crate::store::GroupStore;
-use crate::wal::{self, WalError};
+use crate::wal::{self, GroupFile, WalError};
 use aquifer_buffer_pool::Pool;
 use aquifer_buffer_pool_proto::{PageId, Psn};
 use aquifer_dss::group::{StorageError, VolumeGroup};
@@ -25,6 +22,11 @@ use aquifer_engine_proto::{RedoRecord, RetentionEntry};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Path of the redo stream of `node`.
+pub fn redo_path(node: NodeId) -> String {
+    format!("/redo/{node}")
+}
 
 /// Pages redone at a time.
 const PARALLEL_REDO: usize = 16;
