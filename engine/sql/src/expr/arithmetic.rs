@@ -87,14 +87,23 @@ fn numeric(operator: Operator, left: &BigDecimal, right: &BigDecimal) -> Result<
     })
 }
 
-/// At least 16 significant digits and at least the scale of either side, as PostgreSQL chooses.
+/// Scale as PostgreSQL chooses it: at least 16 significant digits, counted in digits of base 10000, and the scale of either side.
 pub(crate) fn divide(left: &BigDecimal, right: &BigDecimal) -> BigDecimal {
-    let weight = |value: &BigDecimal| value.digits() as i64 - value.fractional_digit_count();
-    let digits = 16 - (weight(left) - weight(right)).max(0) + 4;
-    let scale = digits.clamp(0, 1000).max(left.fractional_digit_count()).max(right.fractional_digit_count());
-    let scale = (scale + 3) / 4 * 4;
-    let quotient = left.with_scale(left.fractional_digit_count() + scale + 4) / right;
+    let ((left_weight, left_first), (right_weight, right_first)) = (leading(left), leading(right));
+    let weight = left_weight - right_weight - i64::from(left_first <= right_first);
+    let scale = (16 - weight * 4).max(left.fractional_digit_count()).max(right.fractional_digit_count()).clamp(0, 1000);
+    let quotient = left.with_scale(left.fractional_digit_count().max(0) + scale + 4) / right;
     quotient.with_scale_round(scale, RoundingMode::HalfUp)
+}
+
+/// Weight and value of the first digit of base 10000.
+fn leading(value: &BigDecimal) -> (i64, u32) {
+    let (digits, scale) = value.as_bigint_and_exponent();
+    let digits = digits.magnitude().to_str_radix(10);
+    let last = digits.len() as i64 - scale - 1;
+    let count = last.rem_euclid(4) as usize + 1;
+    let first: String = digits.chars().chain(std::iter::repeat('0')).take(count).collect();
+    (last.div_euclid(4), first.parse().unwrap_or(0))
 }
 
 fn minus(value: Interval) -> Interval {
