@@ -3,3 +3,7 @@
 //! Nothing depends on this crate. `docs/testing.md` says how to run and replay.
 
 pub mod sim;
+
+pub mod checker;
+pub mod swarm;
+pub mod workload;

@@ -287,7 +287,7 @@ impl SimDisk {
             offset,
             bytes: buffer.to_vec(),
         };
-        let sectors = self.random.lock().next();
+        let sectors = self.random.lock().draw();
         let disk = self.me.clone();
         world.after(delay, None, move || {
             let Some(disk) = disk.upgrade() else { return };
@@ -425,7 +425,7 @@ fn draw_fate(random: &mut Random) -> Fate {
     match random.below(10) {
         0..=4 => Fate::Done,
         5..=7 => Fate::Lost,
-        _ => Fate::Torn(random.next()),
+        _ => Fate::Torn(random.draw()),
     }
 }
 

@@ -38,7 +38,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         let s = &mut self.state;
         let result = s[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let t = s[1] << 17;
@@ -54,7 +54,7 @@ impl Random {
     /// 0 to `limit - 1`; `limit` is above 0.
     pub fn below(&mut self, limit: u64) -> u64 {
         assert!(limit > 0, "a range has a member");
-        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(limit)) >> 64) as u64
     }
 
     /// `low` to `high`, both possible.

@@ -40,7 +40,7 @@ impl Runtime for SimRuntime {
     }
 
     fn random(&self) -> u64 {
-        self.random.lock().next()
+        self.random.lock().draw()
     }
 
     fn abort(&self, reason: &str) {

@@ -113,6 +113,15 @@ struct Task {
     waker: Arc<TaskWaker>,
 }
 
+/// A task taken out to be polled.
+type Taken = (
+    u64,
+    Option<Life>,
+    &'static str,
+    BoxFuture<'static, ()>,
+    Arc<TaskWaker>,
+);
+
 struct TaskWaker {
     id: u64,
     queued: AtomicBool,
@@ -595,15 +604,7 @@ impl World {
         }
     }
 
-    fn take_ready(
-        &self,
-    ) -> Option<(
-        u64,
-        Option<Life>,
-        &'static str,
-        BoxFuture<'static, ()>,
-        Arc<TaskWaker>,
-    )> {
+    fn take_ready(&self) -> Option<Taken> {
         let mut inner = self.inner.lock();
         let id = {
             let mut ready = self.ready.lock();

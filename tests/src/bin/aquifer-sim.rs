@@ -1,0 +1,188 @@
+//! `aquifer-sim`: runs seeds of the simulator, in parallel, and prints what fails with the command that replays it.
+
+use aquifer_tests::swarm::{Configuration, Overrides, Report, Subject, describe, run};
+use aquifer_tests::workload::{Planted, WORKLOADS};
+use clap::{Parser, ValueEnum};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Runs whole clusters in the deterministic simulator.
+#[derive(Parser)]
+#[command(name = "scripts/sim")]
+struct Arguments {
+    /// Runs this one seed and prints its report.
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Runs that many seeds.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Seeds at the same time.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Number of nodes, instead of a drawn one.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
+    nodes: Option<u8>,
+    /// Workload, instead of a drawn one.
+    #[arg(long, value_parser = WORKLOADS)]
+    workload: Option<String>,
+    /// No faults.
+    #[arg(long)]
+    calm: bool,
+    /// Prints every event (also AQUIFER_TRACE=1).
+    #[arg(long)]
+    trace: bool,
+    /// What the nodes run.
+    #[arg(long, value_enum, default_value_t)]
+    subject: SubjectName,
+    /// A fault planted in the memory subject, to see that it is caught.
+    #[arg(long)]
+    plant: Option<String>,
+    /// Starts no new seed after that many seconds.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Runs each seed twice and compares the digests.
+    #[arg(long)]
+    twice: bool,
+    /// Goes on after a failure.
+    #[arg(long)]
+    keep_going: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum, Default)]
+enum SubjectName {
+    /// The model database in memory.
+    #[default]
+    Memory,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let planted = match arguments.plant.as_deref().map(plant) {
+        None => Planted::Nothing,
+        Some(Some(planted)) => planted,
+        Some(None) => {
+            eprintln!("--plant knows LostUpdate, StaleRead, HalfCommit, LostCommit and DirtyAbort");
+            return ExitCode::from(2);
+        }
+    };
+    let SubjectName::Memory = arguments.subject;
+    let overrides = Overrides {
+        nodes: arguments.nodes,
+        workload: arguments.workload.clone(),
+        calm: arguments.calm,
+        trace: arguments.trace,
+        subject: Subject::Memory(planted),
+    };
+    match arguments.seed {
+        Some(seed) => one(seed, &overrides),
+        None => many(&arguments, &overrides),
+    }
+}
+
+fn plant(name: &str) -> Option<Planted> {
+    let all = [
+        Planted::LostUpdate,
+        Planted::StaleRead,
+        Planted::HalfCommit,
+        Planted::LostCommit,
+        Planted::DirtyAbort,
+    ];
+    all.into_iter().find(|planted| format!("{planted:?}") == name)
+}
+
+fn one(seed: u64, overrides: &Overrides) -> ExitCode {
+    let configuration = Configuration::draw(seed, overrides);
+    println!("{configuration:#?}");
+    let report = run(&configuration);
+    print_line(&report);
+    if report.failure.is_some() {
+        print!("{}", describe(&report));
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn print_line(report: &Report) {
+    let verdict = if report.failure.is_some() {
+        "FAILED"
+    } else {
+        "passed"
+    };
+    let (lives, reason) = &report.aborts;
+    println!(
+        "seed {} {verdict}: {}; {} events, digest {:016x}, {:.1} virtual s, {lives} lives ended themselves{}",
+        report.seed,
+        report.summary,
+        report.digest.1,
+        report.digest.0,
+        report.virtual_time as f64 / 1e9,
+        reason
+            .as_ref()
+            .map(|reason| format!(" (first: {reason})"))
+            .unwrap_or_default(),
+    );
+}
+
+fn many(arguments: &Arguments, overrides: &Overrides) -> ExitCode {
+    let begun = Instant::now();
+    let next = AtomicU64::new(arguments.from);
+    let end = arguments.from + arguments.seeds;
+    let (passed, failed) = (AtomicU64::new(0), AtomicU64::new(0));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.max(1) {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let late = arguments
+                        .seconds
+                        .is_some_and(|limit| begun.elapsed() > Duration::from_secs(limit));
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end || late {
+                        break;
+                    }
+                    let good = attempt(seed, arguments, overrides);
+                    if good { &passed } else { &failed }.fetch_add(1, Ordering::Relaxed);
+                    if !good && !arguments.keep_going {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let (passed, failed) = (passed.into_inner(), failed.into_inner());
+    let minutes = begun.elapsed().as_secs_f64() / 60.0;
+    println!(
+        "seeds per minute: {:.0}",
+        (passed + failed) as f64 / minutes.max(1e-6)
+    );
+    println!("simulation: {passed} passed, {failed} failed");
+    if failed > 0 || passed == 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn attempt(seed: u64, arguments: &Arguments, overrides: &Overrides) -> bool {
+    let configuration = Configuration::draw(seed, overrides);
+    let report = run(&configuration);
+    let mut good = report.failure.is_none();
+    if !good {
+        print!("{}", describe(&report));
+    }
+    if arguments.twice {
+        let again = run(&configuration);
+        if again.digest != report.digest {
+            println!(
+                "seed {seed} is not deterministic: {:x?} and {:x?}",
+                report.digest, again.digest
+            );
+            good = false;
+        }
+    }
+    good
+}

@@ -1,0 +1,281 @@
+//! One seed, one run: the seed draws the configuration, the faults and everything that happens.
+
+use crate::sim::{
+    Cluster, ClusterOptions, DiskOptions, Failure, Faults, Nemesis, NetworkOptions, Random, WorldOptions,
+};
+use crate::workload::{Client, MemoryProgram, Planted, Sessions, Size, WORKLOADS, Workload, workload};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the nodes run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// The model in memory, with a fault planted or not.
+    Memory(Planted),
+}
+
+/// What the command line fixes; the rest is drawn.
+#[derive(Clone, Debug)]
+pub struct Overrides {
+    /// Number of nodes.
+    pub nodes: Option<u8>,
+    /// Name of the workload.
+    pub workload: Option<String>,
+    /// No faults.
+    pub calm: bool,
+    /// Print the trace.
+    pub trace: bool,
+    /// What the nodes run.
+    pub subject: Subject,
+}
+
+/// Everything a run is made from. A function of the seed and the overrides.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// The seed.
+    pub seed: u64,
+    /// World, network, disk and number of nodes.
+    pub cluster: ClusterOptions,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// Frames of each buffer pool.
+    pub frames: usize,
+    /// The workload.
+    pub workload: String,
+    /// Its size.
+    pub size: Size,
+    /// How long clients and nemesis work.
+    pub length: Duration,
+    /// Time after which an ended node comes back.
+    pub restart: (Duration, Duration),
+    overrides: Overrides,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Digest of the trace, and its number of events.
+    pub digest: (u64, u64),
+    /// Virtual nanoseconds it took.
+    pub virtual_time: u64,
+    /// What the clients did.
+    pub summary: String,
+    /// How many lives ended themselves, with the reason of the first.
+    pub aborts: (usize, Option<String>),
+    /// Why it failed, if it did.
+    pub failure: Option<Failure>,
+    /// The last events, when it failed.
+    pub recent: Vec<String>,
+    /// The command that replays it.
+    pub replay: String,
+}
+
+impl Configuration {
+    /// Draws the configuration of `seed`.
+    pub fn draw(seed: u64, overrides: &Overrides) -> Self {
+        let mut random = Random::fork(seed, "configuration");
+        let nodes = random.between(1, 5) as u8;
+        let drawn = random.pick(&WORKLOADS).to_string();
+        let world = WorldOptions {
+            seed,
+            fifo: random.chance(100_000),
+            print: overrides.trace || WorldOptions::default().print,
+            ..WorldOptions::default()
+        };
+        let network = draw_network(&mut random);
+        let disk = draw_disk(&mut random);
+        let faults = if overrides.calm {
+            Faults::none()
+        } else {
+            draw_faults(&mut random)
+        };
+        let frames = *random.pick(&[8, 12, 16, 32, 64, 256]);
+        let clients = random.between(1, 8);
+        let keys = *random.pick(&[4, 16, 64, 256]);
+        let size = Size {
+            clients,
+            keys,
+            value: *random.pick(&[64, 400, 1500]),
+        };
+        let longest = *random.pick(&[5, 10, 20]);
+        Self {
+            seed,
+            cluster: ClusterOptions {
+                world,
+                network,
+                disk,
+                nodes: overrides.nodes.unwrap_or(nodes),
+            },
+            faults,
+            frames,
+            workload: overrides.workload.clone().unwrap_or(drawn),
+            size,
+            length: Duration::from_secs(longest),
+            restart: (
+                Duration::from_millis(10),
+                Duration::from_millis(random.between(20, 4_000)),
+            ),
+            overrides: overrides.clone(),
+        }
+    }
+
+    /// The command that runs this again, byte for byte.
+    pub fn replay(&self) -> String {
+        let mut command = format!("scripts/sim --seed {}", self.seed);
+        if let Some(nodes) = self.overrides.nodes {
+            let _ = write!(command, " --nodes {nodes}");
+        }
+        if let Some(workload) = &self.overrides.workload {
+            let _ = write!(command, " --workload {workload}");
+        }
+        if self.overrides.calm {
+            command.push_str(" --calm");
+        }
+        if let Subject::Memory(planted) = self.overrides.subject {
+            let _ = write!(command, " --subject memory");
+            if planted != Planted::Nothing {
+                let _ = write!(command, " --plant {planted:?}");
+            }
+        }
+        command
+    }
+}
+
+fn draw_network(random: &mut Random) -> NetworkOptions {
+    let high = *random.pick(&[100, 500, 2_000, 10_000]);
+    NetworkOptions {
+        latency_low: Duration::from_micros(20),
+        latency_high: Duration::from_micros(high),
+        slow: *random.pick(&[0, 2_000, 20_000]),
+        lost: *random.pick(&[0, 0, 1_000, 10_000]),
+        closing_hint: *random.pick(&[1_000_000, 900_000, 300_000, 0]),
+    }
+}
+
+fn draw_disk(random: &mut Random) -> DiskOptions {
+    DiskOptions {
+        latency_high: Duration::from_micros(*random.pick(&[100, 400, 2_000])),
+        slow: *random.pick(&[0, 1_000, 20_000]),
+        seen_torn: *random.pick(&[0, 0, 10_000, 200_000]),
+        ..DiskOptions::default()
+    }
+}
+
+/// Swarm testing: each run has its own subset of faults, because some faults hide others.
+fn draw_faults(random: &mut Random) -> Faults {
+    let mut faults = Faults::all();
+    for weight in [
+        &mut faults.crash,
+        &mut faults.pause,
+        &mut faults.partition,
+        &mut faults.one_way,
+        &mut faults.lossy,
+        &mut faults.slow_disk,
+        &mut faults.disk_errors,
+        &mut faults.power_cut,
+        &mut faults.clocks,
+    ] {
+        if random.chance(500_000) {
+            *weight = 0;
+        }
+    }
+    faults.pause_high = Duration::from_millis(random.between(400, 8_000));
+    faults
+}
+
+/// Runs one seed.
+pub fn run(configuration: &Configuration) -> Report {
+    let sessions = Arc::new(Sessions::default());
+    let Subject::Memory(planted) = configuration.overrides.subject;
+    let program = MemoryProgram::new(sessions.clone(), planted);
+    let cluster = Cluster::new(configuration.cluster.clone(), program);
+    let chosen = workload(&configuration.workload, configuration.size).expect("a workload of this name");
+    let scenario = scenario(
+        cluster.clone(),
+        sessions.clone(),
+        chosen.clone(),
+        configuration.clone(),
+    );
+    let failure = match cluster.world.block_on(scenario) {
+        Ok(Ok(())) => None,
+        Ok(Err(message)) => Some(Failure {
+            at: cluster.world.now(),
+            message,
+        }),
+        Err(failure) => Some(failure),
+    };
+    let aborts = cluster.world.aborts();
+    let report = Report {
+        seed: configuration.seed,
+        digest: cluster.world.digest(),
+        virtual_time: cluster.world.now(),
+        summary: chosen.summary(),
+        aborts: (aborts.len(), aborts.first().map(|(_, reason)| reason.clone())),
+        recent: if failure.is_some() {
+            cluster.world.recent()
+        } else {
+            Vec::new()
+        },
+        failure,
+        replay: configuration.replay(),
+    };
+    sessions.close();
+    cluster.shut_down();
+    report
+}
+
+async fn scenario(
+    cluster: Arc<Cluster>,
+    sessions: Arc<Sessions>,
+    workload: Arc<dyn Workload>,
+    configuration: Configuration,
+) -> Result<(), String> {
+    let world = cluster.world.clone();
+    let (low, high) = configuration.restart;
+    cluster.set_restarts(Some((low, high.max(low))));
+    cluster.start_all();
+    let master = Client::new(cluster.clone(), sessions.clone(), u64::MAX);
+    workload.prepare(master.clone()).await?;
+    sessions.set_end(world.now() + configuration.length.as_nanos() as u64);
+    let mut clients = Vec::new();
+    for number in 0..configuration.size.clients {
+        let client = Client::new(cluster.clone(), sessions.clone(), number);
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let work = workload.run(client);
+        let world = world.clone();
+        cluster.world.spawn(
+            None,
+            "client",
+            Box::pin(async move {
+                let result = work.await;
+                if let Err(message) = &result {
+                    world.fail(message.clone());
+                }
+                let _ = sender.send(result);
+            }),
+        );
+        clients.push(receiver);
+    }
+    let nemesis = Nemesis::new(cluster.clone(), configuration.faults.clone());
+    nemesis.run(configuration.length).await;
+    for client in clients {
+        client.await.map_err(|_| "a client vanished".to_owned())??;
+    }
+    workload.check(master).await
+}
+
+/// The failed run for a person: what, and how to see it again.
+pub fn describe(report: &Report) -> String {
+    let mut text = String::new();
+    if let Some(failure) = &report.failure {
+        let _ = writeln!(text, "seed {} failed {failure}", report.seed);
+        for line in report.recent.iter().rev().take(12).rev() {
+            let _ = writeln!(text, "    {line}");
+        }
+        let _ = writeln!(text, "    replay: {} --trace", report.replay);
+    }
+    text
+}
