@@ -3,7 +3,9 @@
 use crate::sim::{
     Cluster, ClusterOptions, DiskOptions, Failure, Faults, Nemesis, NetworkOptions, Random, WorldOptions,
 };
-use crate::workload::{Client, MemoryProgram, Planted, Sessions, Size, WORKLOADS, Workload, workload};
+use crate::workload::{
+    Client, EngineProgram, MemoryProgram, Planted, Sessions, Size, WORKLOADS, Workload, workload,
+};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use std::time::Duration;
 /// What the nodes run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Subject {
+    /// Whole nodes.
+    Engine,
     /// The model in memory, with a fault planted or not.
     Memory(Planted),
 }
@@ -41,6 +45,8 @@ pub struct Configuration {
     pub faults: Faults,
     /// Frames of each buffer pool.
     pub frames: usize,
+    /// Bytes of each redo stream.
+    pub redo_bytes: u64,
     /// The workload.
     pub workload: String,
     /// Its size.
@@ -111,6 +117,7 @@ impl Configuration {
             },
             faults,
             frames,
+            redo_bytes: 4 << 20,
             workload: overrides.workload.clone().unwrap_or(drawn),
             size,
             length: Duration::from_secs(longest),
@@ -189,16 +196,21 @@ fn draw_faults(random: &mut Random) -> Faults {
 /// Runs one seed.
 pub fn run(configuration: &Configuration) -> Report {
     let sessions = Arc::new(Sessions::default());
-    let Subject::Memory(planted) = configuration.overrides.subject;
-    let program = MemoryProgram::new(sessions.clone(), planted);
-    let cluster = Cluster::new(configuration.cluster.clone(), program);
+    let (cluster, engine) = assemble(configuration, &sessions);
     let chosen = workload(&configuration.workload, configuration.size).expect("a workload of this name");
-    let scenario = scenario(
+    let play = scenario(
         cluster.clone(),
         sessions.clone(),
         chosen.clone(),
         configuration.clone(),
     );
+    let prepared = cluster.clone();
+    let scenario = async move {
+        if let Some(engine) = engine {
+            engine.prepare(&prepared).await?;
+        }
+        play.await
+    };
     let failure = match cluster.world.block_on(scenario) {
         Ok(Ok(())) => None,
         Ok(Err(message)) => Some(Failure {
@@ -225,6 +237,26 @@ pub fn run(configuration: &Configuration) -> Report {
     sessions.close();
     cluster.shut_down();
     report
+}
+
+fn assemble(
+    configuration: &Configuration,
+    sessions: &Arc<Sessions>,
+) -> (Arc<Cluster>, Option<Arc<EngineProgram>>) {
+    match configuration.overrides.subject {
+        Subject::Memory(planted) => {
+            let program = MemoryProgram::new(sessions.clone(), planted);
+            (Cluster::new(configuration.cluster.clone(), program), None)
+        }
+        Subject::Engine => {
+            let program =
+                EngineProgram::new(sessions.clone(), configuration.frames, configuration.redo_bytes);
+            (
+                Cluster::new(configuration.cluster.clone(), program.clone()),
+                Some(program),
+            )
+        }
+    }
 }
 
 async fn scenario(

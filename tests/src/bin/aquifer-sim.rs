@@ -54,8 +54,10 @@ struct Arguments {
 
 #[derive(Clone, Copy, ValueEnum, Default)]
 enum SubjectName {
-    /// The model database in memory.
+    /// Whole nodes of the engine.
     #[default]
+    Engine,
+    /// The model database in memory.
     Memory,
 }
 
@@ -69,13 +71,15 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let SubjectName::Memory = arguments.subject;
     let overrides = Overrides {
         nodes: arguments.nodes,
         workload: arguments.workload.clone(),
         calm: arguments.calm,
         trace: arguments.trace,
-        subject: Subject::Memory(planted),
+        subject: match arguments.subject {
+            SubjectName::Engine => Subject::Engine,
+            SubjectName::Memory => Subject::Memory(planted),
+        },
     };
     match arguments.seed {
         Some(seed) => one(seed, &overrides),

@@ -7,6 +7,7 @@
 mod bank;
 mod client;
 mod database;
+mod engine;
 mod memory;
 mod register;
 mod set;
@@ -15,6 +16,7 @@ mod tree;
 pub use bank::Bank;
 pub use client::{Client, Sessions};
 pub use database::{Database, DatabaseError, Pairs, TransactionHandle};
+pub use engine::EngineProgram;
 pub use memory::{MemoryProgram, Planted};
 pub use register::Registers;
 pub use set::Set;

@@ -1,0 +1,212 @@
+//! The engine behind the workloads' trait, and the program of a whole node: what production assembles, over simulated seams.
+
+use super::client::Sessions;
+use super::database::{Change, Database, DatabaseError, Pairs, TransactionHandle};
+use crate::sim::{Cluster, NodeContext, NodeProgram, SimTransport, World};
+use aquifer_dss::group::{GroupOptions, VolumeGroup};
+use aquifer_dss::membership::SlotView;
+use aquifer_dss::seam::BoxFuture;
+use aquifer_dss_proto::{FileId, Incarnation};
+use aquifer_engine::node::{Links, Node, NodeConfig, Router, Seams};
+use aquifer_engine::{Engine, Error, Isolation, Transaction, TreeId};
+use std::ops::Bound;
+use std::sync::{Arc, Weak};
+
+/// Nodes that run the engine.
+pub struct EngineProgram {
+    sessions: Arc<Sessions>,
+    frames: usize,
+    redo_bytes: u64,
+    world: std::sync::OnceLock<Weak<World>>,
+}
+
+impl EngineProgram {
+    /// Nodes with `frames` pages of memory and redo streams of `redo_bytes`.
+    pub fn new(sessions: Arc<Sessions>, frames: usize, redo_bytes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            sessions,
+            frames,
+            redo_bytes,
+            world: std::sync::OnceLock::new(),
+        })
+    }
+
+    /// Formats the disk of `cluster`; before any node starts.
+    pub async fn prepare(&self, cluster: &Cluster) -> Result<(), String> {
+        let _ = self.world.set(Arc::downgrade(&cluster.world));
+        let mut seed = [0; 16];
+        seed[..8].copy_from_slice(&cluster.world.seed().to_le_bytes());
+        let options = GroupOptions {
+            name: "simulated".to_owned(),
+            au_bytes: 1 << 20,
+            journal_bytes: 1 << 20,
+            checkpoint_bytes: 1 << 20,
+            force: false,
+            seed: Some(seed),
+        };
+        let port = cluster.disk.port(None);
+        let formatted = VolumeGroup::format(&*port, &options).await;
+        formatted.map(|_| ()).map_err(|error| format!("format: {error}"))
+    }
+}
+
+struct SimLinks(Arc<SimTransport>);
+
+impl Links for SimLinks {
+    fn start(&self, incarnation: Incarnation) {
+        self.0.set_incarnation(incarnation);
+    }
+    fn peers(&self, _slots: &[SlotView]) {}
+}
+
+impl NodeProgram for EngineProgram {
+    fn start(&self, context: NodeContext) -> BoxFuture<'static, ()> {
+        let sessions = self.sessions.clone();
+        let world = self
+            .world
+            .get()
+            .and_then(Weak::upgrade)
+            .expect("prepared before the first start");
+        let mut config = NodeConfig::new(context.node, self.frames);
+        config.redo_bytes = self.redo_bytes;
+        config.redo.margin_bytes = self.redo_bytes / 4;
+        config.redo.recovery_bytes = self.redo_bytes / 2;
+        Box::pin(async move {
+            let router = Arc::new(Router::new());
+            context.transport.attach(router.clone());
+            let seams = Seams {
+                runtime: context.runtime.clone(),
+                devices: vec![context.device.clone()],
+                transport: context.transport.clone(),
+                links: Arc::new(SimLinks(context.transport.clone())),
+                fencer: context.fencer.clone(),
+                router,
+            };
+            let node = match Node::start(config, seams).await {
+                Ok(node) => node,
+                Err(error) => {
+                    // As the daemon does: it says why and exits; its supervisor starts it again.
+                    world.crash(context.life, &format!("does not start: {error}"));
+                    return;
+                }
+            };
+            if node.serving().await {
+                world.record(
+                    "serving",
+                    [context.node.get().into(), context.life.number, 0, 0],
+                    "node serves",
+                );
+                sessions.open(context.life, Arc::new(EngineDatabase(node.engine().clone())));
+            }
+            let reason = node.stopped().await.unwrap_or_default();
+            world.crash(context.life, &format!("stopped: {reason}"));
+        })
+    }
+}
+
+struct EngineDatabase(Arc<Engine>);
+
+fn error_of(error: Error) -> DatabaseError {
+    let text = error.to_string();
+    match error {
+        Error::DuplicateKey => DatabaseError::Duplicate,
+        Error::OutcomeUnknown(_) => DatabaseError::Unknown(text),
+        error if error.is_retryable() => DatabaseError::Retry(text),
+        _ => DatabaseError::Wrong(text),
+    }
+}
+
+const fn tree_of(tree: u64) -> TreeId {
+    TreeId(FileId(tree))
+}
+
+impl Database for EngineDatabase {
+    fn create_tree(&self) -> BoxFuture<'_, Result<u64, DatabaseError>> {
+        Box::pin(async { self.0.create_tree().await.map(|tree| tree.0.0).map_err(error_of) })
+    }
+
+    fn begin(&self, one_snapshot: bool) -> BoxFuture<'_, Result<Box<dyn TransactionHandle>, DatabaseError>> {
+        let isolation = if one_snapshot {
+            Isolation::Snapshot
+        } else {
+            Isolation::ReadCommitted
+        };
+        let transaction = EngineTransaction(self.0.begin(isolation));
+        Box::pin(async move { Ok(Box::new(transaction) as Box<dyn TransactionHandle>) })
+    }
+}
+
+struct EngineTransaction(Transaction);
+
+impl TransactionHandle for EngineTransaction {
+    fn get<'a>(
+        &'a mut self,
+        tree: u64,
+        key: &'a [u8],
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, DatabaseError>> {
+        Box::pin(async move {
+            self.0.statement().await.map_err(error_of)?;
+            self.0.get(tree_of(tree), key).await.map_err(error_of)
+        })
+    }
+
+    fn scan(
+        &mut self,
+        tree: u64,
+        from: Bound<Vec<u8>>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Pairs, DatabaseError>> {
+        Box::pin(async move {
+            self.0.statement().await.map_err(error_of)?;
+            self.0
+                .scan(tree_of(tree), (from, Bound::Unbounded), false, limit)
+                .await
+                .map_err(error_of)
+        })
+    }
+
+    fn insert<'a>(
+        &'a mut self,
+        tree: u64,
+        key: &'a [u8],
+        value: Vec<u8>,
+    ) -> BoxFuture<'a, Result<(), DatabaseError>> {
+        Box::pin(async move {
+            self.0.statement().await.map_err(error_of)?;
+            self.0.insert(tree_of(tree), key, &value).await.map_err(error_of)
+        })
+    }
+
+    fn update_with<'a>(
+        &'a mut self,
+        tree: u64,
+        key: &'a [u8],
+        change: Change<'a>,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, DatabaseError>> {
+        Box::pin(async move {
+            self.0.statement().await.map_err(error_of)?;
+            self.0
+                .update_with(tree_of(tree), key, change)
+                .await
+                .map_err(error_of)
+        })
+    }
+
+    fn delete<'a>(&'a mut self, tree: u64, key: &'a [u8]) -> BoxFuture<'a, Result<bool, DatabaseError>> {
+        Box::pin(async move {
+            self.0.statement().await.map_err(error_of)?;
+            self.0.delete(tree_of(tree), key).await.map_err(error_of)
+        })
+    }
+
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<(), DatabaseError>> {
+        Box::pin(async move { self.0.commit().await.map(|_| ()).map_err(error_of) })
+    }
+
+    fn rollback(self: Box<Self>) -> BoxFuture<'static, Result<(), DatabaseError>> {
+        Box::pin(async move {
+            self.0.rollback().await;
+            Ok(())
+        })
+    }
+}
