@@ -157,6 +157,9 @@ struct Inner {
     now: u64,
     sequence: u64,
     next_task: u64,
+    /// Tasks to poll. What is woken during one step is sorted in: the order of wake-ups inside a step is not ours
+    /// (`tokio::sync::watch` wakes in an order it draws itself).
+    queue: VecDeque<u64>,
     steps: u64,
     events: BTreeMap<(u64, u64), Scheduled>,
     tasks: BTreeMap<u64, Task>,
@@ -187,6 +190,7 @@ impl World {
             now: 0,
             sequence: 0,
             next_task: 1,
+            queue: VecDeque::new(),
             steps: 0,
             events: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -522,7 +526,8 @@ impl World {
     fn step(&self) {
         let due = {
             let mut inner = self.inner.lock();
-            let nothing_ready = self.ready.lock().is_empty();
+            inner.sort_in(&self.ready);
+            let nothing_ready = inner.queue.is_empty();
             let next = inner.events.first_key_value().map(|((at, _), _)| *at);
             match next {
                 Some(at) if at <= inner.now || nothing_ready => {
@@ -606,19 +611,17 @@ impl World {
 
     fn take_ready(&self) -> Option<Taken> {
         let mut inner = self.inner.lock();
-        let id = {
-            let mut ready = self.ready.lock();
-            let index = if self.options.fifo {
-                0
-            } else {
-                inner.random.below(ready.len() as u64) as usize
-            };
-            if self.options.fifo {
-                ready.pop_front()
-            } else {
-                ready.swap_remove_back(index)
-            }?
+        let index = if self.options.fifo {
+            0
+        } else {
+            let length = inner.queue.len() as u64;
+            inner.random.below(length) as usize
         };
+        let id = if self.options.fifo {
+            inner.queue.pop_front()
+        } else {
+            inner.queue.swap_remove_back(index)
+        }?;
         let owner = inner.tasks.get(&id)?.owner;
         if let Some(life) = owner {
             let state = inner
@@ -711,6 +714,12 @@ impl World {
 }
 
 impl Inner {
+    fn sort_in(&mut self, woken: &Mutex<VecDeque<u64>>) {
+        let mut woken: Vec<u64> = woken.lock().drain(..).collect();
+        woken.sort_unstable();
+        self.queue.extend(woken);
+    }
+
     fn is_alive(&self, life: Life) -> bool {
         self.nodes
             .get(&life.node)
