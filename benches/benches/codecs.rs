@@ -15,7 +15,9 @@ fn checksum(criterion: &mut Criterion) {
     let page = vec![0x5a_u8; 8192];
     let mut group = criterion.benchmark_group("crc32c");
     group.throughput(Throughput::Bytes(page.len() as u64));
-    group.bench_function("8 KiB page", |bencher| bencher.iter(|| crc32c(&[black_box(&page)])));
+    group.bench_function("8 KiB page", |bencher| {
+        bencher.iter(|| crc32c(&[black_box(&page)]))
+    });
     group.finish();
 }
 
@@ -24,7 +26,12 @@ fn journal(criterion: &mut Criterion) {
     let tail = Tail::first(group);
     let record = |number: u64| Record {
         origin: None,
-        operation: Operation::Create { path: format!("/tables/{number}"), size: 1 << 20, kind: FileKind::Tree, exclusive: true },
+        operation: Operation::Create {
+            path: format!("/tables/{number}"),
+            size: 1 << 20,
+            kind: FileKind::Tree,
+            exclusive: true,
+        },
     };
     let records: Vec<Record> = (0..8).map(record).collect();
     criterion.bench_function("journal/encode an entry of 8 records", |bencher| {
@@ -45,7 +52,10 @@ fn redo(criterion: &mut Criterion) {
         epoch: Epoch(1),
     };
     let record = |number: u32| RedoRecord {
-        page: PageId { file: FileId(7), number },
+        page: PageId {
+            file: FileId(7),
+            number,
+        },
         prev_psn: Psn(41),
         operation: vec![9; 60],
     };

@@ -12,7 +12,10 @@ fn solo(pages: u32) -> SoloPool {
     let solo = SoloPool::new(FRAMES);
     for number in 0..pages {
         let page = page(number);
-        let hold = solo.clock.block_on(solo.pool.acquire(page, Mode::Exclusive)).expect("storage in memory does not fail");
+        let hold = solo
+            .clock
+            .block_on(solo.pool.acquire(page, Mode::Exclusive))
+            .expect("storage in memory does not fail");
         let mut guard = solo.pool.write(page).expect("it is held");
         guard.bytes_mut()[100] = number as u8;
         guard.finish(Psn(1), Lsn(0));
@@ -22,7 +25,10 @@ fn solo(pages: u32) -> SoloPool {
 }
 
 fn page(number: u32) -> PageId {
-    PageId { file: FileId(7), number }
+    PageId {
+        file: FileId(7),
+        number,
+    }
 }
 
 fn local_hit(criterion: &mut Criterion) {

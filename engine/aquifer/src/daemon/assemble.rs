@@ -1,6 +1,7 @@
 //! A node from its production parts: io_uring device, tokio, sockets, locks. The only place that knows them all.
 
 use super::NodeSettings;
+use super::views;
 use super::watch::ViewWatch;
 use crate::admin::{Counters, NodeReport, Reform, StatusReport};
 use crate::device::storage_failure;
@@ -169,9 +170,12 @@ impl Running {
 
     /// Serves SQL until the node stops.
     pub async fn serve_sql(self: Arc<Self>, listener: TcpListener) {
-        let mut shutdown = self.shutdown.subscribe();
-        let _ = (&listener, wall_clock_microseconds());
-        let _ = shutdown.wait_for(|stop| *stop).await;
+        let engine = self.node.engine().clone();
+        let server = aquifer_sql::Server::new(engine, wall_clock_microseconds);
+        let server = views::all(&self)
+            .into_iter()
+            .fold(server, aquifer_sql::Server::with_view);
+        aquifer_sql::serve(listener, Arc::new(server), self.shutdown.subscribe()).await;
     }
 
     /// For `status`.

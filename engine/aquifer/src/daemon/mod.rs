@@ -3,6 +3,7 @@
 mod assemble;
 mod history;
 mod service;
+mod views;
 mod watch;
 
 use crate::admin::{self, AdminSocket};
