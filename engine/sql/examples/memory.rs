@@ -9,8 +9,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 async fn main() -> std::io::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:5499".into());
     let listener = tokio::net::TcpListener::bind(address).await?;
-    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+    let clock = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_micros() as i64)
+    };
     let (_keep, shutdown) = tokio::sync::watch::channel(false);
-    serve(listener, Arc::new(Server::new(MemoryStore::default(), clock)), shutdown).await;
+    serve(
+        listener,
+        Arc::new(Server::new(MemoryStore::default(), clock)),
+        shutdown,
+    )
+    .await;
     Ok(())
 }

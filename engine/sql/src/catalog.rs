@@ -26,7 +26,9 @@ pub struct Column {
 impl Column {
     /// What a row without this column has.
     pub(crate) fn missing_value(&self) -> Value {
-        self.missing.as_deref().map_or(Value::Null, |text| parse_text(self.data_type, text).unwrap_or(Value::Null))
+        self.missing.as_deref().map_or(Value::Null, |text| {
+            parse_text(self.data_type, text).unwrap_or(Value::Null)
+        })
     }
 }
 
@@ -60,10 +62,13 @@ impl Table {
 
     /// Position of a column.
     pub fn column(&self, name: &str) -> Result<usize, SqlError> {
-        self.columns.iter().position(|column| column.name == name).ok_or_else(|| {
-            let message = format!("column \"{name}\" of relation \"{}\" does not exist", self.name);
-            SqlError::new("42703", message)
-        })
+        self.columns
+            .iter()
+            .position(|column| column.name == name)
+            .ok_or_else(|| {
+                let message = format!("column \"{name}\" of relation \"{}\" does not exist", self.name);
+                SqlError::new("42703", message)
+            })
     }
 
     /// Key of a descriptor.
@@ -99,15 +104,26 @@ impl Table {
     /// 23505 for this row.
     pub(crate) fn duplicate(&self, values: &[Value]) -> SqlError {
         let text = |index: &usize| values[*index].to_text().unwrap_or_default();
-        let names: Vec<_> = self.primary_key.iter().map(|index| self.columns[*index].name.as_str()).collect();
+        let names: Vec<_> = self
+            .primary_key
+            .iter()
+            .map(|index| self.columns[*index].name.as_str())
+            .collect();
         let keys: Vec<_> = self.primary_key.iter().map(text).collect();
         SqlError {
-            detail: Some(format!("Key ({})=({}) already exists.", names.join(", "), keys.join(", "))),
+            detail: Some(format!(
+                "Key ({})=({}) already exists.",
+                names.join(", "),
+                keys.join(", ")
+            )),
             constraint: Some(self.constraint.clone()),
             table: Some(self.name.clone()),
             ..SqlError::new(
                 "23505",
-                format!("duplicate key value violates unique constraint \"{}\"", self.constraint),
+                format!(
+                    "duplicate key value violates unique constraint \"{}\"",
+                    self.constraint
+                ),
             )
         }
     }
@@ -120,7 +136,10 @@ impl Table {
                     "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
                     column.name, self.name
                 );
-                return Err(SqlError { table: Some(self.name.clone()), ..SqlError::new("23502", message) });
+                return Err(SqlError {
+                    table: Some(self.name.clone()),
+                    ..SqlError::new("23502", message)
+                });
             }
         }
         Ok(())

@@ -68,7 +68,9 @@ impl StoreTransaction for Transaction {
     where
         F: FnMut(&[u8]) -> Option<Vec<u8>> + Send,
     {
-        Self::update_with(self, tree, key, change).await.map(|written| written.is_some())
+        Self::update_with(self, tree, key, change)
+            .await
+            .map(|written| written.is_some())
     }
 
     async fn delete(&mut self, tree: TreeId, key: &[u8]) -> Result<bool, StoreError> {

@@ -21,7 +21,13 @@ pub struct SqlError {
 impl SqlError {
     /// An error with nothing but code and message.
     pub fn new(sqlstate: &'static str, message: impl Into<String>) -> Self {
-        Self { sqlstate, message: message.into(), detail: None, constraint: None, table: None }
+        Self {
+            sqlstate,
+            message: message.into(),
+            detail: None,
+            constraint: None,
+            table: None,
+        }
     }
 
     /// 0A000.
@@ -43,7 +49,10 @@ impl SqlError {
             "date" | "time" | "timestamp" | "timestamp with time zone" | "interval" => "22007",
             _ => "22P02",
         };
-        Self::new(code, format!("invalid input syntax for type {type_name}: \"{text}\""))
+        Self::new(
+            code,
+            format!("invalid input syntax for type {type_name}: \"{text}\""),
+        )
     }
 
     pub(crate) fn undefined_table(name: &str) -> Self {

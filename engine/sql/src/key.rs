@@ -30,7 +30,13 @@ pub fn encode(value: &Value, out: &mut Vec<u8>) -> Result<(), SqlError> {
 
 fn encode_double(value: f64, out: &mut Vec<u8>) {
     // All zeros are one key and all NaNs are one key, above infinity.
-    let value = if value == 0.0 { 0.0 } else if value.is_nan() { f64::NAN.abs() } else { value };
+    let value = if value == 0.0 {
+        0.0
+    } else if value.is_nan() {
+        f64::NAN.abs()
+    } else {
+        value
+    };
     let bits = value.to_bits();
     let ordered = if bits >> 63 == 1 { !bits } else { bits | (1 << 63) };
     out.extend_from_slice(&ordered.to_be_bytes());
@@ -91,15 +97,46 @@ mod tests {
 
     #[test]
     fn order_of_bytes_is_order_of_values() {
-        let numbers = ["-1000", "-12.5", "-12.45", "-0.001", "0", "0.0001", "0.5", "9", "10", "10.01", "123456789012"];
-        let keys: Vec<_> =
-            numbers.iter().map(|text| key(Value::Numeric(BigDecimal::from_str(text).unwrap()))).collect();
+        let numbers = [
+            "-1000",
+            "-12.5",
+            "-12.45",
+            "-0.001",
+            "0",
+            "0.0001",
+            "0.5",
+            "9",
+            "10",
+            "10.01",
+            "123456789012",
+        ];
+        let keys: Vec<_> = numbers
+            .iter()
+            .map(|text| key(Value::Numeric(BigDecimal::from_str(text).unwrap())))
+            .collect();
         assert!(keys.windows(2).all(|pair| pair[0] < pair[1]));
-        let doubles = [f64::NEG_INFINITY, -2.0, -1e-9, 0.0, 1e-9, 3.5, f64::INFINITY, f64::NAN];
-        assert!(doubles.windows(2).all(|pair| key(Value::Double(pair[0])) < key(Value::Double(pair[1]))));
+        let doubles = [
+            f64::NEG_INFINITY,
+            -2.0,
+            -1e-9,
+            0.0,
+            1e-9,
+            3.5,
+            f64::INFINITY,
+            f64::NAN,
+        ];
+        assert!(
+            doubles
+                .windows(2)
+                .all(|pair| key(Value::Double(pair[0])) < key(Value::Double(pair[1])))
+        );
         assert!(key(Value::Int4(-1)) < key(Value::Int4(0)));
         let texts = ["", "a", "a\0", "a\0b", "ab", "b"];
-        assert!(texts.windows(2).all(|pair| key(Value::Text(pair[0].into())) < key(Value::Text(pair[1].into()))));
+        assert!(
+            texts
+                .windows(2)
+                .all(|pair| key(Value::Text(pair[0].into())) < key(Value::Text(pair[1].into())))
+        );
         assert_eq!(successor(vec![1, 0xff]), Some(vec![2]));
     }
 }

@@ -27,10 +27,15 @@ const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 
 /// Splits a text into its statements.
 pub(crate) fn parse(text: &str) -> Result<Vec<Parsed>, SqlError> {
-    let tokens = Tokenizer::new(&DIALECT, text).tokenize_with_location().map_err(SqlError::syntax)?;
+    let tokens = Tokenizer::new(&DIALECT, text)
+        .tokenize_with_location()
+        .map_err(SqlError::syntax)?;
     let mut statements = Vec::new();
     for part in tokens.split(|token| token.token == Token::SemiColon) {
-        if part.iter().any(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF)) {
+        if part
+            .iter()
+            .any(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF))
+        {
             statements.push(parse_one(part)?);
         }
     }
@@ -91,5 +96,8 @@ fn spell_switches(tokens: &mut [TokenWithSpan]) {
 
 /// Parses an expression: the default of a column.
 pub(crate) fn parse_expression(text: &str) -> Result<ast::Expr, SqlError> {
-    Parser::new(&DIALECT).try_with_sql(text).and_then(|mut parser| parser.parse_expr()).map_err(SqlError::syntax)
+    Parser::new(&DIALECT)
+        .try_with_sql(text)
+        .and_then(|mut parser| parser.parse_expr())
+        .map_err(SqlError::syntax)
 }

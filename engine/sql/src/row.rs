@@ -112,7 +112,10 @@ fn decode_value(data_type: DataType, reader: &mut Reader) -> Option<Value> {
         DataType::Numeric(_) => {
             let mut inner = Reader(reader.bytes()?);
             let scale = i32::from_le_bytes(inner.array()?);
-            Value::Numeric(BigDecimal::new(BigInt::from_signed_bytes_le(inner.0), i64::from(scale)))
+            Value::Numeric(BigDecimal::new(
+                BigInt::from_signed_bytes_le(inner.0),
+                i64::from(scale),
+            ))
         }
         DataType::Unknown | DataType::Text | DataType::Varchar(_) | DataType::Char(_) | DataType::Json => {
             Value::Text(std::str::from_utf8(reader.bytes()?).ok()?.to_owned())

@@ -54,7 +54,11 @@ pub trait StoreTransaction: Send + 'static {
     /// Begins a statement: a new snapshot under read committed.
     fn statement(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
     /// The value the snapshot sees.
-    fn get(&mut self, tree: TreeId, key: &[u8]) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send;
+    fn get(
+        &mut self,
+        tree: TreeId,
+        key: &[u8],
+    ) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send;
     /// Locks the row and gives its newest value.
     fn get_for_update(
         &mut self,
@@ -70,10 +74,19 @@ pub trait StoreTransaction: Send + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Pairs, StoreError>> + Send;
     /// Adds a row, or fails with `DuplicateKey` (which leaves the transaction usable).
-    fn insert(&mut self, tree: TreeId, key: &[u8], value: Vec<u8>) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn insert(
+        &mut self,
+        tree: TreeId,
+        key: &[u8],
+        value: Vec<u8>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
     /// Replaces a row; false when there is none.
-    fn update(&mut self, tree: TreeId, key: &[u8], value: Vec<u8>)
-    -> impl Future<Output = Result<bool, StoreError>> + Send;
+    fn update(
+        &mut self,
+        tree: TreeId,
+        key: &[u8],
+        value: Vec<u8>,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
     /// Locks the newest version and replaces it by what `change` makes of it; `None` leaves it. May call `change` more than
     /// once, the last call counts. True when the row was written.
     fn update_with<F>(
@@ -89,7 +102,10 @@ pub trait StoreTransaction: Send + 'static {
     /// Marks a point to come back to.
     fn savepoint(&mut self) -> Self::Savepoint;
     /// Undoes everything after the savepoint, which stays valid.
-    fn rollback_to(&mut self, savepoint: Self::Savepoint) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn rollback_to(
+        &mut self,
+        savepoint: Self::Savepoint,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
     /// Forgets the savepoint and those after it; what was written since stays.
     fn release(&mut self, savepoint: Self::Savepoint) -> Result<(), StoreError>;
     /// Commits.

@@ -54,7 +54,9 @@ impl SystemViews {
 
     /// A view by name; a name without schema is looked for in `pg_catalog`.
     pub(crate) fn find(&self, name: &str) -> Option<&Arc<SystemView>> {
-        self.views.get(name).or_else(|| self.views.get(&format!("pg_catalog.{name}")))
+        self.views
+            .get(name)
+            .or_else(|| self.views.get(&format!("pg_catalog.{name}")))
     }
 }
 
@@ -68,17 +70,26 @@ fn tables() -> SystemView {
         name: "information_schema.tables".into(),
         columns: columns.map(|name| (name.to_owned(), DataType::Text)).to_vec(),
         rows: Box::new(|context| {
-            let row = |table: &Arc<Table>| vec![text("aquifer"), text("public"), text(&table.name), text("BASE TABLE")];
+            let row = |table: &Arc<Table>| {
+                vec![
+                    text("aquifer"),
+                    text("public"),
+                    text(&table.name),
+                    text("BASE TABLE"),
+                ]
+            };
             context.tables.iter().map(row).collect()
         }),
     }
 }
 
 fn columns() -> SystemView {
-    let mut columns: Vec<_> =
-        ["table_schema", "table_name", "column_name"].map(|name| (name.to_owned(), DataType::Text)).to_vec();
+    let mut columns: Vec<_> = ["table_schema", "table_name", "column_name"]
+        .map(|name| (name.to_owned(), DataType::Text))
+        .to_vec();
     columns.push(("ordinal_position".into(), DataType::Integer));
-    columns.extend(["column_default", "is_nullable", "data_type"].map(|name| (name.to_owned(), DataType::Text)));
+    columns
+        .extend(["column_default", "is_nullable", "data_type"].map(|name| (name.to_owned(), DataType::Text)));
     SystemView {
         name: "information_schema.columns".into(),
         columns,

@@ -26,9 +26,14 @@ pub struct MemoryStore {
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        let mut state = State { next_tree: 2, ..State::default() };
+        let mut state = State {
+            next_tree: 2,
+            ..State::default()
+        };
         state.trees.insert(1, Tree::new());
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 }
 
@@ -46,7 +51,12 @@ impl Store for MemoryStore {
     fn begin(&self, _isolation: Isolation) -> MemoryTransaction {
         let mut state = self.state.lock();
         state.next_transaction += 1;
-        MemoryTransaction { state: self.state.clone(), id: state.next_transaction, undo: Vec::new(), locks: Vec::new() }
+        MemoryTransaction {
+            state: self.state.clone(),
+            id: state.next_transaction,
+            undo: Vec::new(),
+            locks: Vec::new(),
+        }
     }
 
     async fn create_tree(&self) -> Result<TreeId, StoreError> {
@@ -58,7 +68,12 @@ impl Store for MemoryStore {
     }
 
     async fn drop_tree(&self, tree: TreeId) -> Result<(), StoreError> {
-        self.state.lock().trees.remove(&tree.0.0).map(|_| ()).ok_or(StoreError::NoSuchTree)
+        self.state
+            .lock()
+            .trees
+            .remove(&tree.0.0)
+            .map(|_| ())
+            .ok_or(StoreError::NoSuchTree)
     }
 
     fn catalog_tree(&self) -> TreeId {
@@ -93,7 +108,14 @@ impl MemoryTransaction {
     }
 
     fn look(&self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.state.lock().trees.get(&tree.0.0).ok_or(StoreError::NoSuchTree)?.get(key).cloned())
+        Ok(self
+            .state
+            .lock()
+            .trees
+            .get(&tree.0.0)
+            .ok_or(StoreError::NoSuchTree)?
+            .get(key)
+            .cloned())
     }
 
     fn undo_to(&mut self, length: usize) {
@@ -141,9 +163,17 @@ impl StoreTransaction for MemoryTransaction {
             return Ok(Vec::new());
         }
         let state = self.state.lock();
-        let rows = state.trees.get(&tree.0.0).ok_or(StoreError::NoSuchTree)?.range::<Vec<u8>, _>(range);
+        let rows = state
+            .trees
+            .get(&tree.0.0)
+            .ok_or(StoreError::NoSuchTree)?
+            .range::<Vec<u8>, _>(range);
         let copy = |(key, value): (&Vec<u8>, &Vec<u8>)| (key.clone(), value.clone());
-        Ok(if reverse { rows.rev().take(limit).map(copy).collect() } else { rows.take(limit).map(copy).collect() })
+        Ok(if reverse {
+            rows.rev().take(limit).map(copy).collect()
+        } else {
+            rows.take(limit).map(copy).collect()
+        })
     }
 
     async fn insert(&mut self, tree: TreeId, key: &[u8], value: Vec<u8>) -> Result<(), StoreError> {

@@ -23,22 +23,33 @@ pub(super) struct Groups<'a> {
 
 impl<'a> Groups<'a> {
     pub(super) fn new(plan: &'a Grouping) -> Self {
-        let mut groups = Self { plan, index: BTreeMap::new(), groups: Vec::new() };
+        let mut groups = Self {
+            plan,
+            index: BTreeMap::new(),
+            groups: Vec::new(),
+        };
         if plan.keys.is_empty() {
             groups.index.insert(crate::row::encode(&[]), 0);
-            groups.groups.push((Vec::new(), vec![State::default(); plan.aggregates.len()]));
+            groups
+                .groups
+                .push((Vec::new(), vec![State::default(); plan.aggregates.len()]));
         }
         groups
     }
 
     pub(super) fn add(&mut self, context: Context) -> Result<(), SqlError> {
-        let keys: Vec<Value> =
-            self.plan.keys.iter().map(|expr| expr.evaluate(context)).collect::<Result<_, _>>()?;
+        let keys: Vec<Value> = self
+            .plan
+            .keys
+            .iter()
+            .map(|expr| expr.evaluate(context))
+            .collect::<Result<_, _>>()?;
         let at = match self.index.get(&identity(&keys)) {
             Some(at) => *at,
             None => {
                 self.index.insert(identity(&keys), self.groups.len());
-                self.groups.push((keys, vec![State::default(); self.plan.aggregates.len()]));
+                self.groups
+                    .push((keys, vec![State::default(); self.plan.aggregates.len()]));
                 self.groups.len() - 1
             }
         };
@@ -81,7 +92,9 @@ impl State {
             return Ok(());
         };
         let value = argument.evaluate(context)?;
-        if value.is_null() || (aggregate.distinct && !self.seen.insert(identity(std::slice::from_ref(&value)))) {
+        if value.is_null()
+            || (aggregate.distinct && !self.seen.insert(identity(std::slice::from_ref(&value))))
+        {
             return Ok(());
         }
         self.count += 1;
@@ -95,10 +108,18 @@ impl State {
             AggregateKind::Min if value.order(&old).is_lt() => value,
             AggregateKind::Max if value.order(&old).is_gt() => value,
             AggregateKind::Min | AggregateKind::Max => old,
-            AggregateKind::Every => Value::Boolean(old == Value::Boolean(true) && value == Value::Boolean(true)),
-            AggregateKind::Any => Value::Boolean(old == Value::Boolean(true) || value == Value::Boolean(true)),
+            AggregateKind::Every => {
+                Value::Boolean(old == Value::Boolean(true) && value == Value::Boolean(true))
+            }
+            AggregateKind::Any => {
+                Value::Boolean(old == Value::Boolean(true) || value == Value::Boolean(true))
+            }
             AggregateKind::StringAggregate => {
-                let separator = aggregate.separator.as_ref().map(|expr| expr.evaluate(context)).transpose()?;
+                let separator = aggregate
+                    .separator
+                    .as_ref()
+                    .map(|expr| expr.evaluate(context))
+                    .transpose()?;
                 let mut text = old.to_text().unwrap_or_default();
                 text.push_str(&separator.and_then(|value| value.to_text()).unwrap_or_default());
                 text.push_str(&value.to_text().unwrap_or_default());
@@ -113,9 +134,11 @@ impl State {
             (AggregateKind::Count, _) => Ok(Value::Int8(self.count)),
             (_, None) => Ok(Value::Null),
             (AggregateKind::Average, Some(Value::Double(sum))) => Ok(Value::Double(sum / self.count as f64)),
-            (AggregateKind::Average, Some(sum)) => {
-                arithmetic(Operator::Divide, sum, Value::Numeric(BigDecimal::from(self.count)))
-            }
+            (AggregateKind::Average, Some(sum)) => arithmetic(
+                Operator::Divide,
+                sum,
+                Value::Numeric(BigDecimal::from(self.count)),
+            ),
             (_, Some(value)) => Ok(value),
         }
     }

@@ -61,7 +61,9 @@ async fn take_range<S: Store>(store: &S, key: &[u8], range: i64) -> Result<i64, 
         .await?;
     if !written {
         first = 1;
-        transaction.insert(tree, key, (first + range).to_le_bytes().to_vec()).await?;
+        transaction
+            .insert(tree, key, (first + range).to_le_bytes().to_vec())
+            .await?;
     }
     transaction.commit().await?;
     Ok(first)
@@ -79,10 +81,13 @@ pub(super) async fn put<T: StoreTransaction>(
     value: Vec<u8>,
     row: &[Value],
 ) -> Result<(), SqlError> {
-    transaction.insert(table.tree(), key, value).await.map_err(|error| match error {
-        StoreError::DuplicateKey => table.duplicate(row),
-        other => other.into(),
-    })
+    transaction
+        .insert(table.tree(), key, value)
+        .await
+        .map_err(|error| match error {
+            StoreError::DuplicateKey => table.duplicate(row),
+            other => other.into(),
+        })
 }
 
 /// Inserting rows of given columns into a table, shared by INSERT and COPY.
@@ -121,11 +126,18 @@ impl InsertRun<'_> {
     }
 
     /// The key of a complete row.
-    pub(crate) async fn key<S: Store>(&self, run: &mut Run<'_, S>, row: &[Value]) -> Result<Vec<u8>, SqlError> {
+    pub(crate) async fn key<S: Store>(
+        &self,
+        run: &mut Run<'_, S>,
+        row: &[Value],
+    ) -> Result<Vec<u8>, SqlError> {
         if !self.table.primary_key.is_empty() {
             return self.table.row_key(row);
         }
-        let number = run.counters.next(run.store, &row_counter(self.table), ROW_RANGE).await?;
+        let number = run
+            .counters
+            .next(run.store, &row_counter(self.table), ROW_RANGE)
+            .await?;
         Ok(number.to_be_bytes().to_vec())
     }
 
@@ -143,13 +155,18 @@ fn row_counter(table: &Table) -> Vec<u8> {
 
 impl<S: Store> Run<'_, S> {
     pub(super) async fn insert<K: Sink>(&mut self, plan: &InsertPlan, sink: &mut K) -> Result<u64, SqlError> {
-        let run = InsertRun { table: &plan.table, targets: &plan.targets, defaults: &plan.defaults };
+        let run = InsertRun {
+            table: &plan.table,
+            targets: &plan.targets,
+            defaults: &plan.defaults,
+        };
         let mut count = 0;
         match &plan.source {
             InsertSource::Values(rows) => {
                 for exprs in rows {
                     let context = self.context(&[]);
-                    let evaluate = |expr: &Option<Expr>| expr.as_ref().map(|expr| expr.evaluate(context)).transpose();
+                    let evaluate =
+                        |expr: &Option<Expr>| expr.as_ref().map(|expr| expr.evaluate(context)).transpose();
                     let given = exprs.iter().map(evaluate).collect::<Result<_, _>>()?;
                     count += u64::from(self.insert_row(plan, &run, given, sink).await?);
                 }
@@ -188,7 +205,9 @@ impl<S: Store> Run<'_, S> {
                 Err(StoreError::DuplicateKey) => {}
                 Err(error) => return Err(error.into()),
             }
-            let Conflict::Update { assignments, filter } = conflict else { return Ok(false) };
+            let Conflict::Update { assignments, filter } = conflict else {
+                return Ok(false);
+            };
             let (parameters, now) = (self.parameters, self.now);
             let mut found = false;
             let mut outcome: Result<Option<Vec<Value>>, SqlError> = Ok(None);
@@ -197,8 +216,20 @@ impl<S: Store> Run<'_, S> {
                 .transaction
                 .update_with(tree, &key, |value| {
                     found = true;
-                    outcome = merged(&plan.table, value, proposed, assignments, filter.as_ref(), parameters, now);
-                    outcome.as_ref().ok().and_then(Option::as_ref).map(|row| row::encode(row))
+                    outcome = merged(
+                        &plan.table,
+                        value,
+                        proposed,
+                        assignments,
+                        filter.as_ref(),
+                        parameters,
+                        now,
+                    );
+                    outcome
+                        .as_ref()
+                        .ok()
+                        .and_then(Option::as_ref)
+                        .map(|row| row::encode(row))
                 })
                 .await?;
             match outcome? {
@@ -229,11 +260,18 @@ fn merged(
     let mut both = Vec::new();
     row::decode(&table.columns, value, &mut both)?;
     both.extend_from_slice(proposed);
-    let context = Context { row: &both, parameters, now };
+    let context = Context {
+        row: &both,
+        parameters,
+        now,
+    };
     if !context.accepts(filter)? {
         return Ok(None);
     }
-    let values: Result<Vec<_>, _> = assignments.iter().map(|(_, expr)| expr.evaluate(context)).collect();
+    let values: Result<Vec<_>, _> = assignments
+        .iter()
+        .map(|(_, expr)| expr.evaluate(context))
+        .collect();
     let values = values?;
     both.truncate(table.columns.len());
     for ((column, _), value) in assignments.iter().zip(values) {

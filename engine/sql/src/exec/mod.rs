@@ -55,18 +55,37 @@ impl<S: Store> Run<'_, S> {
     where
         Self: 'c,
     {
-        Context { row, parameters: self.parameters, now: self.now }
+        Context {
+            row,
+            parameters: self.parameters,
+            now: self.now,
+        }
     }
 
     fn output<K: Sink>(&self, output: Option<&Output>, row: &[Value], sink: &mut K) -> Result<(), SqlError> {
         let Some(output) = output else { return Ok(()) };
-        let context = Context { row, parameters: self.parameters, now: self.now };
-        let values: Result<Vec<_>, _> = output.expressions.iter().map(|expr| expr.evaluate(context)).collect();
+        let context = Context {
+            row,
+            parameters: self.parameters,
+            now: self.now,
+        };
+        let values: Result<Vec<_>, _> = output
+            .expressions
+            .iter()
+            .map(|expr| expr.evaluate(context))
+            .collect();
         sink.row(&values?)
     }
 
     fn cursor(&self, table: &Table, path: &Path, reverse: bool) -> Result<Cursor, SqlError> {
-        let keys = keys_of(path, Context { row: &[], parameters: self.parameters, now: self.now })?;
+        let keys = keys_of(
+            path,
+            Context {
+                row: &[],
+                parameters: self.parameters,
+                now: self.now,
+            },
+        )?;
         Ok(Cursor::new(table.tree(), keys, reverse))
     }
 
@@ -74,7 +93,11 @@ impl<S: Store> Run<'_, S> {
         let mut cursor = self.cursor(&plan.table, &plan.path, false)?;
         let mut count = 0;
         // A key that changes could be met again further on: collect first.
-        let moved = if plan.changes_key { Some(cursor.rest(self.transaction).await?) } else { None };
+        let moved = if plan.changes_key {
+            Some(cursor.rest(self.transaction).await?)
+        } else {
+            None
+        };
         let mut pending = moved;
         loop {
             let keys: Vec<Vec<u8>> = match (pending.take(), &mut cursor.keys) {
@@ -111,7 +134,12 @@ impl<S: Store> Run<'_, S> {
         self.context(&row).accepts(filter)
     }
 
-    async fn update_row<K: Sink>(&mut self, plan: &UpdatePlan, key: &[u8], sink: &mut K) -> Result<bool, SqlError> {
+    async fn update_row<K: Sink>(
+        &mut self,
+        plan: &UpdatePlan,
+        key: &[u8],
+        sink: &mut K,
+    ) -> Result<bool, SqlError> {
         let (parameters, now) = (self.parameters, self.now);
         let tree = plan.table.tree();
         let mut outcome: Result<Option<Vec<Value>>, SqlError> = Ok(None);
@@ -123,8 +151,12 @@ impl<S: Store> Run<'_, S> {
             }
         };
         if plan.changes_key {
-            let Some(value) = self.transaction.get_for_update(tree, key).await? else { return Ok(false) };
-            let Some(row) = changed(plan, &value, parameters, now)? else { return Ok(false) };
+            let Some(value) = self.transaction.get_for_update(tree, key).await? else {
+                return Ok(false);
+            };
+            let Some(row) = changed(plan, &value, parameters, now)? else {
+                return Ok(false);
+            };
             let new_key = plan.table.row_key(&row)?;
             let value = row::encode(&row);
             if new_key == key {
@@ -159,10 +191,14 @@ impl<S: Store> Run<'_, S> {
                 if !self.matches(&plan.table, plan.filter.as_ref(), &value)? {
                     continue;
                 }
-                let Some(newest) = self.transaction.get_for_update(tree, &key).await? else { continue };
+                let Some(newest) = self.transaction.get_for_update(tree, &key).await? else {
+                    continue;
+                };
                 let mut row = Vec::new();
                 row::decode(&plan.table.columns, &newest, &mut row)?;
-                if self.context(&row).accepts(plan.filter.as_ref())? && self.transaction.delete(tree, &key).await? {
+                if self.context(&row).accepts(plan.filter.as_ref())?
+                    && self.transaction.delete(tree, &key).await?
+                {
                     count += 1;
                     self.output(plan.returning.as_ref(), &row, sink)?;
                 }
@@ -174,14 +210,27 @@ impl<S: Store> Run<'_, S> {
 }
 
 /// The new row of an UPDATE, made from the newest version; `None` when the filter does not accept that one.
-fn changed(plan: &UpdatePlan, value: &[u8], parameters: &[Value], now: i64) -> Result<Option<Vec<Value>>, SqlError> {
+fn changed(
+    plan: &UpdatePlan,
+    value: &[u8],
+    parameters: &[Value],
+    now: i64,
+) -> Result<Option<Vec<Value>>, SqlError> {
     let mut row = Vec::new();
     row::decode(&plan.table.columns, value, &mut row)?;
-    let context = Context { row: &row, parameters, now };
+    let context = Context {
+        row: &row,
+        parameters,
+        now,
+    };
     if !context.accepts(plan.filter.as_ref())? {
         return Ok(None);
     }
-    let values: Result<Vec<_>, _> = plan.assignments.iter().map(|(_, expr)| expr.evaluate(context)).collect();
+    let values: Result<Vec<_>, _> = plan
+        .assignments
+        .iter()
+        .map(|(_, expr)| expr.evaluate(context))
+        .collect();
     for ((column, _), value) in plan.assignments.iter().zip(values?) {
         row[*column] = value;
     }
@@ -217,7 +266,12 @@ impl Cursor {
             }
             crate::plan::Keys::Range(range) => Source::Range(range),
         };
-        Self { tree, keys, reverse, batch: FIRST_BATCH }
+        Self {
+            tree,
+            keys,
+            reverse,
+            batch: FIRST_BATCH,
+        }
     }
 
     /// No more than this will be wanted.
@@ -239,7 +293,9 @@ impl Cursor {
                 Ok(pairs)
             }
             Source::Range(mut range) => {
-                let pairs = transaction.scan(self.tree, range.clone(), self.reverse, self.batch).await?;
+                let pairs = transaction
+                    .scan(self.tree, range.clone(), self.reverse, self.batch)
+                    .await?;
                 if pairs.len() == self.batch
                     && let Some((last, _)) = pairs.last()
                 {

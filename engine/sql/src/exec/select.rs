@@ -26,7 +26,10 @@ impl Sink for Kept {
 }
 
 /// All rows of a query.
-pub(crate) async fn materialise<S: Store>(run: &mut Run<'_, S>, plan: &SelectPlan) -> Result<Vec<Vec<Value>>, SqlError> {
+pub(crate) async fn materialise<S: Store>(
+    run: &mut Run<'_, S>,
+    plan: &SelectPlan,
+) -> Result<Vec<Vec<Value>>, SqlError> {
     let mut kept = Kept(Vec::new());
     run.select(plan, &mut kept).await?;
     Ok(kept.0)
@@ -57,12 +60,21 @@ impl Tail<'_> {
             }
         }
         let evaluate = |expr: &Expr| expr.evaluate(context);
-        let row = plan.output.expressions.iter().map(evaluate).collect::<Result<Vec<_>, _>>()?;
+        let row = plan
+            .output
+            .expressions
+            .iter()
+            .map(evaluate)
+            .collect::<Result<Vec<_>, _>>()?;
         if plan.distinct && !self.seen.insert(identity(&row)) {
             return Ok(true);
         }
         if !plan.order.is_empty() {
-            let keys = plan.order.iter().map(|item| item.expr.evaluate(context)).collect::<Result<_, _>>()?;
+            let keys = plan
+                .order
+                .iter()
+                .map(|item| item.expr.evaluate(context))
+                .collect::<Result<_, _>>()?;
             self.sorting.push((keys, row));
             return Ok(true);
         }
@@ -156,7 +168,11 @@ impl<S: Store> Run<'_, S> {
         };
         self.rows(plan, sink, &mut groups, each).await?;
         for row in groups.finish()? {
-            let context = Context { row: &row, parameters, now };
+            let context = Context {
+                row: &row,
+                parameters,
+                now,
+            };
             if context.accepts(grouping.having.as_ref())? && !tail.take(context, sink)? {
                 break;
             }
@@ -202,7 +218,10 @@ impl<S: Store> Run<'_, S> {
                             continue;
                         }
                         if plan.for_update {
-                            let Some(newest) = self.transaction.get_for_update(table.tree(), &key).await? else { continue };
+                            let Some(newest) = self.transaction.get_for_update(table.tree(), &key).await?
+                            else {
+                                continue;
+                            };
                             row::decode(&table.columns, &newest, &mut row)?;
                             if !self.context(&row).accepts(filter)? {
                                 continue;
@@ -219,38 +238,52 @@ impl<S: Store> Run<'_, S> {
             Source::Rows(rows) => {
                 for exprs in rows {
                     let context = self.context(&[]);
-                    let row = exprs.iter().map(|expr| expr.evaluate(context)).collect::<Result<Vec<_>, _>>()?;
+                    let row = exprs
+                        .iter()
+                        .map(|expr| expr.evaluate(context))
+                        .collect::<Result<Vec<_>, _>>()?;
                     if !each(&row, sink, state)? {
                         break;
                     }
                 }
             }
-            Source::Series(bounds) => {
-                let mut numbers = [0i64; 3];
-                for (slot, expr) in numbers.iter_mut().zip(bounds.iter()) {
-                    match expr.evaluate(self.context(&[]))? {
-                        Value::Int8(value) => *slot = value,
-                        _ => return Ok(()),
-                    }
-                }
-                let [start, stop, step] = numbers;
-                if step == 0 {
-                    return Err(SqlError::new("22023", "step size cannot equal zero"));
-                }
-                let mut at = Some(start);
-                let mut made = 0u64;
-                while let Some(value) = at.filter(|value| if step > 0 { *value <= stop } else { *value >= stop }) {
-                    let row = [Value::Int8(value)];
-                    if self.context(&row).accepts(filter)? && !each(&row, sink, state)? {
-                        break;
-                    }
-                    made += 1;
-                    if made.is_multiple_of(1024) {
-                        sink.drain().await?;
-                    }
-                    at = value.checked_add(step);
-                }
+            Source::Series(bounds) => self.series(bounds, filter, sink, state, each).await?,
+        }
+        Ok(())
+    }
+
+    /// The numbers of generate_series.
+    async fn series<K: Sink, A: Send>(
+        &mut self,
+        bounds: &[Expr; 3],
+        filter: Option<&Expr>,
+        sink: &mut K,
+        state: &mut A,
+        each: impl Fn(&[Value], &mut K, &mut A) -> Result<bool, SqlError> + Send,
+    ) -> Result<(), SqlError> {
+        let mut numbers = [0i64; 3];
+        for (slot, expr) in numbers.iter_mut().zip(bounds.iter()) {
+            match expr.evaluate(self.context(&[]))? {
+                Value::Int8(value) => *slot = value,
+                _ => return Ok(()),
             }
+        }
+        let [start, stop, step] = numbers;
+        if step == 0 {
+            return Err(SqlError::new("22023", "step size cannot equal zero"));
+        }
+        let mut at = Some(start);
+        let mut made = 0u64;
+        while let Some(value) = at.filter(|value| if step > 0 { *value <= stop } else { *value >= stop }) {
+            let row = [Value::Int8(value)];
+            if self.context(&row).accepts(filter)? && !each(&row, sink, state)? {
+                break;
+            }
+            made += 1;
+            if made.is_multiple_of(1024) {
+                sink.drain().await?;
+            }
+            at = value.checked_add(step);
         }
         Ok(())
     }

@@ -19,9 +19,13 @@ pub(crate) fn arithmetic(operator: Operator, left: Value, right: Value) -> Resul
         }
         (Value::Int8(left), Value::Int8(right)) => Value::Int8(integer(operator, left, right, "bigint")?),
         (Value::Real(left), Value::Real(right)) => {
-            Value::Real(float(operator, f64::from(left), f64::from(right), |value| f64::from(value as f32))? as f32)
+            Value::Real(float(operator, f64::from(left), f64::from(right), |value| {
+                f64::from(value as f32)
+            })? as f32)
         }
-        (Value::Double(left), Value::Double(right)) => Value::Double(float(operator, left, right, |value| value)?),
+        (Value::Double(left), Value::Double(right)) => {
+            Value::Double(float(operator, left, right, |value| value)?)
+        }
         (Value::Numeric(left), Value::Numeric(right)) => Value::Numeric(numeric(operator, &left, &right)?),
         (left, right) => moment(operator, left, right)?,
     })
@@ -30,9 +34,21 @@ pub(crate) fn arithmetic(operator: Operator, left: Value, right: Value) -> Resul
 pub(crate) fn negate(value: Value) -> Result<Value, SqlError> {
     Ok(match value {
         Value::Null => Value::Null,
-        Value::Int2(value) => Value::Int2(value.checked_neg().ok_or_else(|| SqlError::out_of_range("smallint"))?),
-        Value::Int4(value) => Value::Int4(value.checked_neg().ok_or_else(|| SqlError::out_of_range("integer"))?),
-        Value::Int8(value) => Value::Int8(value.checked_neg().ok_or_else(|| SqlError::out_of_range("bigint"))?),
+        Value::Int2(value) => Value::Int2(
+            value
+                .checked_neg()
+                .ok_or_else(|| SqlError::out_of_range("smallint"))?,
+        ),
+        Value::Int4(value) => Value::Int4(
+            value
+                .checked_neg()
+                .ok_or_else(|| SqlError::out_of_range("integer"))?,
+        ),
+        Value::Int8(value) => Value::Int8(
+            value
+                .checked_neg()
+                .ok_or_else(|| SqlError::out_of_range("bigint"))?,
+        ),
         Value::Real(value) => Value::Real(-value),
         Value::Double(value) => Value::Double(-value),
         Value::Numeric(value) => Value::Numeric(-value),
@@ -91,7 +107,10 @@ fn numeric(operator: Operator, left: &BigDecimal, right: &BigDecimal) -> Result<
 pub(crate) fn divide(left: &BigDecimal, right: &BigDecimal) -> BigDecimal {
     let ((left_weight, left_first), (right_weight, right_first)) = (leading(left), leading(right));
     let weight = left_weight - right_weight - i64::from(left_first <= right_first);
-    let scale = (16 - weight * 4).max(left.fractional_digit_count()).max(right.fractional_digit_count()).clamp(0, 1000);
+    let scale = (16 - weight * 4)
+        .max(left.fractional_digit_count())
+        .max(right.fractional_digit_count())
+        .clamp(0, 1000);
     let quotient = left.with_scale(left.fractional_digit_count().max(0) + scale + 4) / right;
     quotient.with_scale_round(scale, RoundingMode::HalfUp)
 }
@@ -122,21 +141,27 @@ fn moment(operator: Operator, left: Value, right: Value) -> Result<Value, SqlErr
         (Value::Date(left), Add, Value::Int4(right)) | (Value::Int4(right), Add, Value::Date(left)) => {
             Value::Date(left.checked_add(right).ok_or_else(range)?)
         }
-        (Value::Date(left), Subtract, Value::Int4(right)) => Value::Date(left.checked_sub(right).ok_or_else(range)?),
-        (Value::Date(left), Subtract, Value::Date(right)) => Value::Int4(left.checked_sub(right).ok_or_else(range)?),
+        (Value::Date(left), Subtract, Value::Int4(right)) => {
+            Value::Date(left.checked_sub(right).ok_or_else(range)?)
+        }
+        (Value::Date(left), Subtract, Value::Date(right)) => {
+            Value::Int4(left.checked_sub(right).ok_or_else(range)?)
+        }
         (Value::Timestamp(left), Subtract, Value::Timestamp(right))
         | (Value::TimestampTz(left), Subtract, Value::TimestampTz(right)) => {
             let micros = left.checked_sub(right).ok_or_else(range)?;
             let days = (micros / datetime::DAY) as i32;
-            Value::Interval(Interval { months: 0, days, micros: micros % datetime::DAY })
+            Value::Interval(Interval {
+                months: 0,
+                days,
+                micros: micros % datetime::DAY,
+            })
         }
-        (Value::Timestamp(at), Add, Value::Interval(by)) | (Value::Interval(by), Add, Value::Timestamp(at)) => {
-            Value::Timestamp(shift(at, by)?)
-        }
+        (Value::Timestamp(at), Add, Value::Interval(by))
+        | (Value::Interval(by), Add, Value::Timestamp(at)) => Value::Timestamp(shift(at, by)?),
         (Value::Timestamp(at), Subtract, Value::Interval(by)) => Value::Timestamp(shift(at, minus(by))?),
-        (Value::TimestampTz(at), Add, Value::Interval(by)) | (Value::Interval(by), Add, Value::TimestampTz(at)) => {
-            Value::TimestampTz(shift(at, by)?)
-        }
+        (Value::TimestampTz(at), Add, Value::Interval(by))
+        | (Value::Interval(by), Add, Value::TimestampTz(at)) => Value::TimestampTz(shift(at, by)?),
         (Value::TimestampTz(at), Subtract, Value::Interval(by)) => Value::TimestampTz(shift(at, minus(by))?),
         (Value::Interval(left), Add | Subtract, Value::Interval(right)) => {
             let right = if operator == Subtract { minus(right) } else { right };
@@ -146,13 +171,15 @@ fn moment(operator: Operator, left: Value, right: Value) -> Result<Value, SqlErr
                 micros: left.micros.checked_add(right.micros).ok_or_else(range)?,
             })
         }
-        (Value::Interval(by), Multiply, Value::Double(factor)) | (Value::Double(factor), Multiply, Value::Interval(by)) => {
-            scale(by, factor)
-        }
+        (Value::Interval(by), Multiply, Value::Double(factor))
+        | (Value::Double(factor), Multiply, Value::Interval(by)) => scale(by, factor),
         (Value::Interval(_), Divide, Value::Double(0.0)) => return Err(division_by_zero()),
         (Value::Interval(by), Divide, Value::Double(factor)) => scale(by, 1.0 / factor),
         (left, _, right) => {
-            return Err(SqlError::new("42883", format!("operator does not exist for {left:?} and {right:?}")));
+            return Err(SqlError::new(
+                "42883",
+                format!("operator does not exist for {left:?} and {right:?}"),
+            ));
         }
     })
 }
@@ -161,5 +188,9 @@ fn scale(by: Interval, factor: f64) -> Value {
     let months = f64::from(by.months) * factor;
     let days = f64::from(by.days) * factor + months.fract() * 30.0;
     let micros = by.micros as f64 * factor + days.fract() * datetime::DAY as f64;
-    Value::Interval(Interval { months: months as i32, days: days as i32, micros: micros.round() as i64 })
+    Value::Interval(Interval {
+        months: months as i32,
+        days: days as i32,
+        micros: micros.round() as i64,
+    })
 }

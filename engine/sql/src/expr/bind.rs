@@ -39,6 +39,9 @@ pub(crate) struct Aggregate {
     pub filter: Option<Expr>,
 }
 
+/// Expressions of GROUP BY with their types, and the aggregates found so far.
+type GroupScope<'a> = (&'a [(ast::Expr, DataType)], &'a mut Vec<Aggregate>);
+
 /// Binds expressions over a scope.
 pub(crate) struct Binder<'a> {
     pub scope: &'a [ScopeColumn],
@@ -46,7 +49,7 @@ pub(crate) struct Binder<'a> {
     pub parameters: &'a mut Vec<DataType>,
     /// Expressions of GROUP BY with their types, and the aggregates found so far, when the query is grouped: the
     /// expression is then over (groups, aggregates).
-    pub grouping: Option<(&'a [(ast::Expr, DataType)], &'a mut Vec<Aggregate>)>,
+    pub grouping: Option<GroupScope<'a>>,
 }
 
 type Bound = (Expr, DataType);
@@ -72,7 +75,11 @@ pub(crate) fn object_name(name: &ast::ObjectName) -> Result<String, SqlError> {
 
 /// Unquoted names are lower case.
 pub(crate) fn fold(ident: &ast::Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+    if ident.quote_style.is_some() {
+        ident.value.clone()
+    } else {
+        ident.value.to_lowercase()
+    }
 }
 
 /// The type a syntax tree names.
@@ -99,7 +106,9 @@ pub(crate) fn type_of(data_type: &ast::DataType) -> Result<DataType, SqlError> {
         T::Float(_) | T::Float8 | T::Double(_) | T::DoublePrecision => DataType::Double,
         T::Numeric(info) | T::Decimal(info) | T::Dec(info) => numeric(info),
         T::Text => DataType::Text,
-        T::Varchar(limit) | T::CharacterVarying(limit) | T::CharVarying(limit) => DataType::Varchar(length(limit)),
+        T::Varchar(limit) | T::CharacterVarying(limit) | T::CharVarying(limit) => {
+            DataType::Varchar(length(limit))
+        }
         T::Char(limit) | T::Character(limit) => DataType::Char(length(limit).unwrap_or(1)),
         T::Bytea => DataType::Bytea,
         T::Date => DataType::Date,
@@ -132,14 +141,23 @@ impl Binder<'_> {
         let (expr, data_type) = self.bind(expr)?;
         match data_type {
             DataType::Boolean | DataType::Unknown => self.coerce((expr, data_type), DataType::Boolean, false),
-            other => {
-                Err(SqlError::new("42804", format!("argument of a condition must be type boolean, not type {}", other.name())))
-            }
+            other => Err(SqlError::new(
+                "42804",
+                format!(
+                    "argument of a condition must be type boolean, not type {}",
+                    other.name()
+                ),
+            )),
         }
     }
 
     /// Converts a bound expression; settles the type of an untyped literal or parameter.
-    pub(crate) fn coerce(&mut self, (expr, from): Bound, to: DataType, explicit: bool) -> Result<Expr, SqlError> {
+    pub(crate) fn coerce(
+        &mut self,
+        (expr, from): Bound,
+        to: DataType,
+        explicit: bool,
+    ) -> Result<Expr, SqlError> {
         // Unlimited text and numeric are stored as their limited kin: no conversion, so that a key column stays one.
         let same = match to {
             DataType::Text | DataType::Varchar(None) => from.is_text(),
@@ -159,7 +177,15 @@ impl Binder<'_> {
                     };
                 }
                 let settled = self.parameters[index];
-                if settled == to { Ok(expr) } else { Ok(Expr::Cast { expr: Box::new(expr), target: to, explicit }) }
+                if settled == to {
+                    Ok(expr)
+                } else {
+                    Ok(Expr::Cast {
+                        expr: Box::new(expr),
+                        target: to,
+                        explicit,
+                    })
+                }
             }
             Expr::Constant(value) => Ok(Expr::Constant(cast(value, to, explicit)?)),
             expr => {
@@ -167,7 +193,11 @@ impl Binder<'_> {
                     let message = format!("cannot convert type {} to {} here", from.name(), to.name());
                     return Err(SqlError::new("42804", message));
                 }
-                Ok(Expr::Cast { expr: Box::new(expr), target: to, explicit })
+                Ok(Expr::Cast {
+                    expr: Box::new(expr),
+                    target: to,
+                    explicit,
+                })
             }
         }
     }
@@ -175,20 +205,35 @@ impl Binder<'_> {
     /// Gives two expressions one type.
     fn unify(&mut self, left: Bound, right: Bound) -> Result<(Expr, Expr, DataType), SqlError> {
         let target = common(left.1, right.1)?;
-        Ok((self.coerce(left, target, false)?, self.coerce(right, target, false)?, target))
+        Ok((
+            self.coerce(left, target, false)?,
+            self.coerce(right, target, false)?,
+            target,
+        ))
     }
 
     fn unify_all(&mut self, bound: Vec<Bound>) -> Result<(Vec<Expr>, DataType), SqlError> {
-        let target = bound.iter().try_fold(DataType::Unknown, |target, (_, next)| common(target, *next))?;
-        let target = if target == DataType::Unknown { DataType::Text } else { target };
-        let list = bound.into_iter().map(|bound| self.coerce(bound, target, false)).collect::<Result<_, _>>()?;
+        let target = bound
+            .iter()
+            .try_fold(DataType::Unknown, |target, (_, next)| common(target, *next))?;
+        let target = if target == DataType::Unknown {
+            DataType::Text
+        } else {
+            target
+        };
+        let list = bound
+            .into_iter()
+            .map(|bound| self.coerce(bound, target, false))
+            .collect::<Result<_, _>>()?;
         Ok((list, target))
     }
 
     fn column(&self, table: Option<&str>, name: &str) -> Result<Bound, SqlError> {
-        let mut found = self.scope.iter().enumerate().filter(|(_, column)| {
-            column.name == name && table.is_none_or(|table| column.table == table)
-        });
+        let mut found = self
+            .scope
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| column.name == name && table.is_none_or(|table| column.table == table));
         let Some((index, column)) = found.next() else {
             if let Some(table) = table
                 && !self.scope.iter().any(|column| column.table == table)
@@ -200,7 +245,10 @@ impl Binder<'_> {
         };
         // In ON CONFLICT the scope has `excluded` beside the table: an unqualified name means the table.
         if table.is_none() && found.any(|(_, other)| other.table != "excluded") {
-            return Err(SqlError::new("42702", format!("column reference \"{name}\" is ambiguous")));
+            return Err(SqlError::new(
+                "42702",
+                format!("column reference \"{name}\" is ambiguous"),
+            ));
         }
         if self.grouping.is_some() {
             let message = format!(
@@ -242,9 +290,12 @@ impl Binder<'_> {
             E::UnaryOp { op, expr } => self.unary(*op, expr),
             E::BinaryOp { left, op, right } => self.binary(left, op, right),
             E::Function(function) => self.function(function),
-            E::Case { operand, conditions, else_result, .. } => {
-                self.case(operand.as_deref(), conditions, else_result.as_deref())
-            }
+            E::Case {
+                operand,
+                conditions,
+                else_result,
+                ..
+            } => self.case(operand.as_deref(), conditions, else_result.as_deref()),
             other => self.predicate(other),
         }
     }
@@ -253,8 +304,14 @@ impl Binder<'_> {
         use ast::Expr as E;
         let boolean = |expr| Ok((expr, DataType::Boolean));
         match expr {
-            E::IsNull(expr) => boolean(Expr::IsNull { expr: Box::new(self.bind(expr)?.0), negated: false }),
-            E::IsNotNull(expr) => boolean(Expr::IsNull { expr: Box::new(self.bind(expr)?.0), negated: true }),
+            E::IsNull(expr) => boolean(Expr::IsNull {
+                expr: Box::new(self.bind(expr)?.0),
+                negated: false,
+            }),
+            E::IsNotNull(expr) => boolean(Expr::IsNull {
+                expr: Box::new(self.bind(expr)?.0),
+                negated: true,
+            }),
             E::IsTrue(expr) => boolean(self.is_boolean(expr, true, false)?),
             E::IsNotTrue(expr) => boolean(self.is_boolean(expr, true, true)?),
             E::IsFalse(expr) => boolean(self.is_boolean(expr, false, false)?),
@@ -263,13 +320,11 @@ impl Binder<'_> {
                 let negated = matches!(expr, E::IsNotDistinctFrom(..));
                 let (left, right) = (self.bind(left)?, self.bind(right)?);
                 let (left, right, _) = self.unify(left, right)?;
-                boolean(Expr::DistinctFrom { left: Box::new(left), right: Box::new(right), negated })
-            }
-            E::Between { expr, negated, low, high } => {
-                let above = self.compare(expr, Comparison::GreaterEqual, low)?;
-                let below = self.compare(expr, Comparison::LessEqual, high)?;
-                let both = Expr::And(Box::new(above), Box::new(below));
-                boolean(if *negated { Expr::Not(Box::new(both)) } else { both })
+                boolean(Expr::DistinctFrom {
+                    left: Box::new(left),
+                    right: Box::new(right),
+                    negated,
+                })
             }
             E::InList { expr, list, negated } => {
                 let mut bound = vec![self.bind(expr)?];
@@ -278,13 +333,34 @@ impl Binder<'_> {
                 }
                 let (mut list, _) = self.unify_all(bound)?;
                 let expr = Box::new(list.remove(0));
-                boolean(Expr::In { expr, list, negated: *negated })
+                boolean(Expr::In {
+                    expr,
+                    list,
+                    negated: *negated,
+                })
             }
-            E::Like { expr: text, pattern, negated, escape_char: None, .. }
-            | E::ILike { expr: text, pattern, negated, escape_char: None, .. } => {
+            E::Like {
+                expr: text,
+                pattern,
+                negated,
+                escape_char: None,
+                ..
+            }
+            | E::ILike {
+                expr: text,
+                pattern,
+                negated,
+                escape_char: None,
+                ..
+            } => {
                 let ignore_case = matches!(expr, E::ILike { .. });
                 let (text, pattern) = (self.text(text)?, self.text(pattern)?);
-                boolean(Expr::Like { expr: Box::new(text), pattern: Box::new(pattern), negated: *negated, ignore_case })
+                boolean(Expr::Like {
+                    expr: Box::new(text),
+                    pattern: Box::new(pattern),
+                    negated: *negated,
+                    ignore_case,
+                })
             }
             other => self.special_function(other),
         }
@@ -294,21 +370,49 @@ impl Binder<'_> {
     fn special_function(&mut self, expr: &ast::Expr) -> Result<Bound, SqlError> {
         use ast::Expr as E;
         match expr {
+            E::Between {
+                expr,
+                negated,
+                low,
+                high,
+            } => {
+                let above = self.compare(expr, Comparison::GreaterEqual, low)?;
+                let below = self.compare(expr, Comparison::LessEqual, high)?;
+                let both = Expr::And(Box::new(above), Box::new(below));
+                let expr = if *negated { Expr::Not(Box::new(both)) } else { both };
+                Ok((expr, DataType::Boolean))
+            }
             E::Extract { field, expr, .. } => {
                 let field = Expr::Constant(Value::Text(field.to_string().to_lowercase()));
                 let (value, data_type) = self.bind(expr)?;
                 self.check_moment(data_type)?;
-                Ok((Expr::Call { function: Function::Extract, arguments: vec![field, value] }, DataType::Double))
+                Ok((
+                    Expr::Call {
+                        function: Function::Extract,
+                        arguments: vec![field, value],
+                    },
+                    DataType::Double,
+                ))
             }
             E::Ceil { expr, .. } => self.call(Function::Ceil, &[expr]),
             E::Floor { expr, .. } => self.call(Function::Floor, &[expr]),
             E::Position { expr, r#in } => self.call(Function::Position, &[r#in, expr]),
-            E::Substring { expr, substring_from: Some(from), substring_for, .. } => {
+            E::Substring {
+                expr,
+                substring_from: Some(from),
+                substring_for,
+                ..
+            } => {
                 let mut arguments: Vec<&ast::Expr> = vec![expr, from];
                 arguments.extend(substring_for.as_deref());
                 self.call(Function::Substring, &arguments)
             }
-            E::Trim { trim_where, trim_what, expr, .. } => {
+            E::Trim {
+                trim_where,
+                trim_what,
+                expr,
+                ..
+            } => {
                 let function = match trim_where {
                     Some(ast::TrimWhereField::Leading) => Function::TrimLeft,
                     Some(ast::TrimWhereField::Trailing) => Function::TrimRight,
@@ -324,7 +428,11 @@ impl Binder<'_> {
     }
 
     fn is_boolean(&mut self, expr: &ast::Expr, expected: bool, negated: bool) -> Result<Expr, SqlError> {
-        Ok(Expr::IsBoolean { expr: Box::new(self.condition(expr)?), expected, negated })
+        Ok(Expr::IsBoolean {
+            expr: Box::new(self.condition(expr)?),
+            expected,
+            negated,
+        })
     }
 
     fn text(&mut self, expr: &ast::Expr) -> Result<Expr, SqlError> {
@@ -351,7 +459,10 @@ impl Binder<'_> {
                 (Expr::Parameter(index - 1), self.parameters[index - 1])
             }
             other => {
-                let text = other.clone().into_string().ok_or_else(|| SqlError::unsupported(other))?;
+                let text = other
+                    .clone()
+                    .into_string()
+                    .ok_or_else(|| SqlError::unsupported(other))?;
                 (Expr::Constant(Value::Text(text)), DataType::Unknown)
             }
         })
@@ -361,11 +472,18 @@ impl Binder<'_> {
         let ast::Expr::Value(value) = interval.value.as_ref() else {
             return Err(SqlError::unsupported("an interval that is not a literal"));
         };
-        let mut text = value.value.clone().into_string().unwrap_or_else(|| value.value.to_string());
+        let mut text = value
+            .value
+            .clone()
+            .into_string()
+            .unwrap_or_else(|| value.value.to_string());
         if let Some(unit) = &interval.leading_field {
             text = format!("{text} {}", unit.to_string().to_lowercase());
         }
-        Ok((Expr::Constant(parse_text(DataType::Interval, &text)?), DataType::Interval))
+        Ok((
+            Expr::Constant(parse_text(DataType::Interval, &text)?),
+            DataType::Interval,
+        ))
     }
 
     fn unary(&mut self, operator: ast::UnaryOperator, expr: &ast::Expr) -> Result<Bound, SqlError> {
@@ -380,7 +498,10 @@ impl Binder<'_> {
                 }
                 let (expr, data_type) = self.bind(expr)?;
                 if data_type.numeric_rank().is_none() && data_type != DataType::Interval {
-                    return Err(SqlError::new("42883", format!("operator does not exist: - {}", data_type.name())));
+                    return Err(SqlError::new(
+                        "42883",
+                        format!("operator does not exist: - {}", data_type.name()),
+                    ));
                 }
                 Ok((Expr::Negate(Box::new(expr)), data_type))
             }
@@ -388,13 +509,27 @@ impl Binder<'_> {
         }
     }
 
-    fn compare(&mut self, left: &ast::Expr, comparison: Comparison, right: &ast::Expr) -> Result<Expr, SqlError> {
+    fn compare(
+        &mut self,
+        left: &ast::Expr,
+        comparison: Comparison,
+        right: &ast::Expr,
+    ) -> Result<Expr, SqlError> {
         let (left, right) = (self.bind(left)?, self.bind(right)?);
         let (left, right, _) = self.unify(left, right)?;
-        Ok(Expr::Compare { comparison, left: Box::new(left), right: Box::new(right) })
+        Ok(Expr::Compare {
+            comparison,
+            left: Box::new(left),
+            right: Box::new(right),
+        })
     }
 
-    fn binary(&mut self, left: &ast::Expr, op: &ast::BinaryOperator, right: &ast::Expr) -> Result<Bound, SqlError> {
+    fn binary(
+        &mut self,
+        left: &ast::Expr,
+        op: &ast::BinaryOperator,
+        right: &ast::Expr,
+    ) -> Result<Bound, SqlError> {
         use ast::BinaryOperator as B;
         let comparison = match op {
             B::Eq => Comparison::Equal,
@@ -405,12 +540,20 @@ impl Binder<'_> {
             B::GtEq => Comparison::GreaterEqual,
             B::And | B::Or => {
                 let (left, right) = (Box::new(self.condition(left)?), Box::new(self.condition(right)?));
-                let expr = if matches!(op, B::And) { Expr::And(left, right) } else { Expr::Or(left, right) };
+                let expr = if matches!(op, B::And) {
+                    Expr::And(left, right)
+                } else {
+                    Expr::Or(left, right)
+                };
                 return Ok((expr, DataType::Boolean));
             }
             B::StringConcat => {
                 let (left, right) = (self.bind(left)?, self.bind(right)?);
-                let target = if left.1 == DataType::Bytea { DataType::Bytea } else { DataType::Text };
+                let target = if left.1 == DataType::Bytea {
+                    DataType::Bytea
+                } else {
+                    DataType::Text
+                };
                 let left = self.coerce(left, target, true)?;
                 let right = self.coerce(right, target, true)?;
                 return Ok((Expr::Concat(Box::new(left), Box::new(right)), target));
@@ -425,53 +568,51 @@ impl Binder<'_> {
         Ok((self.compare(left, comparison, right)?, DataType::Boolean))
     }
 
-    fn arithmetic(&mut self, operator: Operator, left: &ast::Expr, right: &ast::Expr) -> Result<Bound, SqlError> {
+    fn arithmetic(
+        &mut self,
+        operator: Operator,
+        left: &ast::Expr,
+        right: &ast::Expr,
+    ) -> Result<Bound, SqlError> {
         use DataType as T;
         let (left, right) = (self.bind(left)?, self.bind(right)?);
-        let is_moment = |data_type| matches!(data_type, T::Date | T::Time | T::Timestamp | T::TimestampTz | T::Interval);
+        let is_moment = |data_type| {
+            matches!(
+                data_type,
+                T::Date | T::Time | T::Timestamp | T::TimestampTz | T::Interval
+            )
+        };
         if !is_moment(left.1) && !is_moment(right.1) {
             let (left, right, data_type) = self.unify(left, right)?;
             if data_type.numeric_rank().is_none() {
                 let message = format!("operator does not exist: {0} with {0}", data_type.name());
                 return Err(SqlError::new("42883", message));
             }
-            let result = if matches!(data_type, T::Numeric(_)) { T::Numeric(None) } else { data_type };
-            return Ok((Expr::Arithmetic { operator, left: Box::new(left), right: Box::new(right) }, result));
+            let result = if matches!(data_type, T::Numeric(_)) {
+                T::Numeric(None)
+            } else {
+                data_type
+            };
+            return Ok((
+                Expr::Arithmetic {
+                    operator,
+                    left: Box::new(left),
+                    right: Box::new(right),
+                },
+                result,
+            ));
         }
-        // What each side becomes, and the result.
-        let (left_type, right_type, result) = match (left.1, operator, right.1) {
-            (T::Date, Operator::Add | Operator::Subtract, T::Integer | T::SmallInt) => (T::Date, T::Integer, T::Date),
-            (T::Integer | T::SmallInt, Operator::Add, T::Date) => (T::Integer, T::Date, T::Date),
-            (T::Date, Operator::Subtract, T::Date | T::Unknown) => (T::Date, T::Date, T::Integer),
-            (T::Date | T::Timestamp, Operator::Add | Operator::Subtract, T::Interval) => {
-                (T::Timestamp, T::Interval, T::Timestamp)
-            }
-            (T::TimestampTz, Operator::Add | Operator::Subtract, T::Interval | T::Unknown) => {
-                (T::TimestampTz, T::Interval, T::TimestampTz)
-            }
-            (T::Interval, Operator::Add, T::Date | T::Timestamp) => (T::Interval, T::Timestamp, T::Timestamp),
-            (T::Interval, Operator::Add, T::TimestampTz) => (T::Interval, T::TimestampTz, T::TimestampTz),
-            (T::Timestamp, Operator::Subtract, T::Timestamp | T::Date) => (T::Timestamp, T::Timestamp, T::Interval),
-            (T::TimestampTz, Operator::Subtract, T::TimestampTz | T::Timestamp | T::Date) => {
-                (T::TimestampTz, T::TimestampTz, T::Interval)
-            }
-            (T::Interval, Operator::Add | Operator::Subtract, T::Interval | T::Unknown) => {
-                (T::Interval, T::Interval, T::Interval)
-            }
-            (T::Interval, Operator::Multiply | Operator::Divide, right) if right.numeric_rank().is_some() => {
-                (T::Interval, T::Double, T::Interval)
-            }
-            (left, Operator::Multiply, T::Interval) if left.numeric_rank().is_some() => {
-                (T::Double, T::Interval, T::Interval)
-            }
-            (left, _, right) => {
-                let message = format!("operator does not exist: {} with {}", left.name(), right.name());
-                return Err(SqlError::new("42883", message));
-            }
-        };
+        let (left_type, right_type, result) = moment_types(left.1, operator, right.1)?;
         let left = Box::new(self.coerce(left, left_type, true)?);
         let right = Box::new(self.coerce(right, right_type, true)?);
-        Ok((Expr::Arithmetic { operator, left, right }, result))
+        Ok((
+            Expr::Arithmetic {
+                operator,
+                left,
+                right,
+            },
+            result,
+        ))
     }
 
     fn case(
@@ -495,7 +636,13 @@ impl Binder<'_> {
         });
         let (mut results, data_type) = self.unify_all(results)?;
         let otherwise = Box::new(results.pop().expect("the ELSE branch was pushed last"));
-        Ok((Expr::Case { conditions: tests.into_iter().zip(results).collect(), otherwise }, data_type))
+        Ok((
+            Expr::Case {
+                conditions: tests.into_iter().zip(results).collect(),
+                otherwise,
+            },
+            data_type,
+        ))
     }
 
     fn function(&mut self, call: &ast::Function) -> Result<Bound, SqlError> {
@@ -523,13 +670,18 @@ impl Binder<'_> {
         let constant = |text: &str| Ok((Expr::Constant(Value::Text(text.into())), DataType::Text));
         match name {
             "coalesce" => {
-                let bound = arguments.iter().map(|expr| self.bind(expr)).collect::<Result<Vec<_>, _>>()?;
+                let bound = arguments
+                    .iter()
+                    .map(|expr| self.bind(expr))
+                    .collect::<Result<Vec<_>, _>>()?;
                 let (list, data_type) = self.unify_all(bound)?;
                 Ok((Expr::Coalesce(list), data_type))
             }
-            "now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp" => {
-                Ok((Expr::Now(DataType::TimestampTz), DataType::TimestampTz))
-            }
+            "now"
+            | "current_timestamp"
+            | "transaction_timestamp"
+            | "statement_timestamp"
+            | "clock_timestamp" => Ok((Expr::Now(DataType::TimestampTz), DataType::TimestampTz)),
             "localtimestamp" => Ok((Expr::Now(DataType::Timestamp), DataType::Timestamp)),
             "current_date" => Ok((Expr::Now(DataType::Date), DataType::Date)),
             "current_time" | "localtime" => Ok((Expr::Now(DataType::Time), DataType::Time)),
@@ -540,7 +692,10 @@ impl Binder<'_> {
             "date_trunc" | "date_part" => self.moment_function(name, &arguments),
             _ => match Function::named(name) {
                 Some(function) => self.call(function, &arguments),
-                None => Err(SqlError::new("42883", format!("function {name}() does not exist"))),
+                None => Err(SqlError::new(
+                    "42883",
+                    format!("function {name}() does not exist"),
+                )),
             },
         }
     }
@@ -550,12 +705,18 @@ impl Binder<'_> {
         if matches!(data_type, Date | Interval | Time | Timestamp | TimestampTz) {
             return Ok(());
         }
-        Err(SqlError::new("42883", format!("function does not exist for type {}", data_type.name())))
+        Err(SqlError::new(
+            "42883",
+            format!("function does not exist for type {}", data_type.name()),
+        ))
     }
 
     fn moment_function(&mut self, name: &str, arguments: &[&ast::Expr]) -> Result<Bound, SqlError> {
         let [field, value] = arguments else {
-            return Err(SqlError::new("42883", format!("function {name} takes two arguments")));
+            return Err(SqlError::new(
+                "42883",
+                format!("function {name} takes two arguments"),
+            ));
         };
         let field = self.text(field)?;
         let (value, data_type) = self.bind(value)?;
@@ -565,12 +726,26 @@ impl Binder<'_> {
             _ if data_type == DataType::TimestampTz => (Function::DateTruncate, DataType::TimestampTz),
             _ => (Function::DateTruncate, DataType::Timestamp),
         };
-        Ok((Expr::Call { function, arguments: vec![field, value] }, result))
+        Ok((
+            Expr::Call {
+                function,
+                arguments: vec![field, value],
+            },
+            result,
+        ))
     }
 
     fn call(&mut self, function: Function, arguments: &[&ast::Expr]) -> Result<Bound, SqlError> {
-        let bound = arguments.iter().map(|expr| self.bind(expr)).collect::<Result<Vec<_>, _>>()?;
-        let wrong = || SqlError::new("42883", format!("function {function:?} does not take these arguments"));
+        let bound = arguments
+            .iter()
+            .map(|expr| self.bind(expr))
+            .collect::<Result<Vec<_>, _>>()?;
+        let wrong = || {
+            SqlError::new(
+                "42883",
+                format!("function {function:?} does not take these arguments"),
+            )
+        };
         if let Some(signature) = function.signature() {
             if bound.len() < signature.required || bound.len() > signature.arguments.len() {
                 return Err(wrong());
@@ -584,8 +759,10 @@ impl Binder<'_> {
         }
         match function {
             Function::Concat => {
-                let arguments =
-                    bound.into_iter().map(|bound| self.coerce(bound, DataType::Text, true)).collect::<Result<_, _>>()?;
+                let arguments = bound
+                    .into_iter()
+                    .map(|bound| self.coerce(bound, DataType::Text, true))
+                    .collect::<Result<_, _>>()?;
                 Ok((Expr::Call { function, arguments }, DataType::Text))
             }
             Function::Greatest | Function::Least | Function::NullIf => {
@@ -600,7 +777,12 @@ impl Binder<'_> {
     }
 
     fn numeric_function(&mut self, function: Function, mut bound: Vec<Bound>) -> Result<Bound, SqlError> {
-        let wrong = || SqlError::new("42883", format!("function {function:?} does not take these arguments"));
+        let wrong = || {
+            SqlError::new(
+                "42883",
+                format!("function {function:?} does not take these arguments"),
+            )
+        };
         if bound.is_empty() || bound.len() > 2 {
             return Err(wrong());
         }
@@ -635,8 +817,16 @@ impl Binder<'_> {
         };
         let groups = groups.len();
         // The argument is over the rows of the table, not over the groups.
-        let mut inner = Binder { scope: self.scope, parameters: self.parameters, grouping: None };
-        let filter = call.filter.as_deref().map(|filter| inner.condition(filter)).transpose()?;
+        let mut inner = Binder {
+            scope: self.scope,
+            parameters: self.parameters,
+            grouping: None,
+        };
+        let filter = call
+            .filter
+            .as_deref()
+            .map(|filter| inner.condition(filter))
+            .transpose()?;
         let mut separator = None;
         let bound = match arguments {
             [] if star && kind == AggregateKind::Count => None,
@@ -645,18 +835,76 @@ impl Binder<'_> {
                 separator = Some(inner.text(delimiter)?);
                 Some((inner.text(argument)?, DataType::Text))
             }
-            _ => return Err(SqlError::new("42883", "an aggregate does not take these arguments")),
+            _ => {
+                return Err(SqlError::new(
+                    "42883",
+                    "an aggregate does not take these arguments",
+                ));
+            }
         };
         let argument_type = bound.as_ref().map_or(DataType::BigInt, |bound| bound.1);
         let result = aggregate_type(kind, argument_type)?;
         let argument = match (bound, kind) {
-            (Some(bound), AggregateKind::Average | AggregateKind::Sum) => Some(inner.coerce(bound, result, true)?),
+            (Some(bound), AggregateKind::Average | AggregateKind::Sum) => {
+                Some(inner.coerce(bound, result, true)?)
+            }
             (bound, _) => bound.map(|bound| bound.0),
         };
-        let Some((_, aggregates)) = &mut self.grouping else { unreachable!("checked above") };
-        aggregates.push(Aggregate { kind, argument, separator, distinct, filter });
+        let Some((_, aggregates)) = &mut self.grouping else {
+            unreachable!("checked above")
+        };
+        aggregates.push(Aggregate {
+            kind,
+            argument,
+            separator,
+            distinct,
+            filter,
+        });
         Ok((Expr::Column(groups + aggregates.len() - 1), result))
     }
+}
+
+/// What each side of an operator with a date, time or interval becomes, and the result.
+fn moment_types(
+    left: DataType,
+    operator: Operator,
+    right: DataType,
+) -> Result<(DataType, DataType, DataType), SqlError> {
+    use DataType as T;
+    Ok(match (left, operator, right) {
+        (T::Date, Operator::Add | Operator::Subtract, T::Integer | T::SmallInt) => {
+            (T::Date, T::Integer, T::Date)
+        }
+        (T::Integer | T::SmallInt, Operator::Add, T::Date) => (T::Integer, T::Date, T::Date),
+        (T::Date, Operator::Subtract, T::Date | T::Unknown) => (T::Date, T::Date, T::Integer),
+        (T::Date | T::Timestamp, Operator::Add | Operator::Subtract, T::Interval) => {
+            (T::Timestamp, T::Interval, T::Timestamp)
+        }
+        (T::TimestampTz, Operator::Add | Operator::Subtract, T::Interval | T::Unknown) => {
+            (T::TimestampTz, T::Interval, T::TimestampTz)
+        }
+        (T::Interval, Operator::Add, T::Date | T::Timestamp) => (T::Interval, T::Timestamp, T::Timestamp),
+        (T::Interval, Operator::Add, T::TimestampTz) => (T::Interval, T::TimestampTz, T::TimestampTz),
+        (T::Timestamp, Operator::Subtract, T::Timestamp | T::Date) => {
+            (T::Timestamp, T::Timestamp, T::Interval)
+        }
+        (T::TimestampTz, Operator::Subtract, T::TimestampTz | T::Timestamp | T::Date) => {
+            (T::TimestampTz, T::TimestampTz, T::Interval)
+        }
+        (T::Interval, Operator::Add | Operator::Subtract, T::Interval | T::Unknown) => {
+            (T::Interval, T::Interval, T::Interval)
+        }
+        (T::Interval, Operator::Multiply | Operator::Divide, right) if right.numeric_rank().is_some() => {
+            (T::Interval, T::Double, T::Interval)
+        }
+        (left, Operator::Multiply, T::Interval) if left.numeric_rank().is_some() => {
+            (T::Double, T::Interval, T::Interval)
+        }
+        (left, _, right) => {
+            let message = format!("operator does not exist: {} with {}", left.name(), right.name());
+            return Err(SqlError::new("42883", message));
+        }
+    })
 }
 
 fn aggregate_kind(name: &str) -> Option<AggregateKind> {
@@ -675,7 +923,12 @@ fn aggregate_kind(name: &str) -> Option<AggregateKind> {
 
 fn aggregate_type(kind: AggregateKind, argument: DataType) -> Result<DataType, SqlError> {
     use DataType as T;
-    let wrong = || SqlError::new("42883", format!("function does not exist for type {}", argument.name()));
+    let wrong = || {
+        SqlError::new(
+            "42883",
+            format!("function does not exist for type {}", argument.name()),
+        )
+    };
     Ok(match kind {
         AggregateKind::Count => T::BigInt,
         AggregateKind::Min | AggregateKind::Max => argument,
@@ -704,7 +957,8 @@ fn number(text: &str) -> Result<Bound, SqlError> {
     if let Ok(value) = text.parse::<i64>() {
         return Ok((Expr::Constant(Value::Int8(value)), DataType::BigInt));
     }
-    let value = BigDecimal::from_str(text).map_err(|_| SqlError::syntax(format!("\"{text}\" is not a number")))?;
+    let value =
+        BigDecimal::from_str(text).map_err(|_| SqlError::syntax(format!("\"{text}\" is not a number")))?;
     Ok((Expr::Constant(Value::Numeric(value)), DataType::Numeric(None)))
 }
 
@@ -744,7 +998,13 @@ fn common(left: DataType, right: DataType) -> Result<DataType, SqlError> {
         // A numeric and a float meet in double; limits of numerics do not matter in between.
         return Ok(match wider {
             T::Numeric(_) => T::Numeric(None),
-            T::Real => if left == right { T::Real } else { T::Double },
+            T::Real => {
+                if left == right {
+                    T::Real
+                } else {
+                    T::Double
+                }
+            }
             other => other,
         });
     }

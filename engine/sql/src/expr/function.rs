@@ -84,7 +84,13 @@ impl Function {
 
     /// `None`: the binder gives all arguments one type.
     pub(crate) fn signature(self) -> Option<Signature> {
-        let of = |arguments, required, result| Some(Signature { arguments, required, result });
+        let of = |arguments, required, result| {
+            Some(Signature {
+                arguments,
+                required,
+                result,
+            })
+        };
         match self {
             Self::Length | Self::OctetLength => of(&[TEXT], 1, INTEGER),
             Self::Lower | Self::Upper => of(&[TEXT], 1, TEXT),
@@ -123,10 +129,13 @@ impl Function {
             (Self::Abs | Self::Round | Self::Floor | Self::Ceil | Self::Truncate | Self::Sign, _) => {
                 self.number(values)
             }
-            (Self::Power, [Value::Double(base), Value::Double(power)]) => Ok(Value::Double(base.powf(*power))),
-            (Self::SquareRoot, [Value::Double(value)]) if *value < 0.0 => {
-                Err(SqlError::new("2201F", "cannot take square root of a negative number"))
+            (Self::Power, [Value::Double(base), Value::Double(power)]) => {
+                Ok(Value::Double(base.powf(*power)))
             }
+            (Self::SquareRoot, [Value::Double(value)]) if *value < 0.0 => Err(SqlError::new(
+                "2201F",
+                "cannot take square root of a negative number",
+            )),
             (Self::SquareRoot, [Value::Double(value)]) => Ok(Value::Double(value.sqrt())),
             (Self::Extract, [Value::Text(field), value]) => extract(field, value, context),
             (Self::DateTruncate, [Value::Text(field), value]) => truncate(field, value),
@@ -149,9 +158,21 @@ impl Function {
             _ => value.signum(),
         };
         Ok(match &values[0] {
-            Value::Int2(value) if self == Self::Abs => Value::Int2(value.checked_abs().ok_or_else(|| SqlError::out_of_range("smallint"))?),
-            Value::Int4(value) if self == Self::Abs => Value::Int4(value.checked_abs().ok_or_else(|| SqlError::out_of_range("integer"))?),
-            Value::Int8(value) if self == Self::Abs => Value::Int8(value.checked_abs().ok_or_else(|| SqlError::out_of_range("bigint"))?),
+            Value::Int2(value) if self == Self::Abs => Value::Int2(
+                value
+                    .checked_abs()
+                    .ok_or_else(|| SqlError::out_of_range("smallint"))?,
+            ),
+            Value::Int4(value) if self == Self::Abs => Value::Int4(
+                value
+                    .checked_abs()
+                    .ok_or_else(|| SqlError::out_of_range("integer"))?,
+            ),
+            Value::Int8(value) if self == Self::Abs => Value::Int8(
+                value
+                    .checked_abs()
+                    .ok_or_else(|| SqlError::out_of_range("bigint"))?,
+            ),
             Value::Real(value) => Value::Real(float(f64::from(*value)) as f32),
             Value::Double(value) => Value::Double(float(*value)),
             Value::Numeric(value) => Value::Numeric(match self {
@@ -179,7 +200,11 @@ impl Function {
         let trimmed = |character: char| blanks.contains(&character);
         let count = |text: &str| text.chars().count() as i64;
         let keep = |skip: i64, take: i64| -> String {
-            text(0).chars().skip(skip.max(0) as usize).take(take.max(0) as usize).collect()
+            text(0)
+                .chars()
+                .skip(skip.max(0) as usize)
+                .take(take.max(0) as usize)
+                .collect()
         };
         Ok(match self {
             Self::Length => Value::Int4(count(text(0)) as i32),
@@ -188,7 +213,11 @@ impl Function {
             Self::Upper => Value::Text(text(0).to_uppercase()),
             Self::Substring => {
                 let start = number(1) - 1;
-                let end = if values.len() > 2 { start + number(2) } else { i64::MAX };
+                let end = if values.len() > 2 {
+                    start + number(2)
+                } else {
+                    i64::MAX
+                };
                 if end < start {
                     return Err(SqlError::new("22011", "negative substring length not allowed"));
                 }
@@ -231,7 +260,9 @@ fn extract(field: &str, value: &Value, _context: Context) -> Result<Value, SqlEr
     if let Value::Interval(interval) = value {
         let seconds = interval.micros as f64 / 1e6;
         return Ok(Value::Double(match field {
-            "epoch" => f64::from(interval.months) * 2_629_800.0 + f64::from(interval.days) * 86_400.0 + seconds,
+            "epoch" => {
+                f64::from(interval.months) * 2_629_800.0 + f64::from(interval.days) * 86_400.0 + seconds
+            }
             "year" => f64::from(interval.months / 12),
             "month" => f64::from(interval.months % 12),
             "day" => f64::from(interval.days),

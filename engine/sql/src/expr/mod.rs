@@ -4,8 +4,10 @@ mod arithmetic;
 mod bind;
 mod function;
 
-pub(crate) use bind::{Aggregate, AggregateKind, Binder, ScopeColumn, fold as fold_ident, object_name, type_of};
 pub(crate) use arithmetic::arithmetic;
+pub(crate) use bind::{
+    Aggregate, AggregateKind, Binder, ScopeColumn, fold as fold_ident, object_name, type_of,
+};
 pub(crate) use function::Function;
 
 use crate::error::SqlError;
@@ -63,23 +65,61 @@ pub(crate) enum Expr {
     Constant(Value),
     Column(usize),
     Parameter(usize),
-    Arithmetic { operator: Operator, left: Box<Expr>, right: Box<Expr> },
+    Arithmetic {
+        operator: Operator,
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
     Negate(Box<Expr>),
-    Compare { comparison: Comparison, left: Box<Expr>, right: Box<Expr> },
+    Compare {
+        comparison: Comparison,
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
     And(Box<Expr>, Box<Expr>),
     Or(Box<Expr>, Box<Expr>),
     Not(Box<Expr>),
-    IsNull { expr: Box<Expr>, negated: bool },
-    IsBoolean { expr: Box<Expr>, expected: bool, negated: bool },
-    DistinctFrom { left: Box<Expr>, right: Box<Expr>, negated: bool },
-    Cast { expr: Box<Expr>, target: DataType, explicit: bool },
+    IsNull {
+        expr: Box<Expr>,
+        negated: bool,
+    },
+    IsBoolean {
+        expr: Box<Expr>,
+        expected: bool,
+        negated: bool,
+    },
+    DistinctFrom {
+        left: Box<Expr>,
+        right: Box<Expr>,
+        negated: bool,
+    },
+    Cast {
+        expr: Box<Expr>,
+        target: DataType,
+        explicit: bool,
+    },
     Concat(Box<Expr>, Box<Expr>),
     Coalesce(Vec<Expr>),
-    Case { conditions: Vec<(Expr, Expr)>, otherwise: Box<Expr> },
-    In { expr: Box<Expr>, list: Vec<Expr>, negated: bool },
-    Like { expr: Box<Expr>, pattern: Box<Expr>, negated: bool, ignore_case: bool },
+    Case {
+        conditions: Vec<(Expr, Expr)>,
+        otherwise: Box<Expr>,
+    },
+    In {
+        expr: Box<Expr>,
+        list: Vec<Expr>,
+        negated: bool,
+    },
+    Like {
+        expr: Box<Expr>,
+        pattern: Box<Expr>,
+        negated: bool,
+        ignore_case: bool,
+    },
     Now(DataType),
-    Call { function: Function, arguments: Vec<Expr> },
+    Call {
+        function: Function,
+        arguments: Vec<Expr>,
+    },
 }
 
 /// What an expression is evaluated over.
@@ -114,18 +154,28 @@ impl Expr {
                 .get(*index)
                 .cloned()
                 .ok_or_else(|| SqlError::new("42P02", format!("there is no parameter ${}", index + 1)))?,
-            Self::Arithmetic { operator, left, right } => {
-                arithmetic(*operator, left.evaluate(context)?, right.evaluate(context)?)?
-            }
+            Self::Arithmetic {
+                operator,
+                left,
+                right,
+            } => arithmetic(*operator, left.evaluate(context)?, right.evaluate(context)?)?,
             Self::Negate(expr) => arithmetic::negate(expr.evaluate(context)?)?,
-            Self::Compare { comparison, left, right } => {
+            Self::Compare {
+                comparison,
+                left,
+                right,
+            } => {
                 let (left, right) = (left.evaluate(context)?, right.evaluate(context)?);
                 if left.is_null() || right.is_null() {
                     return Ok(Value::Null);
                 }
                 Value::Boolean(comparison.holds(left.order(&right)))
             }
-            Self::Cast { expr, target, explicit } => cast(expr.evaluate(context)?, *target, *explicit)?,
+            Self::Cast {
+                expr,
+                target,
+                explicit,
+            } => cast(expr.evaluate(context)?, *target, *explicit)?,
             Self::Concat(left, right) => concat(left.evaluate(context)?, right.evaluate(context)?),
             Self::Coalesce(list) => {
                 for expr in list {
@@ -136,7 +186,10 @@ impl Expr {
                 }
                 Value::Null
             }
-            Self::Case { conditions, otherwise } => {
+            Self::Case {
+                conditions,
+                otherwise,
+            } => {
                 for (condition, result) in conditions {
                     if condition.evaluate(context)? == Value::Boolean(true) {
                         return result.evaluate(context);
@@ -170,9 +223,11 @@ impl Expr {
             },
             Self::Not(expr) => three(truth(expr.evaluate(context)?).map(|value| !value)),
             Self::IsNull { expr, negated } => Value::Boolean(expr.evaluate(context)?.is_null() != *negated),
-            Self::IsBoolean { expr, expected, negated } => {
-                Value::Boolean((truth(expr.evaluate(context)?) == Some(*expected)) != *negated)
-            }
+            Self::IsBoolean {
+                expr,
+                expected,
+                negated,
+            } => Value::Boolean((truth(expr.evaluate(context)?) == Some(*expected)) != *negated),
             Self::DistinctFrom { left, right, negated } => {
                 let differ = left.evaluate(context)?.order(&right.evaluate(context)?).is_ne();
                 Value::Boolean(differ != *negated)
@@ -194,8 +249,14 @@ impl Expr {
                 }
                 three(found.map(|found| found != *negated))
             }
-            Self::Like { expr, pattern, negated, ignore_case } => {
-                let (Value::Text(text), Value::Text(pattern)) = (expr.evaluate(context)?, pattern.evaluate(context)?)
+            Self::Like {
+                expr,
+                pattern,
+                negated,
+                ignore_case,
+            } => {
+                let (Value::Text(text), Value::Text(pattern)) =
+                    (expr.evaluate(context)?, pattern.evaluate(context)?)
                 else {
                     return Ok(Value::Null);
                 };
@@ -216,7 +277,9 @@ impl Expr {
             Self::Arithmetic { left, right, .. } | Self::Concat(left, right) => {
                 left.is_row_free() && right.is_row_free()
             }
-            Self::Call { arguments, .. } | Self::Coalesce(arguments) => arguments.iter().all(Self::is_row_free),
+            Self::Call { arguments, .. } | Self::Coalesce(arguments) => {
+                arguments.iter().all(Self::is_row_free)
+            }
             _ => false,
         }
     }
@@ -283,7 +346,10 @@ mod tests {
     #[test]
     fn like_matches_as_sql_does() {
         let like = |text: &str, pattern: &str| {
-            super::like(&text.chars().collect::<Vec<_>>(), &pattern.chars().collect::<Vec<_>>())
+            super::like(
+                &text.chars().collect::<Vec<_>>(),
+                &pattern.chars().collect::<Vec<_>>(),
+            )
         };
         assert!(like("abcde", "a%d_"));
         assert!(like("a%b", "a\\%b"));

@@ -71,11 +71,18 @@ impl Planner<'_> {
 
     fn table(&self, name: &ast::ObjectName) -> Result<Arc<Table>, SqlError> {
         let name = object_name(name)?;
-        self.tables.get(&name).cloned().ok_or_else(|| SqlError::undefined_table(&name))
+        self.tables
+            .get(&name)
+            .cloned()
+            .ok_or_else(|| SqlError::undefined_table(&name))
     }
 
     fn binder<'b>(&'b mut self, scope: &'b [ScopeColumn]) -> Binder<'b> {
-        Binder { scope, parameters: &mut self.parameters, grouping: None }
+        Binder {
+            scope,
+            parameters: &mut self.parameters,
+            grouping: None,
+        }
     }
 
     fn returning(
@@ -107,12 +114,16 @@ pub(crate) fn tables_of(statement: &ast::Statement, names: &mut Vec<String>) -> 
             if let ast::TableObject::TableName(name) = &insert.table {
                 names.push(object_name(name)?);
             }
-            insert.source.as_ref().map_or(Ok(()), |source| query_tables(source, names))
+            insert
+                .source
+                .as_ref()
+                .map_or(Ok(()), |source| query_tables(source, names))
         }
         ast::Statement::Update(update) => factor_tables(&update.table.relation, names),
         ast::Statement::Delete(delete) => {
             let (ast::FromTable::WithFromKeyword(from) | ast::FromTable::WithoutKeyword(from)) = &delete.from;
-            from.iter().try_for_each(|table| factor_tables(&table.relation, names))
+            from.iter()
+                .try_for_each(|table| factor_tables(&table.relation, names))
         }
         _ => Ok(()),
     }
@@ -120,9 +131,10 @@ pub(crate) fn tables_of(statement: &ast::Statement, names: &mut Vec<String>) -> 
 
 fn query_tables(query: &ast::Query, names: &mut Vec<String>) -> Result<(), SqlError> {
     match query.body.as_ref() {
-        ast::SetExpr::Select(select) => {
-            select.from.iter().try_for_each(|table| factor_tables(&table.relation, names))
-        }
+        ast::SetExpr::Select(select) => select
+            .from
+            .iter()
+            .try_for_each(|table| factor_tables(&table.relation, names)),
         ast::SetExpr::Query(query) => query_tables(query, names),
         _ => Ok(()),
     }

@@ -16,7 +16,11 @@ pub(crate) enum Path {
     /// A key of one column is one of these.
     Points(Vec<Expr>),
     /// Leading columns are given, the next is between bounds.
-    Range { equal: Vec<Expr>, lower: Option<(Expr, bool)>, upper: Option<(Expr, bool)> },
+    Range {
+        equal: Vec<Expr>,
+        lower: Option<(Expr, bool)>,
+        upper: Option<(Expr, bool)>,
+    },
 }
 
 /// The keys of a path.
@@ -33,7 +37,10 @@ pub(crate) fn choose(table: &Table, filter: Option<Expr>) -> (Path, Option<Expr>
     }
     let mut equal = Vec::new();
     for &column in &table.primary_key {
-        let Some(at) = conjuncts.iter().position(|expr| bound_of(expr, column, &[Comparison::Equal]).is_some()) else {
+        let Some(at) = conjuncts
+            .iter()
+            .position(|expr| bound_of(expr, column, &[Comparison::Equal]).is_some())
+        else {
             break;
         };
         let (_, value) = bound_of(&conjuncts[at], column, &[Comparison::Equal]).expect("found above");
@@ -41,11 +48,20 @@ pub(crate) fn choose(table: &Table, filter: Option<Expr>) -> (Path, Option<Expr>
         conjuncts.remove(at);
     }
     let rest = |conjuncts: Vec<Expr>| {
-        conjuncts.into_iter().reduce(|left, right| Expr::And(Box::new(left), Box::new(right)))
+        conjuncts
+            .into_iter()
+            .reduce(|left, right| Expr::And(Box::new(left), Box::new(right)))
     };
     let Some(&next) = table.primary_key.get(equal.len()) else {
-        let path =
-            if equal.is_empty() { Path::Range { equal, lower: None, upper: None } } else { Path::Point(equal) };
+        let path = if equal.is_empty() {
+            Path::Range {
+                equal,
+                lower: None,
+                upper: None,
+            }
+        } else {
+            Path::Point(equal)
+        };
         return (path, rest(conjuncts));
     };
     if table.primary_key.len() == 1
@@ -55,7 +71,9 @@ pub(crate) fn choose(table: &Table, filter: Option<Expr>) -> (Path, Option<Expr>
         return (Path::Points(list), rest(conjuncts));
     }
     let mut take = |comparisons: &[Comparison]| {
-        let at = conjuncts.iter().position(|expr| bound_of(expr, next, comparisons).is_some())?;
+        let at = conjuncts
+            .iter()
+            .position(|expr| bound_of(expr, next, comparisons).is_some())?;
         let bound = bound_of(&conjuncts[at], next, comparisons);
         conjuncts.remove(at);
         bound
@@ -84,7 +102,14 @@ fn is_list(expr: &Expr, column: usize) -> bool {
 
 /// `column OP value` or `value OP column` with one of these comparisons.
 fn bound_of(expr: &Expr, column: usize, wanted: &[Comparison]) -> Option<(Comparison, Expr)> {
-    let Expr::Compare { comparison, left, right } = expr else { return None };
+    let Expr::Compare {
+        comparison,
+        left,
+        right,
+    } = expr
+    else {
+        return None;
+    };
     let is_column = |expr: &Expr| matches!(expr, Expr::Column(index) if *index == column);
     let (comparison, value) = if is_column(left) && right.is_row_free() {
         (*comparison, right)
@@ -93,7 +118,9 @@ fn bound_of(expr: &Expr, column: usize, wanted: &[Comparison]) -> Option<(Compar
     } else {
         return None;
     };
-    wanted.contains(&comparison).then(|| (comparison, (**value).clone()))
+    wanted
+        .contains(&comparison)
+        .then(|| (comparison, (**value).clone()))
 }
 
 impl Path {
@@ -115,19 +142,33 @@ impl Path {
             }
             Self::Range { equal, lower, upper } => {
                 let none = Ok(Keys::List(Vec::new()));
-                let Some(prefix) = encode(equal, context)? else { return none };
+                let Some(prefix) = encode(equal, context)? else {
+                    return none;
+                };
                 let mut range = prefix_range(prefix.clone());
                 if let Some((value, inclusive)) = lower {
-                    let Some(key) = extend(&prefix, value, context)? else { return none };
+                    let Some(key) = extend(&prefix, value, context)? else {
+                        return none;
+                    };
                     // Beyond all keys that begin with the bound, unless the bound itself belongs to the range.
-                    range.0 = match if *inclusive { Some(key) } else { key::successor(key) } {
+                    range.0 = match if *inclusive {
+                        Some(key)
+                    } else {
+                        key::successor(key)
+                    } {
                         Some(key) => Bound::Included(key),
                         None => return none,
                     };
                 }
                 if let Some((value, inclusive)) = upper {
-                    let Some(key) = extend(&prefix, value, context)? else { return none };
-                    range.1 = match if *inclusive { key::successor(key) } else { Some(key) } {
+                    let Some(key) = extend(&prefix, value, context)? else {
+                        return none;
+                    };
+                    range.1 = match if *inclusive {
+                        key::successor(key)
+                    } else {
+                        Some(key)
+                    } {
                         Some(key) => Bound::Excluded(key),
                         None => Bound::Unbounded,
                     };
@@ -141,7 +182,14 @@ impl Path {
 /// All keys that begin with `prefix`.
 pub(crate) fn prefix_range(prefix: Vec<u8>) -> KeyRange {
     let upper = key::successor(prefix.clone()).map_or(Bound::Unbounded, Bound::Excluded);
-    (if prefix.is_empty() { Bound::Unbounded } else { Bound::Included(prefix) }, upper)
+    (
+        if prefix.is_empty() {
+            Bound::Unbounded
+        } else {
+            Bound::Included(prefix)
+        },
+        upper,
+    )
 }
 
 fn encode(values: &[Expr], context: Context) -> Result<Option<Vec<u8>>, SqlError> {

@@ -16,7 +16,10 @@ use std::sync::Arc;
 pub(crate) enum Source {
     /// One row without columns.
     Nothing,
-    Table { table: Arc<Table>, path: Path },
+    Table {
+        table: Arc<Table>,
+        path: Path,
+    },
     View(Arc<SystemView>),
     /// VALUES
     Rows(Vec<Vec<Expr>>),
@@ -64,7 +67,10 @@ pub(super) fn project(items: &[ast::SelectItem], binder: &mut Binder) -> Result<
         for (index, column) in scope.iter().enumerate() {
             if table.as_ref().is_none_or(|table| column.table == *table) && column.table != "excluded" {
                 output.expressions.push(Expr::Column(index));
-                output.columns.push(ColumnInfo { name: column.name.clone(), data_type: column.data_type });
+                output.columns.push(ColumnInfo {
+                    name: column.name.clone(),
+                    data_type: column.data_type,
+                });
             }
         }
     };
@@ -86,10 +92,21 @@ pub(super) fn project(items: &[ast::SelectItem], binder: &mut Binder) -> Result<
         };
         let (bound, data_type) = binder.bind(expr)?;
         // What stayed untyped is text.
-        let bound = if data_type == DataType::Unknown { binder.coerce((bound, data_type), DataType::Text, true)? } else { bound };
-        let data_type = if data_type == DataType::Unknown { DataType::Text } else { data_type };
+        let bound = if data_type == DataType::Unknown {
+            binder.coerce((bound, data_type), DataType::Text, true)?
+        } else {
+            bound
+        };
+        let data_type = if data_type == DataType::Unknown {
+            DataType::Text
+        } else {
+            data_type
+        };
         output.expressions.push(bound);
-        output.columns.push(ColumnInfo { name: alias.unwrap_or_else(|| name_of(expr)), data_type });
+        output.columns.push(ColumnInfo {
+            name: alias.unwrap_or_else(|| name_of(expr)),
+            data_type,
+        });
     }
     Ok(output)
 }
@@ -115,12 +132,24 @@ fn name_of(expr: &ast::Expr) -> String {
 }
 
 fn aggregates_in(select: &ast::Select, groups: &[ast::Expr]) -> bool {
-    let names = ["count", "sum", "min", "max", "avg", "every", "bool_and", "bool_or", "string_agg"];
+    let names = [
+        "count",
+        "sum",
+        "min",
+        "max",
+        "avg",
+        "every",
+        "bool_and",
+        "bool_or",
+        "string_agg",
+    ];
     let has = |text: &str| {
         let text = text.to_lowercase();
         names.iter().any(|name| text.contains(&format!("{name}(")))
     };
-    !groups.is_empty() || select.having.is_some() || select.projection.iter().any(|item| has(&item.to_string()))
+    !groups.is_empty()
+        || select.having.is_some()
+        || select.projection.iter().any(|item| has(&item.to_string()))
 }
 
 impl Planner<'_> {
@@ -138,8 +167,11 @@ impl Planner<'_> {
             _ => return Err(SqlError::unsupported("a set operation")),
         };
         let (source, scope) = self.source(&select.from)?;
-        let filter =
-            select.selection.as_ref().map(|filter| self.binder(&scope).condition(filter)).transpose()?;
+        let filter = select
+            .selection
+            .as_ref()
+            .map(|filter| self.binder(&scope).condition(filter))
+            .transpose()?;
         let (source, filter) = match source {
             Source::Table { table, .. } => {
                 let (path, filter) = path::choose(&table, filter);
@@ -175,7 +207,9 @@ impl Planner<'_> {
             plan.order = order(query, &select.projection, &plan.output, &mut binder)?;
         }
         if plan.for_update && (plan.grouping.is_some() || plan.distinct) {
-            return Err(SqlError::unsupported("FOR UPDATE with DISTINCT, GROUP BY or aggregates"));
+            return Err(SqlError::unsupported(
+                "FOR UPDATE with DISTINCT, GROUP BY or aggregates",
+            ));
         }
         use_key_order(&mut plan);
         self.limits(query, &mut plan)?;
@@ -199,12 +233,23 @@ impl Planner<'_> {
             named.push((group, data_type));
         }
         let mut aggregates = Vec::new();
-        let mut binder =
-            Binder { scope, parameters: &mut self.parameters, grouping: Some((&named, &mut aggregates)) };
+        let mut binder = Binder {
+            scope,
+            parameters: &mut self.parameters,
+            grouping: Some((&named, &mut aggregates)),
+        };
         plan.output = project(&select.projection, &mut binder)?;
-        let having = select.having.as_ref().map(|having| binder.condition(having)).transpose()?;
+        let having = select
+            .having
+            .as_ref()
+            .map(|having| binder.condition(having))
+            .transpose()?;
         plan.order = order(query, &select.projection, &plan.output, &mut binder)?;
-        plan.grouping = Some(Grouping { keys, aggregates, having });
+        plan.grouping = Some(Grouping {
+            keys,
+            aggregates,
+            having,
+        });
         Ok(())
     }
 
@@ -214,12 +259,18 @@ impl Planner<'_> {
             Some(ast::LimitClause::LimitOffset { limit, offset, .. }) => {
                 (limit.as_ref(), offset.as_ref().map(|offset| &offset.value))
             }
-            Some(ast::LimitClause::OffsetCommaLimit { .. }) => return Err(SqlError::syntax("LIMIT #,# is not SQL")),
+            Some(ast::LimitClause::OffsetCommaLimit { .. }) => {
+                return Err(SqlError::syntax("LIMIT #,# is not SQL"));
+            }
         };
         let limit = limit.or(query.fetch.as_ref().and_then(|fetch| fetch.quantity.as_ref()));
         let mut binder = self.binder(&[]);
-        plan.limit = limit.map(|expr| binder.bind_as(expr, DataType::BigInt)).transpose()?;
-        plan.offset = offset.map(|expr| binder.bind_as(expr, DataType::BigInt)).transpose()?;
+        plan.limit = limit
+            .map(|expr| binder.bind_as(expr, DataType::BigInt))
+            .transpose()?;
+        plan.offset = offset
+            .map(|expr| binder.bind_as(expr, DataType::BigInt))
+            .transpose()?;
         Ok(())
     }
 
@@ -227,28 +278,44 @@ impl Planner<'_> {
         let mut rows = Vec::new();
         let mut types: Vec<DataType> = Vec::new();
         for row in &values.rows {
-            let bound = row.content.iter().map(|expr| self.binder(&[]).bind(expr)).collect::<Result<Vec<_>, _>>()?;
+            let bound = row
+                .content
+                .iter()
+                .map(|expr| self.binder(&[]).bind(expr))
+                .collect::<Result<Vec<_>, _>>()?;
             if types.is_empty() {
                 types = bound.iter().map(|(_, data_type)| *data_type).collect();
             }
             rows.push(bound);
         }
-        types.iter_mut().filter(|data_type| **data_type == DataType::Unknown).for_each(|slot| *slot = DataType::Text);
+        types
+            .iter_mut()
+            .filter(|data_type| **data_type == DataType::Unknown)
+            .for_each(|slot| *slot = DataType::Text);
         let mut coerced = Vec::new();
         for row in rows {
             if row.len() != types.len() {
                 return Err(SqlError::new("42601", "VALUES lists must all be the same length"));
             }
-            let row = row.into_iter().zip(&types).map(|(bound, target)| self.binder(&[]).coerce(bound, *target, false));
+            let row = row
+                .into_iter()
+                .zip(&types)
+                .map(|(bound, target)| self.binder(&[]).coerce(bound, *target, false));
             coerced.push(row.collect::<Result<Vec<_>, _>>()?);
         }
         let columns = types.iter().enumerate();
-        let columns = columns.map(|(index, data_type)| ColumnInfo { name: format!("column{}", index + 1), data_type: *data_type });
+        let columns = columns.map(|(index, data_type)| ColumnInfo {
+            name: format!("column{}", index + 1),
+            data_type: *data_type,
+        });
         let mut plan = SelectPlan {
             source: Source::Rows(coerced),
             filter: None,
             grouping: None,
-            output: Output { expressions: (0..types.len()).map(Expr::Column).collect(), columns: columns.collect() },
+            output: Output {
+                expressions: (0..types.len()).map(Expr::Column).collect(),
+                columns: columns.collect(),
+            },
             distinct: false,
             order: Vec::new(),
             reverse: false,
@@ -271,7 +338,10 @@ impl Planner<'_> {
         if !table.joins.is_empty() {
             return Err(SqlError::unsupported("a join"));
         }
-        let ast::TableFactor::Table { name, alias, args, .. } = &table.relation else {
+        let ast::TableFactor::Table {
+            name, alias, args, ..
+        } = &table.relation
+        else {
             return Err(SqlError::unsupported("a subquery in FROM"));
         };
         let table_name = object_name(name)?;
@@ -282,17 +352,33 @@ impl Planner<'_> {
         }
         if let Some(table) = self.tables.get(&table_name) {
             let scope = scope_of(table, &scope_name);
-            let path = Path::Range { equal: Vec::new(), lower: None, upper: None };
-            return Ok((Source::Table { table: table.clone(), path }, scope));
+            let path = Path::Range {
+                equal: Vec::new(),
+                lower: None,
+                upper: None,
+            };
+            return Ok((
+                Source::Table {
+                    table: table.clone(),
+                    path,
+                },
+                scope,
+            ));
         }
-        let view = self.views.find(&table_name).ok_or_else(|| SqlError::undefined_table(&table_name))?;
+        let view = self
+            .views
+            .find(&table_name)
+            .ok_or_else(|| SqlError::undefined_table(&table_name))?;
         let scope_name = scope_name.rsplit('.').next().unwrap_or_default();
         let column = |(name, data_type): &(String, DataType)| ScopeColumn {
             table: scope_name.to_owned(),
             name: name.clone(),
             data_type: *data_type,
         };
-        Ok((Source::View(view.clone()), view.columns.iter().map(column).collect()))
+        Ok((
+            Source::View(view.clone()),
+            view.columns.iter().map(column).collect(),
+        ))
     }
 
     fn series(
@@ -302,7 +388,10 @@ impl Planner<'_> {
         alias: Option<&ast::TableAlias>,
     ) -> Result<(Source, Vec<ScopeColumn>), SqlError> {
         if name != "generate_series" {
-            return Err(SqlError::new("42883", format!("function {name}() does not exist")));
+            return Err(SqlError::new(
+                "42883",
+                format!("function {name}() does not exist"),
+            ));
         }
         let mut bounds = Vec::new();
         for argument in &args.args {
@@ -317,12 +406,23 @@ impl Planner<'_> {
             bounds.push(Expr::Constant(crate::types::Value::Int8(1)));
         }
         let bounds: Box<[Expr; 3]> = Box::new(
-            bounds.try_into().map_err(|_| SqlError::new("42883", "generate_series takes two or three arguments"))?,
+            bounds
+                .try_into()
+                .map_err(|_| SqlError::new("42883", "generate_series takes two or three arguments"))?,
         );
         let table = alias.map_or_else(|| name.to_owned(), |alias| crate::expr::fold_ident(&alias.name));
-        let column = alias.and_then(|alias| alias.columns.first()).map(|column| crate::expr::fold_ident(&column.name));
+        let column = alias
+            .and_then(|alias| alias.columns.first())
+            .map(|column| crate::expr::fold_ident(&column.name));
         let name = column.unwrap_or_else(|| table.clone());
-        Ok((Source::Series(bounds), vec![ScopeColumn { table, name, data_type: DataType::BigInt }]))
+        Ok((
+            Source::Series(bounds),
+            vec![ScopeColumn {
+                table,
+                name,
+                data_type: DataType::BigInt,
+            }],
+        ))
     }
 }
 
@@ -339,7 +439,9 @@ fn resolve(expr: &ast::Expr, projection: &[ast::SelectItem]) -> ast::Expr {
         _ => None,
     };
     match item {
-        Some(ast::SelectItem::UnnamedExpr(expr) | ast::SelectItem::ExprWithAlias { expr, .. }) => expr.clone(),
+        Some(ast::SelectItem::UnnamedExpr(expr) | ast::SelectItem::ExprWithAlias { expr, .. }) => {
+            expr.clone()
+        }
         _ => expr.clone(),
     }
 }
@@ -350,7 +452,9 @@ fn order(
     output: &Output,
     binder: &mut Binder,
 ) -> Result<Vec<OrderItem>, SqlError> {
-    let Some(order_by) = &query.order_by else { return Ok(Vec::new()) };
+    let Some(order_by) = &query.order_by else {
+        return Ok(Vec::new());
+    };
     let ast::OrderByKind::Expressions(items) = &order_by.kind else {
         return Err(SqlError::unsupported("ORDER BY ALL"));
     };
@@ -364,20 +468,33 @@ fn order(
             _ => None,
         };
         let expr = match position {
-            Some(position) => output.expressions.get(position.wrapping_sub(1)).cloned().ok_or_else(|| {
-                SqlError::new("42P10", format!("ORDER BY position {position} is not in select list"))
-            })?,
+            Some(position) => output
+                .expressions
+                .get(position.wrapping_sub(1))
+                .cloned()
+                .ok_or_else(|| {
+                    SqlError::new(
+                        "42P10",
+                        format!("ORDER BY position {position} is not in select list"),
+                    )
+                })?,
             None => binder.bind(&resolve(&item.expr, projection))?.0,
         };
         let descending = item.options.asc == Some(false);
-        order.push(OrderItem { expr, descending, nulls_first: item.options.nulls_first.unwrap_or(descending) });
+        order.push(OrderItem {
+            expr,
+            descending,
+            nulls_first: item.options.nulls_first.unwrap_or(descending),
+        });
     }
     Ok(order)
 }
 
 /// Drops ORDER BY when it is the order of the key (or its reverse) that the path gives anyway.
 fn use_key_order(plan: &mut SelectPlan) {
-    let Source::Table { table, path } = &plan.source else { return };
+    let Source::Table { table, path } = &plan.source else {
+        return;
+    };
     if plan.grouping.is_some() || plan.order.is_empty() || plan.distinct {
         return;
     }

@@ -21,7 +21,10 @@ pub(crate) enum InsertSource {
 #[derive(Debug, Clone)]
 pub(crate) enum Conflict {
     Nothing,
-    Update { assignments: Vec<(usize, Expr)>, filter: Option<Expr> },
+    Update {
+        assignments: Vec<(usize, Expr)>,
+        filter: Option<Expr>,
+    },
 }
 
 /// A planned INSERT.
@@ -65,7 +68,11 @@ impl Planner<'_> {
         let targets: Vec<usize> = if insert.columns.is_empty() {
             (0..table.columns.len()).collect()
         } else {
-            insert.columns.iter().map(|column| table.column(&object_name(column)?)).collect::<Result<_, _>>()?
+            insert
+                .columns
+                .iter()
+                .map(|column| table.column(&object_name(column)?))
+                .collect::<Result<_, _>>()?
         };
         let source = match insert.source.as_deref().map(|query| (query, query.body.as_ref())) {
             None => InsertSource::Values(vec![vec![None; targets.len()]]),
@@ -74,7 +81,9 @@ impl Planner<'_> {
         };
         let targets = match &source {
             InsertSource::Values(rows) if insert.columns.is_empty() => targets[..rows[0].len()].to_vec(),
-            InsertSource::Select(plan) if insert.columns.is_empty() => targets[..plan.output.columns.len()].to_vec(),
+            InsertSource::Select(plan) if insert.columns.is_empty() => {
+                targets[..plan.output.columns.len()].to_vec()
+            }
             _ => targets,
         };
         let defaults = self.defaults(&table)?;
@@ -86,7 +95,14 @@ impl Planner<'_> {
             Some(_) => return Err(SqlError::syntax("ON DUPLICATE KEY UPDATE is not SQL")),
         };
         let returning = self.returning(insert.returning.as_deref(), &scope)?;
-        Ok(InsertPlan { table, targets, source, defaults, conflict, returning })
+        Ok(InsertPlan {
+            table,
+            targets,
+            source,
+            defaults,
+            conflict,
+            returning,
+        })
     }
 
     /// Bound default expressions of a table's columns.
@@ -94,7 +110,10 @@ impl Planner<'_> {
         let mut defaults = Vec::with_capacity(table.columns.len());
         for column in &table.columns {
             defaults.push(match &column.default {
-                Some(text) => Some(self.binder(&[]).bind_as(&parse_expression(text)?, column.data_type)?),
+                Some(text) => Some(
+                    self.binder(&[])
+                        .bind_as(&parse_expression(text)?, column.data_type)?,
+                ),
                 None => None,
             });
         }
@@ -112,7 +131,10 @@ impl Planner<'_> {
         for row in &values.rows {
             let row = &row.content;
             if row.len() > targets.len() {
-                return Err(SqlError::new("42601", "INSERT has more expressions than target columns"));
+                return Err(SqlError::new(
+                    "42601",
+                    "INSERT has more expressions than target columns",
+                ));
             }
             if row.len() != length {
                 return Err(SqlError::new("42601", "VALUES lists must all be the same length"));
@@ -122,7 +144,11 @@ impl Planner<'_> {
                 let is_default = matches!(expr, ast::Expr::Identifier(ident)
                     if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"));
                 let target = table.columns[target].data_type;
-                bound.push(if is_default { None } else { Some(self.binder(&[]).bind_as(expr, target)?) });
+                bound.push(if is_default {
+                    None
+                } else {
+                    Some(self.binder(&[]).bind_as(expr, target)?)
+                });
             }
             rows.push(bound);
         }
@@ -140,7 +166,10 @@ impl Planner<'_> {
     ) -> Result<SelectPlan, SqlError> {
         let mut plan = self.select(query)?;
         if plan.output.columns.len() > targets.len() {
-            return Err(SqlError::new("42601", "INSERT has more expressions than target columns"));
+            return Err(SqlError::new(
+                "42601",
+                "INSERT has more expressions than target columns",
+            ));
         }
         for (index, &target) in targets.iter().take(plan.output.columns.len()).enumerate() {
             let from = plan.output.columns[index].data_type;
@@ -158,7 +187,10 @@ impl Planner<'_> {
         scope: &[ScopeColumn],
     ) -> Result<Conflict, SqlError> {
         if let Some(ast::ConflictTarget::Columns(columns)) = &conflict.conflict_target {
-            let mut named = columns.iter().map(|column| table.column(&fold_ident(column))).collect::<Result<Vec<_>, _>>()?;
+            let mut named = columns
+                .iter()
+                .map(|column| table.column(&fold_ident(column)))
+                .collect::<Result<Vec<_>, _>>()?;
             let mut key = table.primary_key.clone();
             named.sort_unstable();
             key.sort_unstable();
@@ -169,17 +201,28 @@ impl Planner<'_> {
                 ));
             }
         }
-        let ast::OnConflictAction::DoUpdate(update) = &conflict.action else { return Ok(Conflict::Nothing) };
+        let ast::OnConflictAction::DoUpdate(update) = &conflict.action else {
+            return Ok(Conflict::Nothing);
+        };
         if table.primary_key.is_empty() {
             return Err(SqlError::new("42P10", "the table has no primary key"));
         }
         let mut scope = scope.to_vec();
         scope.extend(scope_of(table, "excluded"));
         let assignments = self.assignments(&update.assignments, table, &scope)?;
-        if assignments.iter().any(|(column, _)| table.primary_key.contains(column)) {
-            return Err(SqlError::unsupported("ON CONFLICT DO UPDATE of a primary key column"));
+        if assignments
+            .iter()
+            .any(|(column, _)| table.primary_key.contains(column))
+        {
+            return Err(SqlError::unsupported(
+                "ON CONFLICT DO UPDATE of a primary key column",
+            ));
         }
-        let filter = update.selection.as_ref().map(|filter| self.binder(&scope).condition(filter)).transpose()?;
+        let filter = update
+            .selection
+            .as_ref()
+            .map(|filter| self.binder(&scope).condition(filter))
+            .transpose()?;
         Ok(Conflict::Update { assignments, filter })
     }
 
@@ -193,7 +236,9 @@ impl Planner<'_> {
         for assignment in assignments {
             let pairs = match (&assignment.target, &assignment.value) {
                 (ast::AssignmentTarget::ColumnName(name), value) => vec![(name, value)],
-                (ast::AssignmentTarget::Tuple(names), ast::Expr::Tuple(values)) if names.len() == values.len() => {
+                (ast::AssignmentTarget::Tuple(names), ast::Expr::Tuple(values))
+                    if names.len() == values.len() =>
+                {
                     names.iter().zip(values).collect()
                 }
                 _ => return Err(SqlError::unsupported("this assignment")),
@@ -209,7 +254,10 @@ impl Planner<'_> {
                     (true, None) => Expr::Constant(crate::types::Value::Null),
                 };
                 if bound.iter().any(|(other, _)| *other == column) {
-                    let message = format!("multiple assignments to same column \"{}\"", table.columns[column].name);
+                    let message = format!(
+                        "multiple assignments to same column \"{}\"",
+                        table.columns[column].name
+                    );
                     return Err(SqlError::new("42601", message));
                 }
                 bound.push((column, expr));
@@ -226,7 +274,9 @@ impl Planner<'_> {
             return Err(SqlError::unsupported("a join in the target"));
         }
         let table = self.table(name)?;
-        let name = alias.as_ref().map_or_else(|| table.name.clone(), |alias| fold_ident(&alias.name));
+        let name = alias
+            .as_ref()
+            .map_or_else(|| table.name.clone(), |alias| fold_ident(&alias.name));
         let scope = scope_of(&table, &name);
         Ok((table, scope))
     }
@@ -237,22 +287,46 @@ impl Planner<'_> {
         }
         let (table, scope) = self.target(&update.table)?;
         let assignments = self.assignments(&update.assignments, &table, &scope)?;
-        let filter = update.selection.as_ref().map(|filter| self.binder(&scope).condition(filter)).transpose()?;
+        let filter = update
+            .selection
+            .as_ref()
+            .map(|filter| self.binder(&scope).condition(filter))
+            .transpose()?;
         let (path, filter) = path::choose(&table, filter);
         let returning = self.returning(update.returning.as_deref(), &scope)?;
-        let changes_key = assignments.iter().any(|(column, _)| table.primary_key.contains(column));
-        Ok(UpdatePlan { table, path, filter, assignments, changes_key, returning })
+        let changes_key = assignments
+            .iter()
+            .any(|(column, _)| table.primary_key.contains(column));
+        Ok(UpdatePlan {
+            table,
+            path,
+            filter,
+            assignments,
+            changes_key,
+            returning,
+        })
     }
 
     pub(super) fn delete(&mut self, delete: &ast::Delete) -> Result<DeletePlan, SqlError> {
         let (ast::FromTable::WithFromKeyword(from) | ast::FromTable::WithoutKeyword(from)) = &delete.from;
         let ([from], None, None) = (from.as_slice(), &delete.using, &delete.limit) else {
-            return Err(SqlError::unsupported("DELETE with USING, LIMIT or several tables"));
+            return Err(SqlError::unsupported(
+                "DELETE with USING, LIMIT or several tables",
+            ));
         };
         let (table, scope) = self.target(from)?;
-        let filter = delete.selection.as_ref().map(|filter| self.binder(&scope).condition(filter)).transpose()?;
+        let filter = delete
+            .selection
+            .as_ref()
+            .map(|filter| self.binder(&scope).condition(filter))
+            .transpose()?;
         let (path, filter) = path::choose(&table, filter);
         let returning = self.returning(delete.returning.as_deref(), &scope)?;
-        Ok(DeletePlan { table, path, filter, returning })
+        Ok(DeletePlan {
+            table,
+            path,
+            filter,
+            returning,
+        })
     }
 }

@@ -33,9 +33,17 @@ impl Format {
                 };
             }
         }
-        csv |= legacy.iter().any(|option| matches!(option, ast::CopyLegacyOption::Csv(_)));
+        csv |= legacy
+            .iter()
+            .any(|option| matches!(option, ast::CopyLegacyOption::Csv(_)));
         let (delimiter, null) = if csv { (b',', "") } else { (b'\t', "\\N") };
-        let mut format = Self { csv, delimiter, null: null.to_owned(), quote: b'"', header: false };
+        let mut format = Self {
+            csv,
+            delimiter,
+            null: null.to_owned(),
+            quote: b'"',
+            header: false,
+        };
         for option in options {
             match option {
                 ast::CopyOption::Format(_) | ast::CopyOption::Freeze(_) => {}
@@ -50,7 +58,9 @@ impl Format {
         for option in legacy {
             match option {
                 ast::CopyLegacyOption::Csv(options) => {
-                    format.header |= options.iter().any(|option| matches!(option, ast::CopyLegacyCsvOption::Header));
+                    format.header |= options
+                        .iter()
+                        .any(|option| matches!(option, ast::CopyLegacyCsvOption::Header));
                 }
                 ast::CopyLegacyOption::Delimiter(delimiter) => format.delimiter = *delimiter as u8,
                 ast::CopyLegacyOption::Null(null) => format.null = null.clone(),
@@ -77,7 +87,11 @@ impl Format {
     }
 
     fn fields(&self, line: &str) -> Result<Vec<Option<String>>, SqlError> {
-        if self.csv { self.csv_fields(line) } else { Ok(self.text_fields(line)) }
+        if self.csv {
+            self.csv_fields(line)
+        } else {
+            Ok(self.text_fields(line))
+        }
     }
 
     fn text_fields(&self, line: &str) -> Vec<Option<String>> {
@@ -145,7 +159,11 @@ impl Format {
                     Some(character) => text.push(character),
                 }
             };
-            fields.push(if !was_quoted && text == self.null { None } else { Some(text) });
+            fields.push(if !was_quoted && text == self.null {
+                None
+            } else {
+                Some(text)
+            });
             if ended {
                 return Ok(fields);
             }
@@ -192,7 +210,9 @@ impl Format {
 
     fn write_csv(&self, text: &str, line: &mut String) {
         let quote = char::from(self.quote);
-        let special = |character| matches!(character, '\n' | '\r') || character == quote || character == char::from(self.delimiter);
+        let special = |character| {
+            matches!(character, '\n' | '\r') || character == quote || character == char::from(self.delimiter)
+        };
         if text != self.null && !text.contains(special) {
             return line.push_str(text);
         }
@@ -227,15 +247,28 @@ impl<C: Client> Sink for Lines<'_, C> {
 }
 
 impl<S: Store> Session<S> {
-    pub(super) async fn copy<C: Client>(&mut self, statement: &ast::Statement, client: &mut C) -> Result<(), SqlError> {
-        let ast::Statement::Copy { source, to, target, options, legacy_options, .. } = statement else {
+    pub(super) async fn copy<C: Client>(
+        &mut self,
+        statement: &ast::Statement,
+        client: &mut C,
+    ) -> Result<(), SqlError> {
+        let ast::Statement::Copy {
+            source,
+            to,
+            target,
+            options,
+            legacy_options,
+            ..
+        } = statement
+        else {
             return Err(SqlError::internal("not a COPY"));
         };
         let format = Format::new(options, legacy_options)?;
         self.begin_statement().await?;
         match (to, target, source) {
             (false, ast::CopyTarget::Stdin, ast::CopySource::Table { table_name, columns }) => {
-                self.copy_from(&object_name(table_name)?, columns, format, client).await
+                self.copy_from(&object_name(table_name)?, columns, format, client)
+                    .await
             }
             (true, ast::CopyTarget::Stdout, source) => self.copy_to(source, format, client).await,
             _ => Err(SqlError::unsupported("COPY with a file or program on the server")),
@@ -250,7 +283,9 @@ impl<S: Store> Session<S> {
     ) -> Result<(), SqlError> {
         let text = match source {
             ast::CopySource::Query(query) => query.to_string(),
-            ast::CopySource::Table { table_name, columns } if columns.is_empty() => format!("SELECT * FROM {table_name}"),
+            ast::CopySource::Table { table_name, columns } if columns.is_empty() => {
+                format!("SELECT * FROM {table_name}")
+            }
             ast::CopySource::Table { table_name, columns } => {
                 let names: Vec<_> = columns.iter().map(ToString::to_string).collect();
                 format!("SELECT {} FROM {table_name}", names.join(", "))
@@ -261,16 +296,25 @@ impl<S: Store> Session<S> {
             return Err(SqlError::internal("a query that is none"));
         };
         let planned = self.planned(&prepared, statement).await?;
-        let Plan::Select(_) = &planned.plan else { return Err(SqlError::unsupported("COPY of a statement that writes")) };
+        let Plan::Select(_) = &planned.plan else {
+            return Err(SqlError::unsupported("COPY of a statement that writes"));
+        };
         let columns = planned.plan.columns().unwrap_or_default();
         client.copy_out_begin(columns.len());
         if format.header {
-            let names: Vec<_> = columns.iter().map(|column| Value::Text(column.name.clone())).collect();
+            let names: Vec<_> = columns
+                .iter()
+                .map(|column| Value::Text(column.name.clone()))
+                .collect();
             let mut line = String::new();
             format.write(&names, &mut line);
             client.copy_out(line.as_bytes());
         }
-        let mut lines = Lines { client, format, line: String::new() };
+        let mut lines = Lines {
+            client,
+            format,
+            line: String::new(),
+        };
         let count = self.run_plan(&planned.plan, &[], &mut lines).await?;
         client.copy_out_end();
         client.complete(&format!("COPY {count}"));
@@ -288,14 +332,25 @@ impl<S: Store> Session<S> {
         let targets: Vec<usize> = if columns.is_empty() {
             (0..table.columns.len()).collect()
         } else {
-            columns.iter().map(|column| table.column(&fold_ident(column))).collect::<Result<_, _>>()?
+            columns
+                .iter()
+                .map(|column| table.column(&fold_ident(column)))
+                .collect::<Result<_, _>>()?
         };
         let tables = BTreeMap::new();
-        let mut planner = Planner { tables: &tables, views: &self.server.views, parameters: Vec::new() };
+        let mut planner = Planner {
+            tables: &tables,
+            views: &self.server.views,
+            parameters: Vec::new(),
+        };
         let defaults: Vec<Option<Expr>> = planner.defaults(&table)?;
         client.copy_in_begin(targets.len());
         client.drain().await?;
-        let insert = InsertRun { table: &table, targets: &targets, defaults: &defaults };
+        let insert = InsertRun {
+            table: &table,
+            targets: &targets,
+            defaults: &defaults,
+        };
         let open = self.open.as_mut().ok_or_else(super::aborted)?;
         let mut run = Run {
             store: &self.server.store,
@@ -305,7 +360,12 @@ impl<S: Store> Session<S> {
             now: open.now,
             views: ViewContext::default(),
         };
-        let mut lines = LineReader { format, pending: Vec::new(), number: 0, ended: false };
+        let mut lines = LineReader {
+            format,
+            pending: Vec::new(),
+            number: 0,
+            ended: false,
+        };
         let mut count = 0u64;
         while let Some(data) = client.copy_in().await? {
             lines.pending.extend_from_slice(&data);
@@ -363,17 +423,26 @@ impl LineReader {
         let fields = self.format.fields(line)?;
         let (found, wanted) = (fields.len(), insert.targets.len());
         if found != wanted {
-            let which = if found < wanted { "missing data for a column" } else { "extra data after last expected column" };
-            return Err(SqlError::new("22P04", format!("{which} (COPY line {})", self.number)));
+            let which = if found < wanted {
+                "missing data for a column"
+            } else {
+                "extra data after last expected column"
+            };
+            return Err(SqlError::new(
+                "22P04",
+                format!("{which} (COPY line {})", self.number),
+            ));
         }
         let mut row = Vec::with_capacity(fields.len());
         for (field, &target) in fields.into_iter().zip(insert.targets) {
             row.push(Some(match field {
                 None => Value::Null,
-                Some(text) => parse_text(insert.table.columns[target].data_type, &text).map_err(|mut error| {
-                    error.detail = Some(format!("COPY {}, line {}", insert.table.name, self.number));
-                    error
-                })?,
+                Some(text) => {
+                    parse_text(insert.table.columns[target].data_type, &text).map_err(|mut error| {
+                        error.detail = Some(format!("COPY {}, line {}", insert.table.name, self.number));
+                        error
+                    })?
+                }
             }));
         }
         Ok(row)

@@ -29,7 +29,12 @@ impl<S: Store> Session<S> {
                 self.create_table(create, client).await?;
                 "CREATE TABLE"
             }
-            ast::Statement::Drop { object_type: ast::ObjectType::Table, if_exists, names, .. } => {
+            ast::Statement::Drop {
+                object_type: ast::ObjectType::Table,
+                if_exists,
+                names,
+                ..
+            } => {
                 self.begin_statement().await?;
                 for name in names {
                     self.drop_table(&object_name(name)?, *if_exists, client).await?;
@@ -48,11 +53,11 @@ impl<S: Store> Session<S> {
                 self.alter_table(alter, client).await?;
                 "ALTER TABLE"
             }
-            ast::Statement::CreateSchema { schema_name, if_not_exists: true, .. }
-                if schema_name.to_string() == "public" =>
-            {
-                "CREATE SCHEMA"
-            }
+            ast::Statement::CreateSchema {
+                schema_name,
+                if_not_exists: true,
+                ..
+            } if schema_name.to_string() == "public" => "CREATE SCHEMA",
             other => {
                 let text = other.to_string();
                 let words: Vec<_> = text.split_whitespace().take(2).collect();
@@ -63,13 +68,26 @@ impl<S: Store> Session<S> {
         Ok(())
     }
 
-    async fn create_table<C: Client>(&mut self, create: &ast::CreateTable, client: &mut C) -> Result<(), SqlError> {
+    async fn create_table<C: Client>(
+        &mut self,
+        create: &ast::CreateTable,
+        client: &mut C,
+    ) -> Result<(), SqlError> {
         let name = object_name(&create.name)?;
         if name.contains('.') {
-            return Err(SqlError::new("3F000", format!("schema of \"{name}\" does not exist")));
+            return Err(SqlError::new(
+                "3F000",
+                format!("schema of \"{name}\" does not exist"),
+            ));
         }
-        if create.query.is_some() || create.temporary || create.partition_by.is_some() || create.inherits.is_some() {
-            return Err(SqlError::unsupported("CREATE TABLE with AS, TEMPORARY, PARTITION BY or INHERITS"));
+        if create.query.is_some()
+            || create.temporary
+            || create.partition_by.is_some()
+            || create.inherits.is_some()
+        {
+            return Err(SqlError::unsupported(
+                "CREATE TABLE with AS, TEMPORARY, PARTITION BY or INHERITS",
+            ));
         }
         if self.table(&name).await?.is_some() {
             let message = format!("relation \"{name}\" already exists");
@@ -82,11 +100,19 @@ impl<S: Store> Session<S> {
         let mut table = describe(&name, create)?;
         // Defaults must bind now, not at the first INSERT.
         let tables = BTreeMap::new();
-        Planner { tables: &tables, views: &self.server.views, parameters: Vec::new() }.defaults(&table)?;
+        Planner {
+            tables: &tables,
+            views: &self.server.views,
+            parameters: Vec::new(),
+        }
+        .defaults(&table)?;
         table.tree = self.new_tree().await?;
         table.id = table.tree;
         let catalog = self.server.store.catalog_tree();
-        let outcome = self.transaction()?.insert(catalog, &Table::key_of(&name), table.encode()).await;
+        let outcome = self
+            .transaction()?
+            .insert(catalog, &Table::key_of(&name), table.encode())
+            .await;
         outcome.map_err(|error| match error {
             StoreError::DuplicateKey => SqlError::new("42P07", format!("relation \"{name}\" already exists")),
             other => other.into(),
@@ -102,19 +128,31 @@ impl<S: Store> Session<S> {
     /// A table whose descriptor this transaction has locked.
     async fn locked(&mut self, name: &str) -> Result<Option<Table>, SqlError> {
         let catalog = self.server.store.catalog_tree();
-        let bytes = self.transaction()?.get_for_update(catalog, &Table::key_of(name)).await?;
+        let bytes = self
+            .transaction()?
+            .get_for_update(catalog, &Table::key_of(name))
+            .await?;
         bytes.map(|bytes| Table::decode(&bytes)).transpose()
     }
 
     async fn write_descriptor(&mut self, table: &Table) -> Result<(), SqlError> {
         let catalog = self.server.store.catalog_tree();
-        if self.transaction()?.update(catalog, &Table::key_of(&table.name), table.encode()).await? {
+        if self
+            .transaction()?
+            .update(catalog, &Table::key_of(&table.name), table.encode())
+            .await?
+        {
             return Ok(());
         }
         Err(SqlError::undefined_table(&table.name))
     }
 
-    async fn drop_table<C: Client>(&mut self, name: &str, if_exists: bool, client: &mut C) -> Result<(), SqlError> {
+    async fn drop_table<C: Client>(
+        &mut self,
+        name: &str,
+        if_exists: bool,
+        client: &mut C,
+    ) -> Result<(), SqlError> {
         let Some(table) = self.locked(name).await? else {
             if if_exists {
                 client.warning("00000", &format!("table \"{name}\" does not exist, skipping"));
@@ -129,7 +167,10 @@ impl<S: Store> Session<S> {
     }
 
     async fn truncate(&mut self, name: &str) -> Result<(), SqlError> {
-        let mut table = self.locked(name).await?.ok_or_else(|| SqlError::undefined_table(name))?;
+        let mut table = self
+            .locked(name)
+            .await?
+            .ok_or_else(|| SqlError::undefined_table(name))?;
         let old = table.tree();
         table.tree = self.new_tree().await?;
         self.write_descriptor(&table).await?;
@@ -137,7 +178,11 @@ impl<S: Store> Session<S> {
         Ok(())
     }
 
-    async fn alter_table<C: Client>(&mut self, alter: &ast::AlterTable, client: &mut C) -> Result<(), SqlError> {
+    async fn alter_table<C: Client>(
+        &mut self,
+        alter: &ast::AlterTable,
+        client: &mut C,
+    ) -> Result<(), SqlError> {
         let name = object_name(&alter.name)?;
         let Some(mut table) = self.locked(&name).await? else {
             if alter.if_exists {
@@ -149,9 +194,14 @@ impl<S: Store> Session<S> {
         for operation in &alter.operations {
             match operation {
                 ast::AlterTableOperation::AddConstraint {
-                    constraint: ast::TableConstraint::PrimaryKey(constraint), ..
+                    constraint: ast::TableConstraint::PrimaryKey(constraint),
+                    ..
                 } => self.add_primary_key(&mut table, constraint).await?,
-                ast::AlterTableOperation::AddColumn { if_not_exists, column_def, .. } => {
+                ast::AlterTableOperation::AddColumn {
+                    if_not_exists,
+                    column_def,
+                    ..
+                } => {
                     add_column(&mut table, column_def, *if_not_exists)?;
                 }
                 ast::AlterTableOperation::OwnerTo { .. } => {}
@@ -168,7 +218,10 @@ impl<S: Store> Session<S> {
         constraint: &ast::PrimaryKeyConstraint,
     ) -> Result<(), SqlError> {
         if !table.primary_key.is_empty() {
-            let message = format!("multiple primary keys for table \"{}\" are not allowed", table.name);
+            let message = format!(
+                "multiple primary keys for table \"{}\" are not allowed",
+                table.name
+            );
             return Err(SqlError::new("42P16", message));
         }
         let old = table.tree();
@@ -204,7 +257,10 @@ fn add_column(table: &mut Table, definition: &ast::ColumnDef, if_not_exists: boo
         if if_not_exists {
             return Ok(());
         }
-        let message = format!("column \"{}\" of relation \"{}\" already exists", column.name, table.name);
+        let message = format!(
+            "column \"{}\" of relation \"{}\" already exists",
+            column.name, table.name
+        );
         return Err(SqlError::new("42701", message));
     }
     if is_key || column.sequence {
@@ -213,16 +269,27 @@ fn add_column(table: &mut Table, definition: &ast::ColumnDef, if_not_exists: boo
     if let Some(default) = &column.default {
         let tables = BTreeMap::new();
         let views = crate::system::SystemViews::default();
-        let mut planner = Planner { tables: &tables, views: &views, parameters: Vec::new() };
-        let probe = Table { columns: vec![column.clone()], ..table.clone() };
+        let mut planner = Planner {
+            tables: &tables,
+            views: &views,
+            parameters: Vec::new(),
+        };
+        let probe = Table {
+            columns: vec![column.clone()],
+            ..table.clone()
+        };
         let bound = planner.defaults(&probe)?.remove(0);
         let Some(crate::expr::Expr::Constant(value)) = bound else {
-            return Err(SqlError::unsupported(format!("ADD COLUMN with the default {default}, which is no constant,")));
+            return Err(SqlError::unsupported(format!(
+                "ADD COLUMN with the default {default}, which is no constant,"
+            )));
         };
         column.missing = value.to_text();
     }
     if column.not_null && column.missing.is_none() {
-        return Err(SqlError::unsupported("ADD COLUMN with NOT NULL and without a default"));
+        return Err(SqlError::unsupported(
+            "ADD COLUMN with NOT NULL and without a default",
+        ));
     }
     table.columns.push(column);
     Ok(())
@@ -241,7 +308,10 @@ fn describe(name: &str, create: &ast::CreateTable) -> Result<Table, SqlError> {
     for definition in &create.columns {
         let (column, is_key) = column(definition)?;
         if table.columns.iter().any(|other| other.name == column.name) {
-            return Err(SqlError::new("42701", format!("column \"{}\" specified more than once", column.name)));
+            return Err(SqlError::new(
+                "42701",
+                format!("column \"{}\" specified more than once", column.name),
+            ));
         }
         if is_key {
             table.primary_key.push(table.columns.len());
@@ -249,11 +319,16 @@ fn describe(name: &str, create: &ast::CreateTable) -> Result<Table, SqlError> {
         table.columns.push(column);
     }
     if table.primary_key.len() > 1 {
-        return Err(SqlError::new("42P16", format!("multiple primary keys for table \"{name}\" are not allowed")));
+        return Err(SqlError::new(
+            "42P16",
+            format!("multiple primary keys for table \"{name}\" are not allowed"),
+        ));
     }
     for constraint in &create.constraints {
         match constraint {
-            ast::TableConstraint::PrimaryKey(key) if table.primary_key.is_empty() => set_primary_key(&mut table, key)?,
+            ast::TableConstraint::PrimaryKey(key) if table.primary_key.is_empty() => {
+                set_primary_key(&mut table, key)?
+            }
             other => return Err(SqlError::unsupported(format!("constraint {other}"))),
         }
     }
@@ -279,7 +354,10 @@ fn set_primary_key(table: &mut Table, constraint: &ast::PrimaryKeyConstraint) ->
         };
         let at = table.column(&fold_ident(name))?;
         if table.primary_key.contains(&at) {
-            return Err(SqlError::new("42701", format!("column \"{name}\" appears twice in primary key constraint")));
+            return Err(SqlError::new(
+                "42701",
+                format!("column \"{name}\" appears twice in primary key constraint"),
+            ));
         }
         table.primary_key.push(at);
     }
@@ -294,7 +372,10 @@ fn check_key(table: &mut Table) -> Result<(), SqlError> {
         let column = &mut table.columns[at];
         column.not_null = true;
         if matches!(column.data_type, DataType::Interval | DataType::Json) {
-            return Err(SqlError::unsupported(format!("a primary key column of type {}", column.data_type.name())));
+            return Err(SqlError::unsupported(format!(
+                "a primary key column of type {}",
+                column.data_type.name()
+            )));
         }
     }
     Ok(())
@@ -327,14 +408,22 @@ fn column(definition: &ast::ColumnDef) -> Result<(Column, bool), SqlError> {
             ast::ColumnOption::Default(expr) => column.default = Some(expr.to_string()),
             ast::ColumnOption::PrimaryKey(_) => is_key = true,
             ast::ColumnOption::Collation(_) => {}
-            ast::ColumnOption::Generated { generation_expr: None, .. } => {
+            ast::ColumnOption::Generated {
+                generation_expr: None,
+                ..
+            } => {
                 column.sequence = true;
                 column.not_null = true;
             }
             other => return Err(SqlError::unsupported(format!("column option {other}"))),
         }
     }
-    if let Some(Value::Null) = column.default.as_deref().filter(|text| text.eq_ignore_ascii_case("null")).map(|_| Value::Null) {
+    if let Some(Value::Null) = column
+        .default
+        .as_deref()
+        .filter(|text| text.eq_ignore_ascii_case("null"))
+        .map(|_| Value::Null)
+    {
         column.default = None;
     }
     Ok((column, is_key))

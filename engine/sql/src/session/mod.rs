@@ -73,7 +73,12 @@ pub struct Server<S: Store> {
 impl<S: Store> Server<S> {
     /// A server over a store. `wall_clock` gives microseconds since 1970-01-01 UTC; it is what `now()` shows.
     pub fn new(store: S, wall_clock: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
-        Self { store, counters: Counters::default(), views: SystemViews::standard(), wall_clock: Box::new(wall_clock) }
+        Self {
+            store,
+            counters: Counters::default(),
+            views: SystemViews::standard(),
+            wall_clock: Box::new(wall_clock),
+        }
     }
 
     /// Adds a computed view, such as `aquifer.nodes`.
@@ -137,7 +142,12 @@ pub struct Session<S: Store> {
 impl<S: Store> Session<S> {
     /// A session that has done nothing yet.
     pub fn new(server: Arc<Server<S>>) -> Self {
-        Self { server, open: None, settings: Settings::default(), tables: BTreeMap::new() }
+        Self {
+            server,
+            open: None,
+            settings: Settings::default(),
+            tables: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -195,7 +205,9 @@ impl<S: Store> Session<S> {
 
     /// Commits; true when it is durable, false when it had failed and was rolled back.
     async fn commit(&mut self) -> Result<bool, SqlError> {
-        let Some(mut open) = self.open.take() else { return Ok(true) };
+        let Some(mut open) = self.open.take() else {
+            return Ok(true);
+        };
         let outcome = match open.transaction.take() {
             Some(transaction) if !open.failed => transaction.commit().await,
             Some(transaction) => transaction.rollback().await.map(|()| Committed::RolledBack),
@@ -221,7 +233,9 @@ impl<S: Store> Session<S> {
 
     /// Rolls back whatever is open.
     pub async fn rollback(&mut self) -> Result<(), SqlError> {
-        let Some(open) = self.open.take() else { return Ok(()) };
+        let Some(open) = self.open.take() else {
+            return Ok(());
+        };
         let outcome = match open.transaction {
             Some(transaction) => transaction.rollback().await,
             None => Ok(()),
@@ -270,7 +284,9 @@ impl<S: Store> Session<S> {
     }
 
     async fn existing(&mut self, name: &str) -> Result<Arc<Table>, SqlError> {
-        self.table(name).await?.ok_or_else(|| SqlError::undefined_table(name))
+        self.table(name)
+            .await?
+            .ok_or_else(|| SqlError::undefined_table(name))
     }
 
     /// All tables, for the views.
@@ -292,10 +308,19 @@ impl<S: Store> Session<S> {
     }
 
     /// Runs a plan in the running statement.
-    async fn run_plan<K: Sink>(&mut self, plan: &Plan, parameters: &[Value], sink: &mut K) -> Result<u64, SqlError> {
+    async fn run_plan<K: Sink>(
+        &mut self,
+        plan: &Plan,
+        parameters: &[Value],
+        sink: &mut K,
+    ) -> Result<u64, SqlError> {
         let needs_views =
             matches!(plan, Plan::Select(select) if matches!(select.source, crate::plan::Source::View(_)));
-        let views = if needs_views { self.all_tables().await? } else { ViewContext::default() };
+        let views = if needs_views {
+            self.all_tables().await?
+        } else {
+            ViewContext::default()
+        };
         let open = self.open.as_mut().ok_or_else(aborted)?;
         let mut run = Run {
             store: &self.server.store,
@@ -310,5 +335,8 @@ impl<S: Store> Session<S> {
 }
 
 fn aborted() -> SqlError {
-    SqlError::new("25P02", "current transaction is aborted, commands ignored until end of transaction block")
+    SqlError::new(
+        "25P02",
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
 }

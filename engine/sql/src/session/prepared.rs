@@ -35,12 +35,20 @@ impl Prepared {
         if let Some(Parsed::Ast(statement)) = &parsed {
             tables_of(statement, &mut names)?;
         }
-        Ok(Self { parsed, given, names, planned: Mutex::new(None) })
+        Ok(Self {
+            parsed,
+            given,
+            names,
+            planned: Mutex::new(None),
+        })
     }
 
     /// Types of the parameters, as far as planning has found them.
     pub(crate) fn parameters(&self) -> Vec<DataType> {
-        self.planned.lock().as_ref().map_or_else(|| self.given.clone(), |planned| planned.parameters.clone())
+        self.planned
+            .lock()
+            .as_ref()
+            .map_or_else(|| self.given.clone(), |planned| planned.parameters.clone())
     }
 
     /// Columns of the result, if there will be one.
@@ -63,10 +71,17 @@ pub(super) fn is_planned(statement: &ast::Statement) -> bool {
 
 impl<S: Store> Session<S> {
     /// Parses one statement and plans it if it can be.
-    pub(crate) async fn prepare(&mut self, text: &str, given: Vec<DataType>) -> Result<Arc<Prepared>, SqlError> {
+    pub(crate) async fn prepare(
+        &mut self,
+        text: &str,
+        given: Vec<DataType>,
+    ) -> Result<Arc<Prepared>, SqlError> {
         let mut parsed = parse(text)?;
         if parsed.len() > 1 {
-            return Err(SqlError::new("42601", "cannot insert multiple commands into a prepared statement"));
+            return Err(SqlError::new(
+                "42601",
+                "cannot insert multiple commands into a prepared statement",
+            ));
         }
         let prepared = Prepared::new(parsed.pop(), given)?;
         if let Some(Parsed::Ast(statement)) = &prepared.parsed
@@ -79,7 +94,11 @@ impl<S: Store> Session<S> {
     }
 
     /// The plan of a statement, made anew if a table is not what it was.
-    pub(super) async fn planned(&mut self, prepared: &Prepared, statement: &ast::Statement) -> Result<Arc<Planned>, SqlError> {
+    pub(super) async fn planned(
+        &mut self,
+        prepared: &Prepared,
+        statement: &ast::Statement,
+    ) -> Result<Arc<Planned>, SqlError> {
         let known = prepared.planned.lock().clone();
         let mut same = known.is_some();
         let mut tables = Vec::with_capacity(prepared.names.len());
@@ -101,12 +120,26 @@ impl<S: Store> Session<S> {
             .zip(tables)
             .filter_map(|(name, table)| Some((name.clone(), table?)))
             .collect();
-        let mut planner = Planner { tables: &tables, views: &self.server.views, parameters: prepared.given.clone() };
+        let mut planner = Planner {
+            tables: &tables,
+            views: &self.server.views,
+            parameters: prepared.given.clone(),
+        };
         let plan = planner.plan(statement)?;
         // A parameter that nothing settles is text.
-        let settle = |data_type| if data_type == DataType::Unknown { DataType::Text } else { data_type };
+        let settle = |data_type| {
+            if data_type == DataType::Unknown {
+                DataType::Text
+            } else {
+                data_type
+            }
+        };
         let parameters = planner.parameters.into_iter().map(settle).collect();
-        let planned = Arc::new(Planned { plan, parameters, tables });
+        let planned = Arc::new(Planned {
+            plan,
+            parameters,
+            tables,
+        });
         *prepared.planned.lock() = Some(planned.clone());
         Ok(planned)
     }
@@ -130,7 +163,11 @@ impl<S: Store> Session<S> {
         self.begin_statement().await?;
         let planned = self.planned(prepared, statement).await?;
         if parameters.len() < planned.parameters.len() {
-            let message = format!("{} parameters are needed, {} were given", planned.parameters.len(), parameters.len());
+            let message = format!(
+                "{} parameters are needed, {} were given",
+                planned.parameters.len(),
+                parameters.len()
+            );
             return Err(SqlError::new("08P01", message));
         }
         if describe && let Some(columns) = planned.plan.columns() {

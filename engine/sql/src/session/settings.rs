@@ -53,7 +53,9 @@ pub(crate) const REPORTED: &[&str] = &[
 impl Default for Settings {
     fn default() -> Self {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        Self { values: DEFAULTS.iter().map(own).collect() }
+        Self {
+            values: DEFAULTS.iter().map(own).collect(),
+        }
     }
 }
 

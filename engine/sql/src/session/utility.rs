@@ -11,10 +11,14 @@ use sqlparser::ast;
 /// Columns of what a utility statement answers.
 pub(super) fn columns(statement: &ast::Statement) -> Option<Vec<ColumnInfo>> {
     match statement {
-        ast::Statement::ShowVariable { variable } => {
-            Some(vec![ColumnInfo { name: variable_name(variable), data_type: DataType::Text }])
-        }
-        ast::Statement::Explain { .. } => Some(vec![ColumnInfo { name: "QUERY PLAN".into(), data_type: DataType::Text }]),
+        ast::Statement::ShowVariable { variable } => Some(vec![ColumnInfo {
+            name: variable_name(variable),
+            data_type: DataType::Text,
+        }]),
+        ast::Statement::Explain { .. } => Some(vec![ColumnInfo {
+            name: "QUERY PLAN".into(),
+            data_type: DataType::Text,
+        }]),
         _ => None,
     }
 }
@@ -66,7 +70,10 @@ impl<S: Store> Session<S> {
                 self.check_not_failed()?;
                 client.complete(match other {
                     Parsed::Vacuum if self.open.as_ref().is_some_and(|open| open.block) => {
-                        return Err(SqlError::new("25001", "VACUUM cannot run inside a transaction block"));
+                        return Err(SqlError::new(
+                            "25001",
+                            "VACUUM cannot run inside a transaction block",
+                        ));
                     }
                     Parsed::Vacuum => "VACUUM",
                     Parsed::Analyze => "ANALYZE",
@@ -104,7 +111,11 @@ impl<S: Store> Session<S> {
     }
 
     fn check_not_failed(&self) -> Result<(), SqlError> {
-        if self.open.as_ref().is_some_and(|open| open.failed) { Err(super::aborted()) } else { Ok(()) }
+        if self.open.as_ref().is_some_and(|open| open.failed) {
+            Err(super::aborted())
+        } else {
+            Ok(())
+        }
     }
 
     async fn transaction_statement<C: Client>(
@@ -120,15 +131,27 @@ impl<S: Store> Session<S> {
             }
             St::Commit { chain: false, .. } => {
                 self.warn_outside(client);
-                if self.commit().await? { "COMMIT" } else { "ROLLBACK" }
+                if self.commit().await? {
+                    "COMMIT"
+                } else {
+                    "ROLLBACK"
+                }
             }
-            St::Rollback { chain: false, savepoint: None } => {
+            St::Rollback {
+                chain: false,
+                savepoint: None,
+            } => {
                 self.warn_outside(client);
                 self.rollback().await?;
                 "ROLLBACK"
             }
-            St::Commit { .. } | St::Rollback { savepoint: None, .. } => return Err(SqlError::unsupported("AND CHAIN")),
-            St::Rollback { savepoint: Some(name), .. } => {
+            St::Commit { .. } | St::Rollback { savepoint: None, .. } => {
+                return Err(SqlError::unsupported("AND CHAIN"));
+            }
+            St::Rollback {
+                savepoint: Some(name),
+                ..
+            } => {
                 self.rollback_to(&fold_ident(name)).await?;
                 "ROLLBACK"
             }
@@ -142,7 +165,10 @@ impl<S: Store> Session<S> {
                 let open = self.opened();
                 let point = open.savepoints[at].point;
                 open.savepoints.truncate(at);
-                open.transaction.as_mut().ok_or_else(super::aborted)?.release(point)?;
+                open.transaction
+                    .as_mut()
+                    .ok_or_else(super::aborted)?
+                    .release(point)?;
                 "RELEASE"
             }
             _ => return Ok(None),
@@ -155,7 +181,11 @@ impl<S: Store> Session<S> {
         }
     }
 
-    async fn begin_block<C: Client>(&mut self, modes: &[ast::TransactionMode], client: &mut C) -> Result<(), SqlError> {
+    async fn begin_block<C: Client>(
+        &mut self,
+        modes: &[ast::TransactionMode],
+        client: &mut C,
+    ) -> Result<(), SqlError> {
         self.check_not_failed()?;
         let isolation = isolation_of(modes)?;
         if let Some(open) = &mut self.open {
@@ -168,26 +198,38 @@ impl<S: Store> Session<S> {
         }
         let isolation = isolation.unwrap_or_else(|| self.settings.isolation());
         self.begin_with(true, isolation);
-        self.settings.set("transaction_isolation", isolation_name(isolation).into());
+        self.settings
+            .set("transaction_isolation", isolation_name(isolation).into());
         Ok(())
     }
 
     async fn savepoint(&mut self, name: String) -> Result<(), SqlError> {
         self.check_not_failed()?;
         if self.open.as_ref().is_none_or(|open| !open.block) {
-            return Err(SqlError::new("25P01", "SAVEPOINT can only be used in transaction blocks"));
+            return Err(SqlError::new(
+                "25P01",
+                "SAVEPOINT can only be used in transaction blocks",
+            ));
         }
         self.begin_statement().await?;
         let open = self.opened();
         let point = open.transaction.as_mut().ok_or_else(super::aborted)?.savepoint();
         let (created, dropped) = (open.created.len(), open.dropped.len());
-        open.savepoints.push(Savepoint { name, point, created, dropped });
+        open.savepoints.push(Savepoint {
+            name,
+            point,
+            created,
+            dropped,
+        });
         Ok(())
     }
 
     fn find_savepoint(&self, name: &str) -> Result<usize, SqlError> {
         let Some(open) = self.open.as_ref().filter(|open| open.block) else {
-            return Err(SqlError::new("25P01", "savepoints can only be used in transaction blocks"));
+            return Err(SqlError::new(
+                "25P01",
+                "savepoints can only be used in transaction blocks",
+            ));
         };
         open.savepoints
             .iter()
@@ -199,9 +241,16 @@ impl<S: Store> Session<S> {
         let at = self.find_savepoint(name)?;
         let open = self.opened();
         open.savepoints.truncate(at + 1);
-        let (point, created, dropped) =
-            (open.savepoints[at].point, open.savepoints[at].created, open.savepoints[at].dropped);
-        open.transaction.as_mut().ok_or_else(super::aborted)?.rollback_to(point).await?;
+        let (point, created, dropped) = (
+            open.savepoints[at].point,
+            open.savepoints[at].created,
+            open.savepoints[at].dropped,
+        );
+        open.transaction
+            .as_mut()
+            .ok_or_else(super::aborted)?
+            .rollback_to(point)
+            .await?;
         open.failed = false;
         open.dropped.truncate(dropped);
         let gone = open.created.split_off(created);
@@ -211,7 +260,11 @@ impl<S: Store> Session<S> {
 
     fn set(&mut self, set: &ast::Set) -> Result<(), SqlError> {
         let text = |expr: &ast::Expr| match expr {
-            ast::Expr::Value(value) => value.value.clone().into_string().unwrap_or_else(|| value.value.to_string()),
+            ast::Expr::Value(value) => value
+                .value
+                .clone()
+                .into_string()
+                .unwrap_or_else(|| value.value.to_string()),
             ast::Expr::Identifier(ident) => ident.value.clone(),
             other => other.to_string(),
         };
@@ -222,11 +275,16 @@ impl<S: Store> Session<S> {
                 self.set_one(&name, value)
             }
             ast::Set::SetTimeZone { value, .. } => self.set_one("timezone", text(value)),
-            ast::Set::SetNames { charset_name, .. } => self.set_one("client_encoding", charset_name.value.clone()),
+            ast::Set::SetNames { charset_name, .. } => {
+                self.set_one("client_encoding", charset_name.value.clone())
+            }
             ast::Set::SetTransaction { modes, session, .. } => {
-                let Some(isolation) = isolation_of(modes)? else { return Ok(()) };
+                let Some(isolation) = isolation_of(modes)? else {
+                    return Ok(());
+                };
                 if *session {
-                    self.settings.set("default_transaction_isolation", isolation_name(isolation).into());
+                    self.settings
+                        .set("default_transaction_isolation", isolation_name(isolation).into());
                     return Ok(());
                 }
                 match &self.open {
@@ -236,7 +294,8 @@ impl<S: Store> Session<S> {
                     )),
                     Some(open) if open.block => {
                         self.begin_with(true, isolation);
-                        self.settings.set("transaction_isolation", isolation_name(isolation).into());
+                        self.settings
+                            .set("transaction_isolation", isolation_name(isolation).into());
                         Ok(())
                     }
                     _ => Ok(()),
@@ -250,9 +309,19 @@ impl<S: Store> Session<S> {
     fn set_one(&mut self, name: &str, value: String) -> Result<(), SqlError> {
         let name = name.to_lowercase();
         let lower = value.to_lowercase();
-        let refuse = |what: &str| Err(SqlError::new("22023", format!("invalid value for parameter \"{name}\": \"{what}\"")));
+        let refuse = |what: &str| {
+            Err(SqlError::new(
+                "22023",
+                format!("invalid value for parameter \"{name}\": \"{what}\""),
+            ))
+        };
         match name.as_str() {
-            "client_encoding" if !matches!(lower.as_str(), "utf8" | "utf-8" | "unicode" | "sql_ascii" | "default") => {
+            "client_encoding"
+                if !matches!(
+                    lower.as_str(),
+                    "utf8" | "utf-8" | "unicode" | "sql_ascii" | "default"
+                ) =>
+            {
                 return refuse(&value);
             }
             "timezone" if !matches!(lower.as_str(), "utc" | "gmt" | "etc/utc" | "default" | "z" | "0") => {
@@ -269,14 +338,22 @@ impl<S: Store> Session<S> {
         Ok(())
     }
 
-    fn show<C: Client>(&mut self, variable: &[ast::Ident], describe: bool, client: &mut C) -> Result<(), SqlError> {
+    fn show<C: Client>(
+        &mut self,
+        variable: &[ast::Ident],
+        describe: bool,
+        client: &mut C,
+    ) -> Result<(), SqlError> {
         let name = variable_name(variable);
         let Some(value) = self.settings.get(&name) else {
             let message = format!("unrecognized configuration parameter \"{name}\"");
             return Err(SqlError::new("42704", message));
         };
         if describe {
-            client.describe(&[ColumnInfo { name, data_type: DataType::Text }]);
+            client.describe(&[ColumnInfo {
+                name,
+                data_type: DataType::Text,
+            }]);
         }
         client.row(&[Value::Text(value.to_owned())])?;
         client.complete("SHOW");

@@ -45,12 +45,24 @@ fn encode_numeric(value: &BigDecimal, out: &mut BytesMut) {
     let digits: Vec<i16> = [whole.as_bytes(), fraction.as_bytes()]
         .concat()
         .chunks(4)
-        .map(|group| group.iter().fold(0, |sum, digit| sum * 10 + i16::from(digit - b'0')))
+        .map(|group| {
+            group
+                .iter()
+                .fold(0, |sum, digit| sum * 10 + i16::from(digit - b'0'))
+        })
         .collect();
     let leading = digits.iter().take_while(|digit| **digit == 0).count();
-    let trailing = digits[leading..].iter().rev().take_while(|digit| **digit == 0).count();
+    let trailing = digits[leading..]
+        .iter()
+        .rev()
+        .take_while(|digit| **digit == 0)
+        .count();
     let digits = &digits[leading..digits.len() - trailing];
-    weight = if digits.is_empty() { 0 } else { weight - leading as i16 };
+    weight = if digits.is_empty() {
+        0
+    } else {
+        weight - leading as i16
+    };
     out.put_i16(digits.len() as i16);
     out.put_i16(weight);
     out.put_u16(if negative && !digits.is_empty() { 0x4000 } else { 0 });
@@ -61,7 +73,11 @@ fn encode_numeric(value: &BigDecimal, out: &mut BytesMut) {
 }
 
 fn decode_numeric(bytes: &[u8]) -> Option<BigDecimal> {
-    let word = |index: usize| bytes.get(index * 2..index * 2 + 2).map(|pair| i16::from_be_bytes([pair[0], pair[1]]));
+    let word = |index: usize| {
+        bytes
+            .get(index * 2..index * 2 + 2)
+            .map(|pair| i16::from_be_bytes([pair[0], pair[1]]))
+    };
     let (count, weight, sign, scale) = (word(0)?, word(1)?, word(2)? as u16, word(3)?);
     if sign != 0 && sign != 0x4000 {
         return None;
@@ -79,12 +95,29 @@ fn decode_numeric(bytes: &[u8]) -> Option<BigDecimal> {
 
 /// Decodes the binary form of a type.
 pub fn decode_binary(data_type: DataType, bytes: &[u8]) -> Result<Value, SqlError> {
-    let wrong = || SqlError::new("22P03", format!("incorrect binary data format for type {}", data_type.name()));
-    let eight = || <[u8; 8]>::try_from(bytes).map(i64::from_be_bytes).map_err(|_| wrong());
-    let four = || <[u8; 4]>::try_from(bytes).map(i32::from_be_bytes).map_err(|_| wrong());
+    let wrong = || {
+        SqlError::new(
+            "22P03",
+            format!("incorrect binary data format for type {}", data_type.name()),
+        )
+    };
+    let eight = || {
+        <[u8; 8]>::try_from(bytes)
+            .map(i64::from_be_bytes)
+            .map_err(|_| wrong())
+    };
+    let four = || {
+        <[u8; 4]>::try_from(bytes)
+            .map(i32::from_be_bytes)
+            .map_err(|_| wrong())
+    };
     let value = match data_type {
         DataType::Boolean => Value::Boolean(*bytes.first().ok_or_else(wrong)? != 0),
-        DataType::SmallInt => Value::Int2(<[u8; 2]>::try_from(bytes).map(i16::from_be_bytes).map_err(|_| wrong())?),
+        DataType::SmallInt => Value::Int2(
+            <[u8; 2]>::try_from(bytes)
+                .map(i16::from_be_bytes)
+                .map_err(|_| wrong())?,
+        ),
         DataType::Integer => Value::Int4(four()?),
         // An oid arrives as four bytes.
         DataType::BigInt if bytes.len() == 4 => Value::Int8(i64::from(four()?)),
@@ -102,9 +135,15 @@ pub fn decode_binary(data_type: DataType, bytes: &[u8]) -> Result<Value, SqlErro
         DataType::TimestampTz => Value::TimestampTz(eight()?),
         DataType::Interval => {
             let part: &[u8; 16] = bytes.try_into().map_err(|_| wrong())?;
-            let number = |from: usize| i32::from_be_bytes([part[from], part[from + 1], part[from + 2], part[from + 3]]);
+            let number = |from: usize| {
+                i32::from_be_bytes([part[from], part[from + 1], part[from + 2], part[from + 3]])
+            };
             let micros = (i64::from(number(0)) << 32) | i64::from(number(4) as u32);
-            Value::Interval(Interval { micros, days: number(8), months: number(12) })
+            Value::Interval(Interval {
+                micros,
+                days: number(8),
+                months: number(12),
+            })
         }
         DataType::Uuid => Value::Uuid(bytes.try_into().map_err(|_| wrong())?),
     };
@@ -122,7 +161,15 @@ mod tests {
 
     #[test]
     fn numeric_round_trips() {
-        for text in ["0", "1.50", "-12345678.9", "10000", "0.00012", "-0.5", "99999999999999999999.00000001"] {
+        for text in [
+            "0",
+            "1.50",
+            "-12345678.9",
+            "10000",
+            "0.00012",
+            "-0.5",
+            "99999999999999999999.00000001",
+        ] {
             let value = BigDecimal::from_str(text).unwrap();
             let mut out = BytesMut::new();
             encode_numeric(&value, &mut out);

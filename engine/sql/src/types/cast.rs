@@ -51,7 +51,9 @@ fn integer(value: &Value) -> Option<i64> {
 fn float_to_integer(value: f64) -> Option<i64> {
     let rounded = value.round_ties_even();
     // 2^63 itself is out of range, -2^63 is not.
-    (rounded >= -9.223_372_036_854_775_8e18 && rounded < 9.223_372_036_854_775_8e18).then_some(rounded as i64)
+    (-(2f64.powi(63))..2f64.powi(63))
+        .contains(&rounded)
+        .then_some(rounded as i64)
 }
 
 pub(crate) fn to_double(value: &Value) -> f64 {
@@ -69,8 +71,16 @@ pub(crate) fn to_double(value: &Value) -> f64 {
 fn number(value: Value, target: DataType) -> Result<Value, SqlError> {
     let range = || SqlError::out_of_range(target.name());
     Ok(match target {
-        DataType::SmallInt => Value::Int2(integer(&value).and_then(|value| value.try_into().ok()).ok_or_else(range)?),
-        DataType::Integer => Value::Int4(integer(&value).and_then(|value| value.try_into().ok()).ok_or_else(range)?),
+        DataType::SmallInt => Value::Int2(
+            integer(&value)
+                .and_then(|value| value.try_into().ok())
+                .ok_or_else(range)?,
+        ),
+        DataType::Integer => Value::Int4(
+            integer(&value)
+                .and_then(|value| value.try_into().ok())
+                .ok_or_else(range)?,
+        ),
         DataType::BigInt => Value::Int8(integer(&value).ok_or_else(range)?),
         DataType::Real => Value::Real(match value {
             Value::Real(value) => value,
@@ -83,7 +93,9 @@ fn number(value: Value, target: DataType) -> Result<Value, SqlError> {
             Value::Int4(value) => value.into(),
             Value::Int8(value) => value.into(),
             Value::Real(value) => value.to_string().parse().map_err(|_| range())?,
-            other => BigDecimal::from_f64(to_double(&other)).map(|value| shorten(&value)).ok_or_else(range)?,
+            other => BigDecimal::from_f64(to_double(&other))
+                .map(|value| shorten(&value))
+                .ok_or_else(range)?,
         }),
         _ => return Err(cannot(&value, target)),
     })
@@ -104,9 +116,14 @@ fn moment(value: Value, target: DataType) -> Result<Value, SqlError> {
         (Value::Timestamp(micros) | Value::TimestampTz(micros), DataType::Date) => {
             Value::Date(i32::try_from(micros.div_euclid(DAY)).map_err(|_| SqlError::out_of_range("date"))?)
         }
-        (Value::Timestamp(micros) | Value::TimestampTz(micros), DataType::Time) => Value::Time(micros.rem_euclid(DAY)),
+        (Value::Timestamp(micros) | Value::TimestampTz(micros), DataType::Time) => {
+            Value::Time(micros.rem_euclid(DAY))
+        }
         (Value::Interval(interval), DataType::Time) => Value::Time(interval.micros.rem_euclid(DAY)),
-        (Value::Time(micros), DataType::Interval) => Value::Interval(super::Interval { micros, ..Default::default() }),
+        (Value::Time(micros), DataType::Interval) => Value::Interval(super::Interval {
+            micros,
+            ..Default::default()
+        }),
         (value @ Value::Date(_), DataType::Date)
         | (value @ Value::Time(_), DataType::Time)
         | (value @ Value::Timestamp(_), DataType::Timestamp)
@@ -140,14 +157,19 @@ pub fn fit(value: Value, target: DataType, explicit: bool) -> Result<Value, SqlE
             let value = value.with_scale_round(i64::from(scale), RoundingMode::HalfUp);
             if value.digits() > u64::from(precision) {
                 let mut error = SqlError::new("22003", "numeric field overflow");
-                error.detail = Some(format!("A field with precision {precision}, scale {scale} cannot hold it."));
+                error.detail = Some(format!(
+                    "A field with precision {precision}, scale {scale} cannot hold it."
+                ));
                 return Err(error);
             }
             Ok(Value::Numeric(value))
         }
-        (Value::Text(text), DataType::Varchar(Some(limit))) => {
-            Ok(Value::Text(limit_length(text, limit, "character varying", explicit)?))
-        }
+        (Value::Text(text), DataType::Varchar(Some(limit))) => Ok(Value::Text(limit_length(
+            text,
+            limit,
+            "character varying",
+            explicit,
+        )?)),
         (Value::Text(text), DataType::Char(length)) => {
             let mut text = limit_length(text, length, "character", explicit)?;
             let count = text.chars().count();
@@ -163,11 +185,16 @@ fn limit_length(text: String, limit: u32, name: &str, explicit: bool) -> Result<
     if text.len() <= limit {
         return Ok(text);
     }
-    let Some((at, _)) = text.char_indices().nth(limit) else { return Ok(text) };
+    let Some((at, _)) = text.char_indices().nth(limit) else {
+        return Ok(text);
+    };
     let rest: Cow<str> = text[at..].into();
     // Blanks beyond the limit are dropped silently, as the standard has it.
     if !explicit && rest.chars().any(|character| character != ' ') {
-        return Err(SqlError::new("22001", format!("value too long for type {name}({limit})")));
+        return Err(SqlError::new(
+            "22001",
+            format!("value too long for type {name}({limit})"),
+        ));
     }
     let mut text = text;
     text.truncate(at);

@@ -31,7 +31,11 @@ pub fn civil_from_days(days: i64) -> (i64, u32, u32) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_index = (5 * day_of_year + 2) / 153;
     let day = (day_of_year - (153 * month_index + 2) / 5 + 1) as u32;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 } as u32;
+    let month = if month_index < 10 {
+        month_index + 3
+    } else {
+        month_index - 9
+    } as u32;
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
@@ -53,7 +57,10 @@ pub fn add_interval(micros: i64, interval: Interval) -> Option<i64> {
         let (year, month) = (total.div_euclid(12), total.rem_euclid(12) as u32 + 1);
         days = days_from_civil(year, month, day.min(days_in_month(year, month)));
     }
-    (days + i64::from(interval.days)).checked_mul(DAY)?.checked_add(time)?.checked_add(interval.micros)
+    (days + i64::from(interval.days))
+        .checked_mul(DAY)?
+        .checked_add(time)?
+        .checked_add(interval.micros)
 }
 
 pub fn write_date(days: i32, out: &mut String) {
@@ -150,7 +157,11 @@ pub fn parse_date(text: &str) -> Option<i32> {
     let year: i64 = year.parse().ok()?;
     let (month, day): (u32, u32) = (month.parse().ok()?, day.parse().ok()?);
     let year = if before_christ { 1 - year } else { year };
-    if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) || !(-4713..=294_276).contains(&year) {
+    if !(1..=12).contains(&month)
+        || day < 1
+        || day > days_in_month(year, month)
+        || !(-4713..=294_276).contains(&year)
+    {
         return None;
     }
     i32::try_from(days_from_civil(year, month, day)).ok()
@@ -164,7 +175,8 @@ pub fn parse_time(text: &str) -> Option<i64> {
     let minute: i64 = parts.next()?.parse().ok()?;
     let second = parse_seconds(parts.next().unwrap_or("0"))?;
     let total = hour * HOUR + minute * MINUTE + second;
-    ((0..=24).contains(&hour) && (0..60).contains(&minute) && second <= 60 * SECOND && total <= DAY).then_some(total)
+    ((0..=24).contains(&hour) && (0..60).contains(&minute) && second <= 60 * SECOND && total <= DAY)
+        .then_some(total)
 }
 
 fn parse_seconds(text: &str) -> Option<i64> {
@@ -175,8 +187,14 @@ fn parse_seconds(text: &str) -> Option<i64> {
     }
     let mut digits = fraction.to_owned();
     digits.push_str("000000");
-    let rounding = i64::from(digits.as_bytes()[6..].first().is_some_and(|digit| *digit >= b'5' && fraction.len() > 6));
-    whole.checked_mul(SECOND)?.checked_add(digits[..6].parse::<i64>().ok()? + rounding)
+    let rounding = i64::from(
+        digits.as_bytes()[6..]
+            .first()
+            .is_some_and(|digit| *digit >= b'5' && fraction.len() > 6),
+    );
+    whole
+        .checked_mul(SECOND)?
+        .checked_add(digits[..6].parse::<i64>().ok()? + rounding)
 }
 
 /// Splits a zone (`Z`, `UTC`, `+02`, `-03:30`) off a time; its offset in microseconds.
@@ -186,16 +204,30 @@ fn split_zone(text: &str) -> (&str, Option<i64>) {
             return (rest, Some(0));
         }
     }
-    let Some(at) = text.rfind(['+', '-']) else { return (text, None) };
+    let Some(at) = text.rfind(['+', '-']) else {
+        return (text, None);
+    };
     let (rest, zone) = text.split_at(at);
     let sign = if zone.starts_with('-') { -1 } else { 1 };
     let digits: String = zone[1..].chars().filter(|character| *character != ':').collect();
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) || digits.len() > 6 {
         return (text, None);
     }
-    let part = |from: usize| digits.get(from..from + 2).and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
-    let hours = if digits.len() == 1 { digits.parse().unwrap_or(0) } else { part(0) };
-    (rest, Some(sign * (hours * HOUR + part(2) * MINUTE + part(4) * SECOND)))
+    let part = |from: usize| {
+        digits
+            .get(from..from + 2)
+            .and_then(|text| text.parse::<i64>().ok())
+            .unwrap_or(0)
+    };
+    let hours = if digits.len() == 1 {
+        digits.parse().unwrap_or(0)
+    } else {
+        part(0)
+    };
+    (
+        rest,
+        Some(sign * (hours * HOUR + part(2) * MINUTE + part(4) * SECOND)),
+    )
 }
 
 /// Parses a timestamp; a zone is applied when `zone` and ignored otherwise.
@@ -216,8 +248,14 @@ pub fn parse_timestamp(text: &str, zone: bool) -> Option<i64> {
     };
     let days = parse_date(&format!("{date}{era}"))?;
     let (clock, offset) = split_zone(time.trim());
-    let micros = i64::from(days).checked_mul(DAY)?.checked_add(parse_time(clock)?)?;
-    if zone { micros.checked_sub(offset.unwrap_or(0)) } else { Some(micros) }
+    let micros = i64::from(days)
+        .checked_mul(DAY)?
+        .checked_add(parse_time(clock)?)?;
+    if zone {
+        micros.checked_sub(offset.unwrap_or(0))
+    } else {
+        Some(micros)
+    }
 }
 
 /// Parses `1 year 2 mons 3 days 04:05:06.7`, `90 minutes`, `ago`.
@@ -227,7 +265,11 @@ pub fn parse_interval(text: &str) -> Option<Interval> {
     words.peek()?;
     while let Some(word) = words.next() {
         if word == "ago" {
-            interval = Interval { months: -interval.months, days: -interval.days, micros: -interval.micros };
+            interval = Interval {
+                months: -interval.months,
+                days: -interval.days,
+                micros: -interval.micros,
+            };
         } else if word.contains(':') {
             let (negative, clock) = match word.strip_prefix('-') {
                 Some(rest) => (true, rest),
@@ -236,12 +278,22 @@ pub fn parse_interval(text: &str) -> Option<Interval> {
             let mut parts = clock.splitn(3, ':');
             let hours: i64 = parts.next()?.parse().ok()?;
             let minutes: i64 = parts.next()?.parse().ok()?;
-            let micros = hours.checked_mul(HOUR)? + minutes.checked_mul(MINUTE)? + parse_seconds(parts.next().unwrap_or("0"))?;
-            interval.micros = interval.micros.checked_add(if negative { -micros } else { micros })?;
+            let micros = hours.checked_mul(HOUR)?
+                + minutes.checked_mul(MINUTE)?
+                + parse_seconds(parts.next().unwrap_or("0"))?;
+            interval.micros = interval
+                .micros
+                .checked_add(if negative { -micros } else { micros })?;
         } else {
-            let split = word.find(|character: char| character.is_ascii_alphabetic()).unwrap_or(word.len());
+            let split = word
+                .find(|character: char| character.is_ascii_alphabetic())
+                .unwrap_or(word.len());
             let (number, unit) = word.split_at(split);
-            let unit = if unit.is_empty() { words.next().unwrap_or("second") } else { unit };
+            let unit = if unit.is_empty() {
+                words.next().unwrap_or("second")
+            } else {
+                unit
+            };
             add_unit(&mut interval, number.parse().ok()?, unit)?;
         }
     }
@@ -289,17 +341,30 @@ mod tests {
     #[test]
     fn timestamps_know_offsets() {
         let mut text = String::new();
-        write_timestamp(parse_timestamp("2026-11-21 01:30:00.25+02", true).unwrap(), true, &mut text);
+        write_timestamp(
+            parse_timestamp("2026-11-21 01:30:00.25+02", true).unwrap(),
+            true,
+            &mut text,
+        );
         assert_eq!(text, "2026-11-20 23:30:00.25+00");
     }
 
     #[test]
     fn intervals_print_as_postgresql_does() {
         let mut text = String::new();
-        write_interval(parse_interval("1 year 2 months 3 days 04:05:06").unwrap(), &mut text);
+        write_interval(
+            parse_interval("1 year 2 months 3 days 04:05:06").unwrap(),
+            &mut text,
+        );
         assert_eq!(text, "1 year 2 mons 3 days 04:05:06");
         let month_end = parse_timestamp("2024-01-31 00:00:00", false).unwrap();
-        let next = add_interval(month_end, Interval { months: 1, ..Interval::default() });
+        let next = add_interval(
+            month_end,
+            Interval {
+                months: 1,
+                ..Interval::default()
+            },
+        );
         assert_eq!(next, parse_timestamp("2024-02-29 00:00:00", false));
     }
 }

@@ -197,7 +197,8 @@ pub struct Interval {
 impl Interval {
     /// For comparison: a month has 30 days, a day 24 hours.
     fn total(self) -> i128 {
-        (i128::from(self.months) * 30 + i128::from(self.days)) * i128::from(datetime::DAY) + i128::from(self.micros)
+        (i128::from(self.months) * 30 + i128::from(self.days)) * i128::from(datetime::DAY)
+            + i128::from(self.micros)
     }
 }
 

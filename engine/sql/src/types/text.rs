@@ -14,7 +14,13 @@ pub fn encode_text(value: &Value, out: &mut String) {
         Value::Int2(value) => write_integer(i64::from(*value), out),
         Value::Int4(value) => write_integer(i64::from(*value), out),
         Value::Int8(value) => write_integer(*value, out),
-        Value::Real(value) => write_float(f64::from(*value), || format!("{value:e}"), &format!("{value}"), 6, out),
+        Value::Real(value) => write_float(
+            f64::from(*value),
+            || format!("{value:e}"),
+            &format!("{value}"),
+            6,
+            out,
+        ),
         Value::Double(value) => write_float(*value, || format!("{value:e}"), &format!("{value}"), 15, out),
         Value::Numeric(value) => out.push_str(&value.to_plain_string()),
         Value::Text(text) => out.push_str(text),
@@ -54,7 +60,12 @@ fn write_float(value: f64, exponent: impl Fn() -> String, plain: &str, digits: i
         let text = exponent();
         let (mantissa, power) = text.split_once('e').expect("the e format has an e");
         let power: i32 = power.parse().expect("an exponent is a number");
-        let _ = write!(out, "{mantissa}e{}{:02}", if power < 0 { '-' } else { '+' }, power.abs());
+        let _ = write!(
+            out,
+            "{mantissa}e{}{:02}",
+            if power < 0 { '-' } else { '+' },
+            power.abs()
+        );
     } else {
         out.push_str(plain);
     }
@@ -104,9 +115,10 @@ fn parse_integer<T: FromStr<Err = std::num::ParseIntError>>(
 ) -> Result<T, SqlError> {
     use std::num::IntErrorKind::{NegOverflow, PosOverflow};
     trimmed.parse::<T>().map_err(|error| match error.kind() {
-        PosOverflow | NegOverflow => {
-            SqlError::new("22003", format!("value \"{text}\" is out of range for type {name}"))
-        }
+        PosOverflow | NegOverflow => SqlError::new(
+            "22003",
+            format!("value \"{text}\" is out of range for type {name}"),
+        ),
         _ => SqlError::invalid_text(name, text),
     })
 }
@@ -139,10 +151,17 @@ fn parse_hex(text: &str) -> Option<Vec<u8>> {
         return None;
     }
     let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
-    digits.chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+    digits
+        .chunks(2)
+        .map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?))
+        .collect()
 }
 
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let digits: String = text.trim_matches(['{', '}']).chars().filter(|character| *character != '-').collect();
+    let digits: String = text
+        .trim_matches(['{', '}'])
+        .chars()
+        .filter(|character| *character != '-')
+        .collect();
     parse_hex(&digits)?.try_into().ok()
 }

@@ -7,7 +7,9 @@ use crate::types::{Value, encode_binary, encode_text};
 use bytes::{BufMut, Bytes, BytesMut};
 use pgwire::messages::copy::{CopyInResponse, CopyOutResponse};
 use pgwire::messages::data::{FieldDescription, RowDescription};
-use pgwire::messages::response::{CommandComplete, ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus};
+use pgwire::messages::response::{
+    CommandComplete, ErrorResponse, NoticeResponse, ReadyForQuery, TransactionStatus,
+};
 use pgwire::messages::{DecodeContext, Message, PgWireFrontendMessage};
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -103,7 +105,9 @@ impl Connection {
                 format_of(formats, index),
             )
         };
-        self.send(&RowDescription::new(columns.iter().enumerate().map(field).collect()));
+        self.send(&RowDescription::new(
+            columns.iter().enumerate().map(field).collect(),
+        ));
     }
 }
 
@@ -122,8 +126,16 @@ fn fields(severity: &str, error: &SqlError) -> Vec<(u8, String)> {
         (b'C', error.sqlstate.to_owned()),
         (b'M', error.message.clone()),
     ];
-    let optional = [(b'D', &error.detail), (b't', &error.table), (b'n', &error.constraint)];
-    fields.extend(optional.into_iter().filter_map(|(code, text)| Some((code, text.clone()?))));
+    let optional = [
+        (b'D', &error.detail),
+        (b't', &error.table),
+        (b'n', &error.constraint),
+    ];
+    fields.extend(
+        optional
+            .into_iter()
+            .filter_map(|(code, text)| Some((code, text.clone()?))),
+    );
     if error.constraint.is_some() {
         fields.push((b's', "public".into()));
     }
@@ -162,7 +174,11 @@ impl Sink for Connection {
     }
 
     async fn drain(&mut self) -> Result<(), SqlError> {
-        if self.output.len() >= LARGE { self.flush().await.map_err(broken) } else { Ok(()) }
+        if self.output.len() >= LARGE {
+            self.flush().await.map_err(broken)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -180,7 +196,11 @@ impl Client for Connection {
     }
 
     fn warning(&mut self, sqlstate: &str, message: &str) {
-        let severity = if sqlstate == "00000" || sqlstate == "42P07" { "NOTICE" } else { "WARNING" };
+        let severity = if sqlstate == "00000" || sqlstate == "42P07" {
+            "NOTICE"
+        } else {
+            "WARNING"
+        };
         self.send(&NoticeResponse::new(vec![
             (b'S', severity.to_owned()),
             (b'V', severity.to_owned()),
@@ -200,13 +220,17 @@ impl Client for Connection {
                 None => Err(broken("the client went away in COPY")),
                 Some(PgWireFrontendMessage::CopyData(data)) => Ok(Some(data.data)),
                 Some(PgWireFrontendMessage::CopyDone(_)) => Ok(None),
-                Some(PgWireFrontendMessage::CopyFail(fail)) => {
-                    Err(SqlError::new("57014", format!("COPY from stdin failed: {}", fail.message)))
-                }
+                Some(PgWireFrontendMessage::CopyFail(fail)) => Err(SqlError::new(
+                    "57014",
+                    format!("COPY from stdin failed: {}", fail.message),
+                )),
                 Some(PgWireFrontendMessage::Flush(_) | PgWireFrontendMessage::Sync(_)) => continue,
                 Some(other) => {
                     self.stray = Some(other);
-                    Err(SqlError::new("08P01", "unexpected message during COPY from stdin"))
+                    Err(SqlError::new(
+                        "08P01",
+                        "unexpected message during COPY from stdin",
+                    ))
                 }
             };
         }

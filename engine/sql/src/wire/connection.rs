@@ -6,7 +6,9 @@ use crate::session::{Prepared, REPORTED, Server, Session, Status};
 use crate::store::Store;
 use crate::types::{DataType, Value, decode_binary, parse_text};
 use pgwire::messages::data::{NoData, ParameterDescription};
-use pgwire::messages::extendedquery::{Bind, BindComplete, CloseComplete, Parse, ParseComplete, PortalSuspended};
+use pgwire::messages::extendedquery::{
+    Bind, BindComplete, CloseComplete, Parse, ParseComplete, PortalSuspended,
+};
 use pgwire::messages::response::{CommandComplete, GssEncResponse, SslResponse};
 use pgwire::messages::startup::{Authentication, BackendKeyData, ParameterStatus, SecretKey};
 use pgwire::messages::{PgWireFrontendMessage as Frontend, SslNegotiationMetaMessage as Negotiation};
@@ -76,7 +78,10 @@ impl<S: Store> Loop<S> {
                     for (name, value) in &startup.parameters {
                         self.session.start_setting(name, value);
                     }
-                    return self.welcome(number, startup.protocol_number_minor).await.map(|()| true);
+                    return self
+                        .welcome(number, startup.protocol_number_minor)
+                        .await
+                        .map(|()| true);
                 }
                 Some(_) => return Err(io::Error::other("unexpected message at start-up")),
             }
@@ -91,9 +96,11 @@ impl<S: Store> Loop<S> {
         self.connection.send(&Authentication::Ok);
         for name in REPORTED {
             let value = self.session.setting(name).to_owned();
-            self.connection.send(&ParameterStatus::new((*name).to_owned(), value));
+            self.connection
+                .send(&ParameterStatus::new((*name).to_owned(), value));
         }
-        self.connection.send(&BackendKeyData::new(number as i32, SecretKey::I32(0)));
+        self.connection
+            .send(&BackendKeyData::new(number as i32, SecretKey::I32(0)));
         self.connection.ready(Status::Idle);
         self.connection.flush().await
     }
@@ -149,7 +156,11 @@ impl<S: Store> Loop<S> {
                 let name = describe.name.unwrap_or_default();
                 if describe.target_type == b'S' {
                     let prepared = self.statement(&name)?;
-                    let types = prepared.parameters().iter().map(|data_type| data_type.oid()).collect();
+                    let types = prepared
+                        .parameters()
+                        .iter()
+                        .map(|data_type| data_type.oid())
+                        .collect();
                     self.connection.send(&ParameterDescription::new(types));
                     self.describe(&prepared, &[]);
                 } else {
@@ -159,7 +170,8 @@ impl<S: Store> Loop<S> {
                 }
             }
             Frontend::Execute(execute) => {
-                self.execute(execute.name.unwrap_or_default(), execute.max_rows).await?;
+                self.execute(execute.name.unwrap_or_default(), execute.max_rows)
+                    .await?;
             }
             Frontend::Close(close) => {
                 let name = close.name.unwrap_or_default();
@@ -176,9 +188,10 @@ impl<S: Store> Loop<S> {
     }
 
     fn statement(&self, name: &str) -> Result<Arc<Prepared>, SqlError> {
-        self.statements.get(name).cloned().ok_or_else(|| {
-            SqlError::new("26000", format!("prepared statement \"{name}\" does not exist"))
-        })
+        self.statements
+            .get(name)
+            .cloned()
+            .ok_or_else(|| SqlError::new("26000", format!("prepared statement \"{name}\" does not exist")))
     }
 
     fn describe(&mut self, prepared: &Prepared, formats: &[i16]) {
@@ -191,13 +204,17 @@ impl<S: Store> Loop<S> {
     async fn parse(&mut self, parse: Parse) -> Result<(), SqlError> {
         let name = parse.name.unwrap_or_default();
         if !name.is_empty() && self.statements.contains_key(&name) {
-            return Err(SqlError::new("42P05", format!("prepared statement \"{name}\" already exists")));
+            return Err(SqlError::new(
+                "42P05",
+                format!("prepared statement \"{name}\" already exists"),
+            ));
         }
         let given = parse
             .type_oids
             .iter()
             .map(|oid| {
-                DataType::from_oid(*oid).ok_or_else(|| SqlError::unsupported(format!("the type with object id {oid}")))
+                DataType::from_oid(*oid)
+                    .ok_or_else(|| SqlError::unsupported(format!("the type with object id {oid}")))
             })
             .collect::<Result<_, _>>()?;
         let prepared = self.session.prepare(&parse.query, given).await?;
@@ -235,7 +252,12 @@ impl<S: Store> Loop<S> {
             });
         }
         let formats = bind.result_column_format_codes;
-        let portal = Portal { prepared, parameters, formats, rest: None };
+        let portal = Portal {
+            prepared,
+            parameters,
+            formats,
+            rest: None,
+        };
         self.portals.insert(bind.portal_name.unwrap_or_default(), portal);
         self.connection.send(&BindComplete::new());
         Ok(())
@@ -246,16 +268,27 @@ impl<S: Store> Loop<S> {
         self.connection.formats.clone_from(&portal.formats);
         if max_rows <= 0 && portal.rest.is_none() {
             let prepared = portal.prepared.clone();
-            return self.session.run(&prepared, &portal.parameters, false, &mut self.connection).await;
+            return self
+                .session
+                .run(&prepared, &portal.parameters, false, &mut self.connection)
+                .await;
         }
         if portal.rest.is_none() {
             let mut kept = Kept::default();
             let prepared = portal.prepared.clone();
-            self.session.run(&prepared, &portal.parameters, false, &mut kept).await?;
+            self.session
+                .run(&prepared, &portal.parameters, false, &mut kept)
+                .await?;
             portal.rest = Some((kept.rows, kept.tag));
         }
-        let Some((rows, tag)) = &mut portal.rest else { return Ok(()) };
-        let count = if max_rows <= 0 { rows.len() } else { rows.len().min(max_rows as usize) };
+        let Some((rows, tag)) = &mut portal.rest else {
+            return Ok(());
+        };
+        let count = if max_rows <= 0 {
+            rows.len()
+        } else {
+            rows.len().min(max_rows as usize)
+        };
         for row in rows.drain(..count) {
             crate::exec::Sink::row(&mut self.connection, &row)?;
         }
@@ -264,7 +297,9 @@ impl<S: Store> Loop<S> {
         } else {
             self.connection.send(&PortalSuspended::new());
         }
-        crate::exec::Sink::drain(&mut self.connection).await.map_err(broken)
+        crate::exec::Sink::drain(&mut self.connection)
+            .await
+            .map_err(broken)
     }
 }
 

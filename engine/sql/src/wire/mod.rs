@@ -13,7 +13,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Serves clients until `shutdown` turns true; then every session is ended, its transaction rolled back.
-pub async fn serve<S: Store>(listener: TcpListener, server: Arc<Server<S>>, mut shutdown: watch::Receiver<bool>) {
+pub async fn serve<S: Store>(
+    listener: TcpListener,
+    server: Arc<Server<S>>,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let mut sessions = JoinSet::new();
     let mut number = 0u32;
     loop {
