@@ -68,7 +68,7 @@ impl FileCommand {
             Self::Ls(options) => ls(options).await,
             Self::Stat(options) => stat(options).await,
             Self::Cat(options) => {
-                copy(&options.device, &options.path, |bytes| print_bytes(bytes)).await?;
+                copy(&options.device, &options.path, print_bytes).await?;
                 Ok(Exit::Done)
             }
             Self::Cp(options) => copy_out(options).await,
