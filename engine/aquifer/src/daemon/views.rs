@@ -20,7 +20,7 @@ fn list(nodes: &[u8]) -> Value {
 fn columns(columns: &[(&str, DataType)]) -> Vec<(String, DataType)> {
     columns
         .iter()
-        .map(|(name, kind)| ((*name).to_owned(), kind.clone()))
+        .map(|(name, kind)| ((*name).to_owned(), *kind))
         .collect()
 }
 
