@@ -10,7 +10,10 @@ pub(crate) fn random_bytes(bytes: &mut [u8]) {
             done += count as usize;
         } else {
             let error = std::io::Error::last_os_error();
-            assert!(error.kind() == std::io::ErrorKind::Interrupted, "the kernel gives no randomness: {error}");
+            assert!(
+                error.kind() == std::io::ErrorKind::Interrupted,
+                "the kernel gives no randomness: {error}"
+            );
         }
     }
 }

@@ -49,15 +49,27 @@ impl TestRuntime {
     #[allow(clippy::new_ret_no_self)]
     /// A runtime at time 1 s whose random numbers come from `seed`.
     pub fn new(seed: u64) -> Arc<TestHandle> {
-        let state = State { now: 1_000_000_000, random: seed, next_task: 1, ..State::default() };
-        let runtime = Self { state: Mutex::new(state), tolerant: AtomicBool::new(false), ready: Arc::default() };
+        let state = State {
+            now: 1_000_000_000,
+            random: seed,
+            next_task: 1,
+            ..State::default()
+        };
+        let runtime = Self {
+            state: Mutex::new(state),
+            tolerant: AtomicBool::new(false),
+            ready: Arc::default(),
+        };
         Arc::new(TestHandle(Arc::new(runtime)))
     }
 
     /// Runs `future` and every task until `future` is done; panics when nothing can ever run again.
     fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
-        let main = Waker::from(Arc::new(TaskWaker { task: 0, ready: self.ready.clone() }));
+        let main = Waker::from(Arc::new(TaskWaker {
+            task: 0,
+            ready: self.ready.clone(),
+        }));
         self.ready.lock().push_back(0);
         loop {
             let next = self.ready.lock().pop_front();
@@ -74,9 +86,18 @@ impl TestRuntime {
     }
 
     fn poll_task(&self, task: u64) {
-        let Some(mut future) = self.state.lock().tasks.remove(&task) else { return };
-        let waker = Waker::from(Arc::new(TaskWaker { task, ready: self.ready.clone() }));
-        if future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        let Some(mut future) = self.state.lock().tasks.remove(&task) else {
+            return;
+        };
+        let waker = Waker::from(Arc::new(TaskWaker {
+            task,
+            ready: self.ready.clone(),
+        }));
+        if future
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+        {
             self.state.lock().tasks.insert(task, future);
         }
     }
@@ -84,7 +105,9 @@ impl TestRuntime {
     /// Moves time to the next timer.
     fn advance(&self) -> bool {
         let mut state = self.state.lock();
-        let Some(((at, _), (waker, fired))) = state.timers.pop_first() else { return false };
+        let Some(((at, _), (waker, fired))) = state.timers.pop_first() else {
+            return false;
+        };
         state.now = state.now.max(at);
         drop(state);
         fired.store(true, Ordering::Relaxed);
@@ -110,7 +133,10 @@ impl TestHandle {
     /// Forgets every task and timer, as a crash of the process does.
     pub fn drop_tasks(&self) {
         let mut state = self.0.state.lock();
-        let (tasks, timers) = (std::mem::take(&mut state.tasks), std::mem::take(&mut state.timers));
+        let (tasks, timers) = (
+            std::mem::take(&mut state.tasks),
+            std::mem::take(&mut state.timers),
+        );
         drop(state);
         drop((tasks, timers));
         self.0.ready.lock().clear();
@@ -139,7 +165,9 @@ impl Future for Sleep {
             }
         };
         let fired = Arc::new(AtomicBool::new(false));
-        state.timers.insert((self.deadline, number), (context.waker().clone(), fired.clone()));
+        state
+            .timers
+            .insert((self.deadline, number), (context.waker().clone(), fired.clone()));
         self.timer = Some((number, fired));
         Poll::Pending
     }
@@ -161,7 +189,11 @@ impl Runtime for TestHandle {
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
-        Box::pin(Sleep { runtime: self.0.clone(), deadline: deadline.0, timer: None })
+        Box::pin(Sleep {
+            runtime: self.0.clone(),
+            deadline: deadline.0,
+            timer: None,
+        })
     }
 
     fn spawn(&self, _name: &'static str, task: BoxFuture<'static, ()>) {
@@ -175,7 +207,10 @@ impl Runtime for TestHandle {
 
     fn random(&self) -> u64 {
         let mut state = self.0.state.lock();
-        state.random = state.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.random = state
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         state.random ^ (state.random >> 29)
     }
 

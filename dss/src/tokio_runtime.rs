@@ -16,7 +16,9 @@ impl TokioRuntime {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn current() -> Self {
-        Self { handle: Handle::current() }
+        Self {
+            handle: Handle::current(),
+        }
     }
 
     /// Of the given tokio runtime.

@@ -61,7 +61,10 @@ impl Engine {
 
     /// The tree that the SQL layer keeps its tables in.
     pub fn catalog_tree(&self) -> TreeId {
-        *self.catalog.get().expect("an engine is handed out when its node serves")
+        *self
+            .catalog
+            .get()
+            .expect("an engine is handed out when its node serves")
     }
 
     /// Whether statements are served.
@@ -82,7 +85,10 @@ impl Engine {
     /// Formats the first pages of a tree whose file exists, unless that was done.
     pub(crate) async fn format_tree(&self, tree: TreeId) -> Result<(), Error> {
         let mut learned = Resolutions::new();
-        let mut runner = Runner { txn: None, learned: &mut learned };
+        let mut runner = Runner {
+            txn: None,
+            learned: &mut learned,
+        };
         let end = self.run(&mut runner, true, |_| self.tree(tree).create()).await?;
         self.durable(end).await;
         Ok(())
@@ -108,10 +114,14 @@ impl Engine {
     /// Whether this node may answer now.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if !self.is_serving() {
-            return Err(Error::Unavailable("it is starting or stopping; try another node".to_owned()));
+            return Err(Error::Unavailable(
+                "it is starting or stopping; try another node".to_owned(),
+            ));
         }
         if !(self.lease)() {
-            return Err(Error::Unavailable("its lease is not renewed; storage may be slow or gone".to_owned())); // ENG-2
+            return Err(Error::Unavailable(
+                "its lease is not renewed; storage may be slow or gone".to_owned(),
+            )); // ENG-2
         }
         Ok(())
     }
@@ -161,7 +171,12 @@ impl Engine {
         Ok(())
     }
 
-    async fn unblock(&self, blocked: Blocked, runner: &mut Runner<'_>, holds: &mut Vec<Hold>) -> Result<(), Error> {
+    async fn unblock(
+        &self,
+        blocked: Blocked,
+        runner: &mut Runner<'_>,
+        holds: &mut Vec<Hold>,
+    ) -> Result<(), Error> {
         match blocked {
             Blocked::Page(page, mode) => {
                 let hold = self.pool.acquire(page, mode).await.map_err(|error| match error {
@@ -192,6 +207,9 @@ impl Engine {
 
 impl RedoSink for Engine {
     fn append(&self, records: &[RedoRecord]) -> Lsn {
-        self.redo.stream().expect("a step that writes ran only with an open stream").append(records)
+        self.redo
+            .stream()
+            .expect("a step that writes ran only with an open stream")
+            .append(records)
     }
 }

@@ -73,7 +73,11 @@ impl Error {
     pub const fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::SerializationFailure | Self::Deadlock | Self::LockTimeout | Self::SnapshotTooOld | Self::Unavailable(_)
+            Self::SerializationFailure
+                | Self::Deadlock
+                | Self::LockTimeout
+                | Self::SnapshotTooOld
+                | Self::Unavailable(_)
         )
     }
 }

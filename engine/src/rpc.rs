@@ -148,7 +148,13 @@ impl Rpc {
             pending: BTreeMap::new(),
             peers: BTreeMap::new(),
         };
-        Arc::new(Self { rt, transport, me, handler: OnceLock::new(), state: Mutex::new(state) })
+        Arc::new(Self {
+            rt,
+            transport,
+            me,
+            handler: OnceLock::new(),
+            state: Mutex::new(state),
+        })
     }
 
     /// From now on requests are answered by `handler`. Set once.
@@ -161,7 +167,9 @@ impl Rpc {
         let mut state = self.state.lock();
         let member = |node: NodeId, life: Incarnation| view.incarnation(node) == Some(life);
         // Dropping the sender is the failure.
-        state.pending.retain(|_, pending| member(pending.to, pending.incarnation));
+        state
+            .pending
+            .retain(|_, pending| member(pending.to, pending.incarnation));
         state.peers.retain(|(node, life), _| member(*node, *life));
         state.view = view;
         let ids: Vec<_> = state.pending.keys().copied().collect();
@@ -186,7 +194,15 @@ impl Rpc {
             let incarnation = state.view.incarnation(to).ok_or(RpcError::Departed)?;
             let id = state.next_id;
             state.next_id += 1;
-            state.pending.insert(id, Pending { to, incarnation, request, answer });
+            state.pending.insert(
+                id,
+                Pending {
+                    to,
+                    incarnation,
+                    request,
+                    answer,
+                },
+            );
             self.send_request(&state, id);
             Forget(self, id)
         };
@@ -205,7 +221,11 @@ impl Rpc {
 
     async fn call_self(&self, request: EngineRequest) -> EngineResponse {
         loop {
-            match self.handler.get().map(|handler| handler.handle(self.me, request.clone())) {
+            match self
+                .handler
+                .get()
+                .map(|handler| handler.handle(self.me, request.clone()))
+            {
                 Some(Reply::Now(response)) => return response,
                 Some(Reply::Later(response)) => return response.await,
                 Some(Reply::NotNow) | None => self.rt.sleep(RETRANSMIT_FIRST).await,
@@ -221,21 +241,31 @@ impl Rpc {
 
     fn send(&self, state: &State, to: NodeId, id: u64, body: Body) {
         let oldest = state.pending.keys().next().copied().unwrap_or(state.next_id);
-        let envelope = Envelope { epoch: state.view.epoch, id, oldest, body };
+        let envelope = Envelope {
+            epoch: state.view.epoch,
+            id,
+            oldest,
+            body,
+        };
         let bytes = postcard::to_allocvec(&envelope).expect("an envelope is plain data");
         self.transport.send(to, Service::Engine, bytes);
     }
 
     /// A message of `Service::Engine`. What cannot be decoded or is of another epoch is dropped.
     pub fn receive(self: &Arc<Self>, from: NodeId, incarnation: Incarnation, body: &[u8]) {
-        let Ok(envelope) = postcard::from_bytes::<Envelope>(body) else { return };
+        let Ok(envelope) = postcard::from_bytes::<Envelope>(body) else {
+            return;
+        };
         let mut state = self.state.lock();
         if envelope.epoch != state.view.epoch || state.view.incarnation(from) != Some(incarnation) {
             return;
         }
         match envelope.body {
             Body::Response(response) => {
-                let asked = state.pending.get(&envelope.id).is_some_and(|pending| pending.to == from);
+                let asked = state
+                    .pending
+                    .get(&envelope.id)
+                    .is_some_and(|pending| pending.to == from);
                 if asked && let Some(pending) = state.pending.remove(&envelope.id) {
                     // The caller may have gone: then nobody needs the answer.
                     let _ = pending.answer.send(response);
@@ -287,7 +317,9 @@ impl Rpc {
 
     fn answer(&self, to: NodeId, life: Incarnation, id: u64, response: EngineResponse, remember: bool) {
         let mut state = self.state.lock();
-        let Some(peer) = state.peers.get_mut(&(to, life)) else { return };
+        let Some(peer) = state.peers.get_mut(&(to, life)) else {
+            return;
+        };
         if remember && id >= peer.oldest {
             peer.served.insert(id, Served::Answered(response.clone()));
         } else {

@@ -30,7 +30,11 @@ impl FileSpace for FileSizes {
 impl FileSizes {
     /// Makes (or finds) the file of a tree.
     pub async fn create(&self, group: &VolumeGroup, path: &str, kind: FileKind) -> Result<TreeId, Error> {
-        let options = CreateOptions { size: FIRST_PAGES * PAGE_SIZE as u64, kind, exclusive: false };
+        let options = CreateOptions {
+            size: FIRST_PAGES * PAGE_SIZE as u64,
+            kind,
+            exclusive: false,
+        };
         let tree = TreeId(group.create(path, options).await.map_err(storage)?);
         self.learn(group, tree).await?;
         Ok(tree)
@@ -44,7 +48,10 @@ impl FileSizes {
             return Ok(());
         }
         let more = u64::from(now).clamp(FIRST_PAGES, GROWTH_PAGES);
-        group.allocate(tree.0, (u64::from(now) + more) * PAGE_SIZE as u64).await.map_err(storage)?;
+        group
+            .allocate(tree.0, (u64::from(now) + more) * PAGE_SIZE as u64)
+            .await
+            .map_err(storage)?;
         self.learn(group, tree).await?;
         Ok(())
     }

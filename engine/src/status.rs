@@ -49,7 +49,12 @@ impl StatusFiles {
         if let Some(file) = self.files.lock().get(&node) {
             return Ok(Some(*file));
         }
-        let found = engine.group.lookup(&status_path(node)).await.map_err(storage)?.map(TreeId);
+        let found = engine
+            .group
+            .lookup(&status_path(node))
+            .await
+            .map_err(storage)?
+            .map(TreeId);
         if let Some(file) = found {
             self.files.lock().insert(node, file);
         }
@@ -58,8 +63,12 @@ impl StatusFiles {
 
     async fn read_entry(&self, txn: TxnId) -> Result<Option<Scn>, Error> {
         let engine = self.engine()?;
-        let node = txn.node().ok_or(Error::State("a row names a transaction of no node"))?;
-        let Some(file) = self.file(&engine, node).await? else { return Ok(None) };
+        let node = txn
+            .node()
+            .ok_or(Error::State("a row names a transaction of no node"))?;
+        let Some(file) = self.file(&engine, node).await? else {
+            return Ok(None);
+        };
         let place = status_place(txn);
         let (number, index) = (place.page, usize::from(place.index));
         if number >= page_count(&engine, file) && number >= engine.sizes.learn(&engine.group, file).await? {
@@ -67,10 +76,16 @@ impl StatusFiles {
         }
         let id = file.page(number);
         let mut learned = Resolutions::new();
-        let mut runner = Runner { txn: None, learned: &mut learned };
+        let mut runner = Runner {
+            txn: None,
+            learned: &mut learned,
+        };
         let scn = engine
             .run(&mut runner, false, |_| {
-                let guard = engine.pool.read(id).map_err(|miss| Blocked::Page(miss.page, miss.mode))?;
+                let guard = engine
+                    .pool
+                    .read(id)
+                    .map_err(|miss| Blocked::Page(miss.page, miss.mode))?;
                 let bytes = ReadPage::bytes(&guard);
                 let corrupt = |_| Blocked::Corrupt(id);
                 match kind_of(bytes).map_err(corrupt)? {
@@ -87,17 +102,27 @@ impl StatusFiles {
         let file = self.file(&engine, engine.me).await?.ok_or(Error::NoSuchTree)?;
         let numbers: BTreeSet<u32> = commits.iter().map(|(txn, _)| status_place(*txn).page).collect();
         let mut learned = Resolutions::new();
-        let mut runner = Runner { txn: None, learned: &mut learned };
+        let mut runner = Runner {
+            txn: None,
+            learned: &mut learned,
+        };
         let end = engine
             .run(&mut runner, true, |_| {
-                let mut mtr = enough_space(&engine, file, *numbers.last().expect("a commit has a transaction"))?;
+                let mut mtr = enough_space(
+                    &engine,
+                    file,
+                    *numbers.last().expect("a commit has a transaction"),
+                )?;
                 let mut held = BTreeMap::new();
                 for number in &numbers {
                     held.insert(*number, mtr.hold(file.page(*number))?);
                 }
                 let mut fresh = Vec::new();
                 for page in held.values() {
-                    if kind_of(mtr.bytes(*page)).map_err(|_| Blocked::Corrupt(mtr.id(*page)))?.is_none() {
+                    if kind_of(mtr.bytes(*page))
+                        .map_err(|_| Blocked::Corrupt(mtr.id(*page)))?
+                        .is_none()
+                    {
                         fresh.push(*page);
                     }
                 }
@@ -106,7 +131,13 @@ impl StatusFiles {
                 }
                 for (txn, scn) in &commits {
                     let place = status_place(*txn);
-                    mtr.change(held[&place.page], &PageOperation::SetStatus { index: place.index, scn: *scn })?;
+                    mtr.change(
+                        held[&place.page],
+                        &PageOperation::SetStatus {
+                            index: place.index,
+                            scn: *scn,
+                        },
+                    )?;
                 }
                 Ok(mtr.commit(&*engine))
             })
@@ -117,7 +148,10 @@ impl StatusFiles {
     /// Makes this node's status file if it has none.
     pub async fn create_own(&self) -> Result<(), Error> {
         let engine = self.engine()?;
-        let file = engine.sizes.create(&engine.group, &status_path(engine.me), FileKind::Status).await?;
+        let file = engine
+            .sizes
+            .create(&engine.group, &status_path(engine.me), FileKind::Status)
+            .await?;
         self.files.lock().insert(engine.me, file);
         Ok(())
     }
@@ -127,7 +161,10 @@ impl StatusFiles {
         let engine = self.engine()?;
         let file = self.file(&engine, engine.me).await?.ok_or(Error::NoSuchTree)?;
         let mut learned = Resolutions::new();
-        let mut runner = Runner { txn: None, learned: &mut learned };
+        let mut runner = Runner {
+            txn: None,
+            learned: &mut learned,
+        };
         let (first, end) = engine
             .run(&mut runner, true, |_| {
                 let mut mtr = Mtr::new(&*engine.pool);
@@ -151,7 +188,11 @@ impl StatusFiles {
 }
 
 /// A mini-transaction, if the file has page `last`.
-fn enough_space(engine: &Engine, file: TreeId, last: u32) -> Result<Mtr<'_, aquifer_buffer_pool::Pool>, Blocked> {
+fn enough_space(
+    engine: &Engine,
+    file: TreeId,
+    last: u32,
+) -> Result<Mtr<'_, aquifer_buffer_pool::Pool>, Blocked> {
     if last >= page_count(engine, file) {
         return Err(Blocked::Space(file));
     }

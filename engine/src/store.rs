@@ -38,7 +38,11 @@ pub struct GroupStore {
 impl GroupStore {
     /// A store that can read; it writes once [`enable_writes`](Self::enable_writes) named its area.
     pub fn new(group: Arc<VolumeGroup>) -> Self {
-        Self { group, double_write: OnceLock::new(), batch: Mutex::new(()) }
+        Self {
+            group,
+            double_write: OnceLock::new(),
+            batch: Mutex::new(()),
+        }
     }
 
     /// Names this node's double-write file, of at least [`DOUBLE_WRITE_BYTES`].
@@ -48,7 +52,10 @@ impl GroupStore {
 
     async fn read_page(&self, page: PageId) -> Result<IoBuffer, PageStoreError> {
         let buffer = IoBuffer::zeroed(PAGE_SIZE);
-        self.group.read_at(page.file, offset(page), buffer).await.map_err(|e| failed(&e))
+        self.group
+            .read_at(page.file, offset(page), buffer)
+            .await
+            .map_err(|e| failed(&e))
     }
 
     async fn write_pages(&self, pages: Vec<(PageId, IoBuffer)>) -> Result<(), PageStoreError> {
@@ -65,10 +72,16 @@ impl GroupStore {
         Ok(())
     }
 
-    async fn write_one_batch(&self, area: FileId, pages: Vec<(PageId, IoBuffer)>) -> Result<(), StorageError> {
+    async fn write_one_batch(
+        &self,
+        area: FileId,
+        pages: Vec<(PageId, IoBuffer)>,
+    ) -> Result<(), StorageError> {
         self.group.write_at(area, 0, encode_batch(&pages)).await?;
         self.group.flush().await?;
-        let writes = pages.into_iter().map(|(page, image)| self.group.write_at(page.file, offset(page), image));
+        let writes = pages
+            .into_iter()
+            .map(|(page, image)| self.group.write_at(page.file, offset(page), image));
         for result in futures_util::future::join_all(writes).await {
             result?;
         }
@@ -97,7 +110,11 @@ fn failed(error: &StorageError) -> PageStoreError {
 
 /// Header {magic u64, count u32, crc u32 of the entries} and entries {file u64, number u32, crc u32 of the image, psn u64}, then the images.
 fn encode_batch(pages: &[(PageId, IoBuffer)]) -> IoBuffer {
-    assert!(!pages.is_empty() && pages.len() <= BATCH_PAGES, "a batch of {} pages", pages.len());
+    assert!(
+        !pages.is_empty() && pages.len() <= BATCH_PAGES,
+        "a batch of {} pages",
+        pages.len()
+    );
     let mut area = IoBuffer::zeroed(HEADER + pages.len() * PAGE_SIZE);
     for (index, (page, image)) in pages.iter().enumerate() {
         let entry = &mut area[16 + index * ENTRY..][..ENTRY];
@@ -126,9 +143,14 @@ pub fn decode_batch(area: &[u8]) -> BTreeMap<PageId, (Psn, Vec<u8>)> {
     }
     for index in 0..count {
         let entry = 16 + index * ENTRY;
-        let Some(image) = area.get(HEADER + index * PAGE_SIZE..HEADER + (index + 1) * PAGE_SIZE) else { break };
+        let Some(image) = area.get(HEADER + index * PAGE_SIZE..HEADER + (index + 1) * PAGE_SIZE) else {
+            break;
+        };
         if crc(image) == u32_at(area, entry + 12) {
-            let page = PageId { file: FileId(u64_at(area, entry)), number: u32_at(area, entry + 8) };
+            let page = PageId {
+                file: FileId(u64_at(area, entry)),
+                number: u32_at(area, entry + 8),
+            };
             images.insert(page, (Psn(u64_at(area, entry + 16)), image.to_vec()));
         }
     }
@@ -161,8 +183,20 @@ mod tests {
         let mut image = IoBuffer::zeroed(PAGE_SIZE);
         image[100] = 42;
         encode_batch(&[
-            (PageId { file: FileId(3), number: 1 }, IoBuffer::copy_padded(&image)),
-            (PageId { file: FileId(4), number: 9 }, image),
+            (
+                PageId {
+                    file: FileId(3),
+                    number: 1,
+                },
+                IoBuffer::copy_padded(&image),
+            ),
+            (
+                PageId {
+                    file: FileId(4),
+                    number: 9,
+                },
+                image,
+            ),
         ])
     }
 
@@ -170,7 +204,14 @@ mod tests {
     fn whole_images_come_back() {
         let images = decode_batch(&batch());
         assert_eq!(images.len(), 2);
-        assert_eq!(images[&PageId { file: FileId(4), number: 9 }].1[100], 42);
+        assert_eq!(
+            images[&PageId {
+                file: FileId(4),
+                number: 9
+            }]
+                .1[100],
+            42
+        );
     }
 
     #[test]

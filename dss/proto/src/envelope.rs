@@ -49,7 +49,11 @@ pub fn seal_block(magic: u64, version: u32, body: &[u8]) -> Vec<u8> {
     let mut block = Vec::with_capacity((ENVELOPE_BYTES + body.len()).next_multiple_of(BLOCK_BYTES));
     block.extend_from_slice(&magic.to_le_bytes());
     block.extend_from_slice(&version.to_le_bytes());
-    block.extend_from_slice(&u32::try_from(body.len()).expect("a body is below 4 GiB").to_le_bytes());
+    block.extend_from_slice(
+        &u32::try_from(body.len())
+            .expect("a body is below 4 GiB")
+            .to_le_bytes(),
+    );
     let crc = crc32c(&[&block[..16], body]);
     block.extend_from_slice(&crc.to_le_bytes());
     block.extend_from_slice(&[0; 12]);
@@ -60,11 +64,15 @@ pub fn seal_block(magic: u64, version: u32, body: &[u8]) -> Vec<u8> {
 
 /// The body of an envelope, checked.
 pub fn open_block(magic: u64, version: u32, block: &[u8]) -> Result<&[u8], EnvelopeError> {
-    let (head, rest) = block.split_at_checked(ENVELOPE_BYTES).ok_or(EnvelopeError::Corrupt)?;
+    let (head, rest) = block
+        .split_at_checked(ENVELOPE_BYTES)
+        .ok_or(EnvelopeError::Corrupt)?;
     if read_u64(head, 0) != magic {
         return Err(EnvelopeError::Absent);
     }
-    let body = rest.get(..read_u32(head, 12) as usize).ok_or(EnvelopeError::Corrupt)?;
+    let body = rest
+        .get(..read_u32(head, 12) as usize)
+        .ok_or(EnvelopeError::Corrupt)?;
     if crc32c(&[&head[..16], body]) != read_u32(head, 16) {
         return Err(EnvelopeError::Corrupt);
     }

@@ -13,7 +13,11 @@ impl NodeId {
 
     /// A node id, or `None` when `id` is not in 1 to 64.
     pub const fn new(id: u8) -> Option<Self> {
-        if id >= 1 && id <= Self::MAX { Some(Self(id)) } else { None }
+        if id >= 1 && id <= Self::MAX {
+            Some(Self(id))
+        } else {
+            None
+        }
     }
 
     /// The number, 1 to 64.
@@ -119,7 +123,9 @@ impl NodeSet {
 
     /// The nodes in rising order.
     pub fn iter(self) -> impl Iterator<Item = NodeId> {
-        (1..=NodeId::MAX).filter_map(NodeId::new).filter(move |n| self.contains(*n))
+        (1..=NodeId::MAX)
+            .filter_map(NodeId::new)
+            .filter(move |n| self.contains(*n))
     }
 
     /// As bits: bit 0 is node 1.

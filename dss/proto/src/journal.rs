@@ -50,7 +50,12 @@ pub struct Tail {
 impl Tail {
     /// The start of the journal of a fresh group.
     pub fn first(group: Uuid) -> Self {
-        Self { sequence: 1, position: 0, previous: chain_hash(&group.0), epoch: Epoch(0) }
+        Self {
+            sequence: 1,
+            position: 0,
+            previous: chain_hash(&group.0),
+            epoch: Epoch(0),
+        }
     }
 
     /// The start of the segment after the one that `position` is in.
@@ -86,12 +91,19 @@ pub fn encode_entry(
     records: &[Record],
 ) -> (Vec<u8>, Tail) {
     assert!(epoch >= tail.epoch, "a journal's epochs never fall");
-    assert!(position >= tail.position && position.is_multiple_of(BLOCK_BYTES as u64), "a journal grows by whole blocks");
+    assert!(
+        position >= tail.position && position.is_multiple_of(BLOCK_BYTES as u64),
+        "a journal grows by whole blocks"
+    );
     let payload = postcard::to_allocvec(records).expect("plain data always encodes");
     let mut bytes = Vec::with_capacity(entry_bytes(payload.len()));
     bytes.extend_from_slice(&ENTRY_MAGIC.to_le_bytes());
     bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&u32::try_from(payload.len()).expect("a segment is below 4 GiB").to_le_bytes());
+    bytes.extend_from_slice(
+        &u32::try_from(payload.len())
+            .expect("a segment is below 4 GiB")
+            .to_le_bytes(),
+    );
     bytes.extend_from_slice(&group.0[..8]);
     bytes.extend_from_slice(&epoch.0.to_le_bytes());
     bytes.extend_from_slice(&tail.sequence.to_le_bytes());
@@ -103,8 +115,12 @@ pub fn encode_entry(
     bytes.extend_from_slice(&payload);
     let previous = chain_hash(&bytes);
     bytes.resize(entry_bytes(payload.len()), 0);
-    let after =
-        Tail { sequence: tail.sequence + 1, position: position + bytes.len() as u64, previous, epoch };
+    let after = Tail {
+        sequence: tail.sequence + 1,
+        position: position + bytes.len() as u64,
+        previous,
+        epoch,
+    };
     (bytes, after)
 }
 
@@ -131,7 +147,11 @@ pub fn decode_entry(bytes: &[u8], group: Uuid, tail: &Tail, position: u64) -> Op
         return None;
     }
     let records: Vec<Record> = postcard::from_bytes(payload).ok()?;
-    let known = |record: &Record| record.origin.is_none_or(|origin| NodeId::new(origin.node.get()).is_some());
+    let known = |record: &Record| {
+        record
+            .origin
+            .is_none_or(|origin| NodeId::new(origin.node.get()).is_some())
+    };
     if !records.iter().all(known) {
         return None;
     }
@@ -142,7 +162,12 @@ pub fn decode_entry(bytes: &[u8], group: Uuid, tail: &Tail, position: u64) -> Op
         previous: chain_hash(&bytes[..ENTRY_HEADER + length]),
         epoch,
     };
-    Some(Entry { sequence: tail.sequence, epoch, records, after })
+    Some(Entry {
+        sequence: tail.sequence,
+        epoch,
+        records,
+        after,
+    })
 }
 
 /// First block of a checkpoint: what the body is and where the journal goes on.
@@ -161,7 +186,12 @@ pub struct CheckpointHead {
 /// A checkpoint as bytes: a head block, then the body padded to whole blocks.
 pub fn encode_checkpoint(group: Uuid, tail: Tail, catalog: &Catalog) -> Vec<u8> {
     let body = catalog.encode();
-    let head = CheckpointHead { group, tail, length: body.len() as u64, crc: crc32c(&[&body]) };
+    let head = CheckpointHead {
+        group,
+        tail,
+        length: body.len() as u64,
+        crc: crc32c(&[&body]),
+    };
     let head = postcard::to_allocvec(&head).expect("plain data always encodes");
     let mut bytes = seal_block(CHECKPOINT_MAGIC, FORMAT_VERSION, &head);
     assert_eq!(bytes.len(), BLOCK_BYTES, "a head is one block");
@@ -182,7 +212,11 @@ pub fn decode_checkpoint_head(
         return Err(EnvelopeError::Absent);
     }
     let fits = head.length <= capacity.saturating_sub(BLOCK_BYTES as u64);
-    if fits && head.tail.position.is_multiple_of(BLOCK_BYTES as u64) { Ok(head) } else { Err(EnvelopeError::Corrupt) }
+    if fits && head.tail.position.is_multiple_of(BLOCK_BYTES as u64) {
+        Ok(head)
+    } else {
+        Err(EnvelopeError::Corrupt)
+    }
 }
 
 /// The catalogue in the body of a checkpoint.

@@ -88,15 +88,26 @@ impl Label {
     pub fn decode(block: &[u8]) -> Result<Self, EnvelopeError> {
         let body = open_block(LABEL_MAGIC, FORMAT_VERSION, block)?;
         let label: Self = postcard::from_bytes(body).map_err(|_| EnvelopeError::Corrupt)?;
-        if label.is_sound() { Ok(label) } else { Err(EnvelopeError::Corrupt) }
+        if label.is_sound() {
+            Ok(label)
+        } else {
+            Err(EnvelopeError::Corrupt)
+        }
     }
 
     /// Whether the figures fit each other, so that no later arithmetic can overflow or divide by zero.
     fn is_sound(&self) -> bool {
         let block = BLOCK_BYTES as u64;
         let limit = 1u64 << 60;
-        let figures = [self.au_offset, self.journal_bytes, self.checkpoint_bytes, self.segment_bytes];
-        figures.iter().all(|figure| *figure <= limit && figure % block == 0)
+        let figures = [
+            self.au_offset,
+            self.journal_bytes,
+            self.checkpoint_bytes,
+            self.segment_bytes,
+        ];
+        figures
+            .iter()
+            .all(|figure| *figure <= limit && figure % block == 0)
             && self.size <= limit
             && self.au_bytes >= block
             && self.au_bytes.is_power_of_two()

@@ -12,8 +12,8 @@ pub mod envelope;
 mod ids;
 pub mod journal;
 pub mod label;
-pub mod storage_message;
 pub mod membership;
+pub mod storage_message;
 mod time;
 mod view;
 

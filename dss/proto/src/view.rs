@@ -33,7 +33,12 @@ impl View {
     /// The first view of nobody, from which the first real one follows.
     pub fn none() -> Self {
         let leader = NodeId::new(1).expect("1 is a node id");
-        Self { epoch: Epoch(0), members: Vec::new(), leader, homes: Vec::new() }
+        Self {
+            epoch: Epoch(0),
+            members: Vec::new(),
+            leader,
+            homes: Vec::new(),
+        }
     }
 
     /// The view after this one with `members` (rising order, not empty). The leader stays if it is still the same
@@ -43,10 +48,12 @@ impl View {
     pub fn successor(&self, members: Vec<Member>) -> Self {
         assert!(!members.is_empty(), "a view has a member");
         assert!(members.windows(2).all(|w| w[0].node < w[1].node), "members rise");
-        let stays = |node: NodeId| {
-            self.members.iter().any(|m| m.node == node && members.contains(m))
+        let stays = |node: NodeId| self.members.iter().any(|m| m.node == node && members.contains(m));
+        let leader = if stays(self.leader) {
+            self.leader
+        } else {
+            members[0].node
         };
-        let leader = if stays(self.leader) { self.leader } else { members[0].node };
         let mut counts = alloc::vec![0usize; NodeId::MAX as usize];
         let mut homes: Vec<Option<NodeId>> = alloc::vec![None; HOME_SLOTS];
         let fair = HOME_SLOTS.div_ceil(members.len());
@@ -66,7 +73,12 @@ impl View {
                 members[next].node
             })
         });
-        Self { epoch: self.epoch.next(), homes: homes.collect(), leader, members }
+        Self {
+            epoch: self.epoch.next(),
+            homes: homes.collect(),
+            leader,
+            members,
+        }
     }
 
     /// The members as a set.
@@ -76,7 +88,10 @@ impl View {
 
     /// The life of `node` in this view.
     pub fn incarnation(&self, node: NodeId) -> Option<Incarnation> {
-        self.members.iter().find(|m| m.node == node).map(|m| m.incarnation)
+        self.members
+            .iter()
+            .find(|m| m.node == node)
+            .map(|m| m.incarnation)
     }
 
     /// Whether `node` is in the view.

@@ -48,7 +48,11 @@ fn is_over(left: &mut u64) -> bool {
 impl FaultDevice {
     /// Around `inner`, without a fault yet.
     pub fn new(inner: Arc<dyn BlockDevice>, runtime: Arc<dyn Runtime>) -> Arc<Self> {
-        Arc::new(Self { inner, runtime, faults: Mutex::default() })
+        Arc::new(Self {
+            inner,
+            runtime,
+            faults: Mutex::default(),
+        })
     }
 
     /// Adds a fault.
@@ -75,7 +79,15 @@ impl FaultDevice {
             self.runtime.sleep(delay).await;
         }
         let message = String::from("injected");
-        failure.map_or(Ok(()), |errno| Err(DeviceError::Io { operation, offset, length, errno, message }))
+        failure.map_or(Ok(()), |errno| {
+            Err(DeviceError::Io {
+                operation,
+                offset,
+                length,
+                errno,
+                message,
+            })
+        })
     }
 
     /// How many bytes of a write are really written.
@@ -84,7 +96,9 @@ impl FaultDevice {
         for fault in self.faults.lock().iter_mut() {
             match fault {
                 Fault::DropWrites { after } => written = if is_over(after) { 0 } else { written },
-                Fault::TearWrites { after } => written = if is_over(after) { written.min(512) } else { written },
+                Fault::TearWrites { after } => {
+                    written = if is_over(after) { written.min(512) } else { written }
+                }
                 _ => {}
             }
         }
@@ -169,7 +183,10 @@ mod tests {
             device.heal();
             device.inject(Fault::Fail { after: 1, errno: 5 });
             device.write(0, ones()).await.unwrap();
-            assert!(matches!(device.flush().await, Err(DeviceError::Io { errno: 5, .. })));
+            assert!(matches!(
+                device.flush().await,
+                Err(DeviceError::Io { errno: 5, .. })
+            ));
             device.heal();
             device.inject(Fault::LoseFlushes);
             device.flush().await.unwrap();

@@ -26,12 +26,24 @@ pub(super) fn io_error(operation: &'static str, offset: u64, length: usize, errn
         return DeviceError::Fenced(String::from("the device answered EBADE: the reservation is lost"));
     }
     let message = std::io::Error::from_raw_os_error(errno).to_string();
-    DeviceError::Io { operation, offset, length, errno, message }
+    DeviceError::Io {
+        operation,
+        offset,
+        length,
+        errno,
+        message,
+    }
 }
 
 fn open_error(path: &Path, errno: rustix::io::Errno) -> DeviceError {
     let message = format!("{}: {errno}", path.display());
-    DeviceError::Io { operation: "open", offset: 0, length: 0, errno: errno.raw_os_error(), message }
+    DeviceError::Io {
+        operation: "open",
+        offset: 0,
+        length: 0,
+        errno: errno.raw_os_error(),
+        message,
+    }
 }
 
 impl OpenFile {
@@ -49,30 +61,54 @@ impl OpenFile {
             tracing::warn!(path = %path.display(), %errno, "no O_DIRECT here: I/O goes through the page cache");
         }
         let file = File::from(fd);
-        let geometry = geometry(&file, kind == FileType::BlockDevice).map_err(|errno| open_error(path, errno))?;
+        let geometry =
+            geometry(&file, kind == FileType::BlockDevice).map_err(|errno| open_error(path, errno))?;
         Ok(Self { file, geometry })
     }
 
     /// Whether an operation is aligned and inside.
-    pub(super) fn check(&self, operation: &'static str, offset: u64, length: usize) -> Result<(), DeviceError> {
+    pub(super) fn check(
+        &self,
+        operation: &'static str,
+        offset: u64,
+        length: usize,
+    ) -> Result<(), DeviceError> {
         let Geometry { size, block } = self.geometry;
         let aligned = offset.is_multiple_of(u64::from(block)) && length.is_multiple_of(block as usize);
         match offset.checked_add(length as u64) {
             Some(end) if aligned && end <= size => Ok(()),
-            _ => Err(DeviceError::OutOfRange { operation, offset, length }),
+            _ => Err(DeviceError::OutOfRange {
+                operation,
+                offset,
+                length,
+            }),
         }
     }
 
     /// Reads `bytes` whole; blocks.
     pub(super) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
         let done = self.file.read_exact_at(bytes, offset);
-        done.map_err(|error| io_error("read", offset, bytes.len(), error.raw_os_error().unwrap_or(libc::EIO)))
+        done.map_err(|error| {
+            io_error(
+                "read",
+                offset,
+                bytes.len(),
+                error.raw_os_error().unwrap_or(libc::EIO),
+            )
+        })
     }
 
     /// Writes `bytes` whole; blocks.
     pub(super) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         let done = self.file.write_all_at(bytes, offset);
-        done.map_err(|error| io_error("write", offset, bytes.len(), error.raw_os_error().unwrap_or(libc::EIO)))
+        done.map_err(|error| {
+            io_error(
+                "write",
+                offset,
+                bytes.len(),
+                error.raw_os_error().unwrap_or(libc::EIO),
+            )
+        })
     }
 
     /// fdatasync; blocks.
@@ -106,14 +142,22 @@ fn geometry(file: &File, is_block_device: bool) -> Result<Geometry, rustix::io::
             ]
         };
         if answers.iter().any(|answer| *answer < 0) {
-            let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+            let errno = std::io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EIO);
             return Err(rustix::io::Errno::from_raw_os_error(errno));
         }
-        return Ok(Geometry { size, block: sound_block(u32::try_from(block).unwrap_or(0)) });
+        return Ok(Geometry {
+            size,
+            block: sound_block(u32::try_from(block).unwrap_or(0)),
+        });
     }
     let size = file.metadata().map_or(0, |metadata| metadata.size());
     let block = sound_block(direct_alignment(file).unwrap_or(4096));
-    Ok(Geometry { size: size / u64::from(block) * u64::from(block), block })
+    Ok(Geometry {
+        size: size / u64::from(block) * u64::from(block),
+        block,
+    })
 }
 
 /// What `statx` says of direct I/O on a file: the larger of the memory and offset alignments.
@@ -122,8 +166,15 @@ fn direct_alignment(file: &File) -> Option<u32> {
     let mut answer: libc::statx = unsafe { std::mem::zeroed() };
     let flags = libc::AT_EMPTY_PATH;
     // SAFETY: the path is an empty C string, the descriptor is open, the answer is ours to write.
-    let result =
-        unsafe { libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_DIOALIGN, &raw mut answer) };
+    let result = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            libc::STATX_DIOALIGN,
+            &raw mut answer,
+        )
+    };
     let known = result == 0 && answer.stx_mask & libc::STATX_DIOALIGN != 0;
     Some(answer.stx_dio_offset_align.max(answer.stx_dio_mem_align)).filter(|align| known && *align != 0)
 }

@@ -119,11 +119,18 @@ mod tests {
         }
         device.flush().await.unwrap();
         let read = device.read(0, IoBuffer::zeroed(65 * 4096)).await.unwrap();
-        assert!(read.chunks(4096).zip(1..=64).all(|(chunk, number)| chunk.iter().all(|byte| *byte == number)));
+        assert!(
+            read.chunks(4096)
+                .zip(1..=64)
+                .all(|(chunk, number)| chunk.iter().all(|byte| *byte == number))
+        );
         assert!(read[64 * 4096..].iter().all(|byte| *byte == 0));
         for (offset, length) in [(size, 4096), (u64::from(block) / 2, 4096), (u64::MAX - 511, 4096)] {
             let refused = device.read(offset, IoBuffer::zeroed(length)).await;
-            assert!(matches!(refused, Err(DeviceError::OutOfRange { .. })), "{refused:?}");
+            assert!(
+                matches!(refused, Err(DeviceError::OutOfRange { .. })),
+                "{refused:?}"
+            );
         }
         // A future that is dropped leaves its buffer with the driver.
         for _ in 0..100 {
@@ -136,11 +143,18 @@ mod tests {
 
     #[test]
     fn both_ways_read_what_was_written() {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         for mode in [OpenMode::Plain, OpenMode::Best] {
             let path = path(&format!("{mode:?}"));
             create_sparse(&path, 1 << 20).unwrap();
-            assert!(create_sparse(&path, 1 << 20).is_err(), "an existing file is refused");
+            assert!(
+                create_sparse(&path, 1 << 20).is_err(),
+                "an existing file is refused"
+            );
             runtime.block_on(async { exercise(&open_device(&path, mode).unwrap()).await });
             std::fs::remove_file(&path).unwrap();
         }
@@ -148,7 +162,10 @@ mod tests {
 
     #[test]
     fn a_path_that_is_no_device_is_an_error() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             for path in ["/nowhere/at/all", "/tmp", "/dev/null"] {
                 assert!(open_device(Path::new(path), OpenMode::Best).is_err(), "{path}");

@@ -26,7 +26,11 @@ impl PlainDevice {
 
     pub(super) fn over(open: OpenFile) -> Arc<Self> {
         let threads = Arc::new(Semaphore::new(THREADS));
-        Arc::new(Self { open: Arc::new(open), handle: Handle::current(), threads })
+        Arc::new(Self {
+            open: Arc::new(open),
+            handle: Handle::current(),
+            threads,
+        })
     }
 
     /// The open file description of all its I/O, for the slot lock (HZ-17).
@@ -38,7 +42,12 @@ impl PlainDevice {
         &self,
         work: impl FnOnce(&OpenFile) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, DeviceError> {
-        let permit = self.threads.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let permit = self
+            .threads
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
         let open = self.open.clone();
         let job = self.handle.spawn_blocking(move || {
             let result = work(&open);
@@ -57,14 +66,16 @@ impl BlockDevice for PlainDevice {
     fn read(&self, offset: u64, mut buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, DeviceError>> {
         Box::pin(async move {
             self.open.check("read", offset, buffer.len())?;
-            self.run(move |open| open.read(offset, &mut buffer).map(|()| buffer)).await
+            self.run(move |open| open.read(offset, &mut buffer).map(|()| buffer))
+                .await
         })
     }
 
     fn write(&self, offset: u64, buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, DeviceError>> {
         Box::pin(async move {
             self.open.check("write", offset, buffer.len())?;
-            self.run(move |open| open.write(offset, &buffer).map(|()| buffer)).await
+            self.run(move |open| open.write(offset, &buffer).map(|()| buffer))
+                .await
         })
     }
 
@@ -74,7 +85,8 @@ impl BlockDevice for PlainDevice {
 
     fn discard(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
         Box::pin(async move {
-            self.open.check("discard", offset, usize::try_from(length).unwrap_or(usize::MAX))?;
+            self.open
+                .check("discard", offset, usize::try_from(length).unwrap_or(usize::MAX))?;
             self.run(move |open| open.discard(offset, length)).await
         })
     }

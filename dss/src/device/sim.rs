@@ -7,7 +7,7 @@
 //!   completed stays visible;
 //! - everything depends on the seed and on the order of calls alone.
 
-use crate::seam::{BoxFuture, BlockDevice, DeviceError, Geometry, IoBuffer, Runtime};
+use crate::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer, Runtime};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,7 +33,12 @@ impl SimDiskOptions {
     /// A disk of `size` bytes with latencies of 20 to 200 microseconds.
     pub fn new(size: u64, seed: u64) -> Self {
         let latency = (Duration::from_micros(20), Duration::from_micros(200));
-        Self { size, block: 4096, seed, latency }
+        Self {
+            size,
+            block: 4096,
+            seed,
+            latency,
+        }
     }
 }
 
@@ -104,7 +109,10 @@ impl SimDisk {
 
     fn with_pages(options: SimDiskOptions, pages: Pages) -> Self {
         assert!(options.block.is_power_of_two() && (512..=4096).contains(&options.block));
-        assert!(options.size.is_multiple_of(u64::from(options.block)), "a disk has whole blocks");
+        assert!(
+            options.size.is_multiple_of(u64::from(options.block)),
+            "a disk has whole blocks"
+        );
         Self(Arc::new(Mutex::new(State {
             random: options.seed ^ 0x5EED_0D15_C000_0000,
             options,
@@ -130,7 +138,11 @@ impl SimDisk {
         let port = Port(state.next_port);
         state.next_port += 1;
         state.live.insert(port);
-        Arc::new(SimDevice { disk: self.clone(), port, runtime })
+        Arc::new(SimDevice {
+            disk: self.clone(),
+            port,
+            runtime,
+        })
     }
 
     /// The opener's node crashed: its writes in flight are applied, dropped or torn, and it does no more I/O.
@@ -186,13 +198,25 @@ impl SimDisk {
     /// Another disk with what is durable now, and another seed.
     pub fn durable_copy(&self, seed: u64) -> Self {
         let state = self.0.lock();
-        Self::with_pages(SimDiskOptions { seed, ..state.options.clone() }, state.durable.clone())
+        Self::with_pages(
+            SimDiskOptions {
+                seed,
+                ..state.options.clone()
+            },
+            state.durable.clone(),
+        )
     }
 
     /// Another disk with what readers see now, and another seed.
     pub fn visible_copy(&self, seed: u64) -> Self {
         let state = self.0.lock();
-        Self::with_pages(SimDiskOptions { seed, ..state.options.clone() }, state.visible.clone())
+        Self::with_pages(
+            SimDiskOptions {
+                seed,
+                ..state.options.clone()
+            },
+            state.visible.clone(),
+        )
     }
 
     /// Changes bytes behind everybody's back, durably: decay, or a test's damage.
@@ -230,7 +254,9 @@ fn store(pages: &mut Pages, offset: u64, bytes: &[u8]) {
         let at = offset + done as u64;
         let inside = (at % PAGE) as usize;
         let count = (PAGE as usize - inside).min(bytes.len() - done);
-        let page = pages.entry(at / PAGE).or_insert_with(|| Arc::new([0; PAGE as usize]));
+        let page = pages
+            .entry(at / PAGE)
+            .or_insert_with(|| Arc::new([0; PAGE as usize]));
         Arc::make_mut(page)[inside..inside + count].copy_from_slice(&bytes[done..done + count]);
         done += count;
     }
@@ -255,7 +281,9 @@ impl State {
 
     fn kill(&mut self, port: Port) {
         self.live.remove(&port);
-        let (dead, alive) = std::mem::take(&mut self.in_flight).into_iter().partition(|(_, (p, _))| *p == port);
+        let (dead, alive) = std::mem::take(&mut self.in_flight)
+            .into_iter()
+            .partition(|(_, (p, _))| *p == port);
         self.in_flight = alive;
         let dead: BTreeMap<u64, (Port, Write)> = dead;
         for (_, (_, write)) in dead {
@@ -290,7 +318,9 @@ impl State {
 
     fn power_cut(&mut self) {
         let unflushed = std::mem::take(&mut self.unflushed).into_values();
-        let in_flight = std::mem::take(&mut self.in_flight).into_values().map(|(_, write)| write);
+        let in_flight = std::mem::take(&mut self.in_flight)
+            .into_values()
+            .map(|(_, write)| write);
         for write in unflushed.chain(in_flight).collect::<Vec<_>>() {
             for part in self.survivors(&write) {
                 store(&mut self.durable, part.offset, &part.data);
@@ -311,9 +341,13 @@ impl State {
     }
 
     fn reached(&self, point: CutPoint) -> bool {
-        let Some((planned, since)) = self.cut else { return false };
-        let (writes, flushes) =
-            (self.counters.writes - since.writes, self.counters.flushes - since.flushes);
+        let Some((planned, since)) = self.cut else {
+            return false;
+        };
+        let (writes, flushes) = (
+            self.counters.writes - since.writes,
+            self.counters.flushes - since.flushes,
+        );
         planned == point
             && match point {
                 CutPoint::DuringWrite(n) => writes == n,
@@ -326,17 +360,34 @@ impl State {
     }
 
     /// Whether an operation of `port` may go on.
-    fn admit(&mut self, port: Port, operation: &'static str, offset: u64, length: usize) -> Result<(), DeviceError> {
+    fn admit(
+        &mut self,
+        port: Port,
+        operation: &'static str,
+        offset: u64,
+        length: usize,
+    ) -> Result<(), DeviceError> {
         if !self.live.contains(&port) {
-            return Err(DeviceError::Fenced(format!("port {} of the simulated disk is closed", port.0)));
+            return Err(DeviceError::Fenced(format!(
+                "port {} of the simulated disk is closed",
+                port.0
+            )));
         }
-        let Some((left, errno)) = self.failing.get_mut(&port) else { return Ok(()) };
+        let Some((left, errno)) = self.failing.get_mut(&port) else {
+            return Ok(());
+        };
         if *left > 0 {
             *left -= 1;
             return Ok(());
         }
         let (errno, message) = (*errno, String::from("injected"));
-        Err(DeviceError::Io { operation, offset, length, errno, message })
+        Err(DeviceError::Io {
+            operation,
+            offset,
+            length,
+            errno,
+            message,
+        })
     }
 }
 
@@ -363,7 +414,11 @@ impl SimDevice {
         let aligned = offset.is_multiple_of(u64::from(block)) && length.is_multiple_of(block as usize);
         match offset.checked_add(length as u64) {
             Some(end) if aligned && end <= size => Ok(()),
-            _ => Err(DeviceError::OutOfRange { operation, offset, length }),
+            _ => Err(DeviceError::OutOfRange {
+                operation,
+                offset,
+                length,
+            }),
         }
     }
 
@@ -378,7 +433,10 @@ impl SimDevice {
         if state.live.contains(&self.port) {
             return Ok(());
         }
-        Err(DeviceError::Fenced(format!("port {} of the simulated disk was closed", self.port.0)))
+        Err(DeviceError::Fenced(format!(
+            "port {} of the simulated disk was closed",
+            self.port.0
+        )))
     }
 
     fn submit(&self, offset: u64, buffer: &IoBuffer) -> Result<u64, DeviceError> {
@@ -386,9 +444,15 @@ impl SimDevice {
         state.counters.writes += 1;
         state.submitted += 1;
         let number = state.submitted;
-        let write = Write { offset, data: Arc::from(&buffer[..]) };
+        let write = Write {
+            offset,
+            data: Arc::from(&buffer[..]),
+        };
         state.in_flight.insert(number, (self.port, write));
-        if state.planned().is_some_and(|point| matches!(point, CutPoint::DuringWrite(_)) && state.reached(point)) {
+        if state
+            .planned()
+            .is_some_and(|point| matches!(point, CutPoint::DuringWrite(_)) && state.reached(point))
+        {
             state.power_cut();
         }
         self.still_open(&state)?;
@@ -399,7 +463,10 @@ impl SimDevice {
     fn submit_flush(&self) -> Result<u64, DeviceError> {
         let mut state = self.disk.0.lock();
         state.counters.flushes += 1;
-        if state.planned().is_some_and(|point| matches!(point, CutPoint::DuringFlush(_)) && state.reached(point)) {
+        if state
+            .planned()
+            .is_some_and(|point| matches!(point, CutPoint::DuringFlush(_)) && state.reached(point))
+        {
             state.power_cut();
         }
         self.still_open(&state)?;
@@ -410,7 +477,10 @@ impl SimDevice {
 impl BlockDevice for SimDevice {
     fn geometry(&self) -> Geometry {
         let state = self.disk.0.lock();
-        Geometry { size: state.options.size, block: state.options.block }
+        Geometry {
+            size: state.options.size,
+            block: state.options.block,
+        }
     }
 
     fn read(&self, offset: u64, mut buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, DeviceError>> {
@@ -434,7 +504,10 @@ impl BlockDevice for SimDevice {
             self.runtime.sleep(latency).await;
             let mut state = self.disk.0.lock();
             self.still_open(&state)?;
-            let (_, write) = state.in_flight.remove(&number).expect("a live port's write stays in flight");
+            let (_, write) = state
+                .in_flight
+                .remove(&number)
+                .expect("a live port's write stays in flight");
             state.complete(write);
             drop(state);
             Ok(buffer)
@@ -449,7 +522,10 @@ impl BlockDevice for SimDevice {
             let mut state = self.disk.0.lock();
             self.still_open(&state)?;
             state.make_durable(through);
-            if state.planned().is_some_and(|point| matches!(point, CutPoint::AfterFlush(_)) && state.reached(point)) {
+            if state
+                .planned()
+                .is_some_and(|point| matches!(point, CutPoint::AfterFlush(_)) && state.reached(point))
+            {
                 state.power_cut();
             }
             self.still_open(&state)

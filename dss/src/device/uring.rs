@@ -60,13 +60,19 @@ impl Operation {
         let entry = match (self.kind, &mut self.buffer) {
             (Kind::Read, Some(buffer)) => {
                 let rest = &mut buffer[done..];
-                opcode::Read::new(file, rest.as_mut_ptr(), rest.len() as u32).offset(offset).build()
+                opcode::Read::new(file, rest.as_mut_ptr(), rest.len() as u32)
+                    .offset(offset)
+                    .build()
             }
             (Kind::Write, Some(buffer)) => {
                 let rest = &buffer[done..];
-                opcode::Write::new(file, rest.as_ptr(), rest.len() as u32).offset(offset).build()
+                opcode::Write::new(file, rest.as_ptr(), rest.len() as u32)
+                    .offset(offset)
+                    .build()
             }
-            _ => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
+            _ => opcode::Fsync::new(file)
+                .flags(types::FsyncFlags::DATASYNC)
+                .build(),
         };
         entry.user_data(number)
     }
@@ -128,7 +134,9 @@ impl Table {
                 Ok(_) => return Ok(()),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => continue,
-                    Some(libc::EAGAIN | libc::EBUSY) if self.in_kernel.len() > self.ring.submission().len() => {
+                    Some(libc::EAGAIN | libc::EBUSY)
+                        if self.in_kernel.len() > self.ring.submission().len() =>
+                    {
                         return Ok(());
                     }
                     Some(libc::EAGAIN | libc::EBUSY) => std::thread::yield_now(),
@@ -140,10 +148,16 @@ impl Table {
 
     /// Takes completions; partly done operations wait to go again.
     fn reap(&mut self) {
-        let completions: Vec<(u64, i32)> =
-            self.ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
+        let completions: Vec<(u64, i32)> = self
+            .ring
+            .completion()
+            .map(|entry| (entry.user_data(), entry.result()))
+            .collect();
         for (number, result) in completions {
-            let mut operation = self.in_kernel.remove(&number).expect("a completion belongs to an operation");
+            let mut operation = self
+                .in_kernel
+                .remove(&number)
+                .expect("a completion belongs to an operation");
             if result < 0 {
                 match -result {
                     libc::EINTR | libc::EAGAIN => self.again.push_back(operation),
@@ -205,7 +219,9 @@ impl Shared {
 /// Takes completions whenever the kernel posts some, until the device is gone.
 async fn drive(shared: Weak<Shared>, polled: AsyncFd<OwnedFd>) {
     loop {
-        let Ok(mut ready) = polled.readable().await else { return };
+        let Ok(mut ready) = polled.readable().await else {
+            return;
+        };
         // Cleared first: what completes from here on makes the descriptor ready again.
         ready.clear_ready();
         let Some(shared) = shared.upgrade() else { return };
@@ -227,11 +243,16 @@ impl UringDevice {
 
     /// Over an open file; gives it back when there is no io_uring.
     pub(super) fn over(open: OpenFile) -> Result<Arc<Self>, (OpenFile, DeviceError)> {
-        let ring = IoUring::<squeue::Entry>::builder().dontfork().setup_cqsize(DEPTH * 2).build(DEPTH).and_then(|ring| {
-            ring.submitter().register_files(&[open.file.as_raw_fd()])?;
-            Ok(ring)
-        });
-        let refuse = |error: std::io::Error| io_error("open", 0, 0, error.raw_os_error().unwrap_or(libc::ENOSYS));
+        let ring = IoUring::<squeue::Entry>::builder()
+            .dontfork()
+            .setup_cqsize(DEPTH * 2)
+            .build(DEPTH)
+            .and_then(|ring| {
+                ring.submitter().register_files(&[open.file.as_raw_fd()])?;
+                Ok(ring)
+            });
+        let refuse =
+            |error: std::io::Error| io_error("open", 0, 0, error.raw_os_error().unwrap_or(libc::ENOSYS));
         let ring = match ring {
             Ok(ring) => ring,
             Err(error) => return Err((open, refuse(error))),
@@ -248,8 +269,17 @@ impl UringDevice {
             Ok(polled) => polled,
             Err(error) => return Err((open, refuse(error.into_parts().1))),
         };
-        let table = Table { ring, next: 0, in_kernel: BTreeMap::new(), again: VecDeque::new() };
-        let shared = Arc::new(Shared { arrived: Mutex::default(), table: Mutex::new(table), open });
+        let table = Table {
+            ring,
+            next: 0,
+            in_kernel: BTreeMap::new(),
+            again: VecDeque::new(),
+        };
+        let shared = Arc::new(Shared {
+            arrived: Mutex::default(),
+            table: Mutex::new(table),
+            open,
+        });
         let driver = tokio::spawn(drive(Arc::downgrade(&shared), polled)).abort_handle();
         Ok(Arc::new(Self { shared, driver }))
     }
@@ -261,7 +291,13 @@ impl UringDevice {
 
     async fn run(&self, kind: Kind, offset: u64, buffer: Option<IoBuffer>) -> Finished {
         let (finished, outcome) = oneshot::channel();
-        let operation = Operation { kind, offset, done: 0, buffer, finished: Some(finished) };
+        let operation = Operation {
+            kind,
+            offset,
+            done: 0,
+            buffer,
+            finished: Some(finished),
+        };
         self.shared.arrived.lock().push_back(operation);
         self.shared.kick();
         let gone = || io_error(kind.name(), offset, 0, libc::ECANCELED);
@@ -302,7 +338,9 @@ impl BlockDevice for UringDevice {
 
     fn discard(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
         Box::pin(async move {
-            self.shared.open.check("discard", offset, usize::try_from(length).unwrap_or(usize::MAX))?;
+            self.shared
+                .open
+                .check("discard", offset, usize::try_from(length).unwrap_or(usize::MAX))?;
             let shared = self.shared.clone();
             let job = tokio::task::spawn_blocking(move || shared.open.discard(offset, length));
             job.await.expect("device work does not panic")

@@ -35,5 +35,9 @@ pub(super) fn look(descriptor: BorrowedFd<'_>, offset: u64) -> io::Result<LockSt
     if unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(if lock.l_type == libc::F_UNLCK as libc::c_short { LockState::Free } else { LockState::Held })
+    Ok(if lock.l_type == libc::F_UNLCK as libc::c_short {
+        LockState::Free
+    } else {
+        LockState::Held
+    })
 }

@@ -47,14 +47,22 @@ impl LocalFencer {
     /// does not tell who this process is.
     pub fn new(runtime: Arc<dyn Runtime>, volumes: Vec<Descriptor>) -> std::io::Result<Self> {
         assert!(!volumes.is_empty(), "a fencer has a volume to lock");
-        Ok(Self { runtime, volumes, identity: own_identity()?, observed: Mutex::default() })
+        Ok(Self {
+            runtime,
+            volumes,
+            identity: own_identity()?,
+            observed: Mutex::default(),
+        })
     }
 
     /// Held when any volume's lock is held.
     fn look(&self, node: NodeId) -> Result<LockState, FenceError> {
         for volume in &self.volumes {
             let state = lock::look(volume.as_fd(), slot_offset(node));
-            match state.map_err(|error| FenceError::System { node, message: error.to_string() })? {
+            match state.map_err(|error| FenceError::System {
+                node,
+                message: error.to_string(),
+            })? {
                 LockState::Held => return Ok(LockState::Held),
                 LockState::Free => {}
             }
@@ -90,7 +98,10 @@ impl LocalFencer {
                 let message = "its slot names this very process".to_owned();
                 return Err(FenceError::System { node, message });
             }
-            let system = |error: std::io::Error| FenceError::System { node, message: error.to_string() };
+            let system = |error: std::io::Error| FenceError::System {
+                node,
+                message: error.to_string(),
+            };
             match open_victim(&identity).map_err(system)? {
                 Victim::Gone => {}
                 Victim::Running(process) => {
@@ -111,7 +122,11 @@ impl LocalFencer {
         if observed.held < Some(incarnation) {
             return Err(FenceError::NoProof(node));
         }
-        if observed.latest > incarnation { Ok(()) } else { self.wait_for_lock(node, deadline).await }
+        if observed.latest > incarnation {
+            Ok(())
+        } else {
+            self.wait_for_lock(node, deadline).await
+        }
     }
 }
 
@@ -121,7 +136,12 @@ impl Fencer for LocalFencer {
             match lock::take(volume.as_fd(), slot_offset(node)) {
                 Ok(true) => {}
                 Ok(false) => return Err(FenceError::SlotBusy(node)),
-                Err(error) => return Err(FenceError::System { node, message: error.to_string() }),
+                Err(error) => {
+                    return Err(FenceError::System {
+                        node,
+                        message: error.to_string(),
+                    });
+                }
             }
         }
         Ok(())

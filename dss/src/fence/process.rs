@@ -39,7 +39,9 @@ impl RunningProcess {
 
 /// The process of a slot written on this boot, in this PID namespace.
 pub(super) fn open_victim(identity: &ProcessIdentity) -> io::Result<Victim> {
-    let Some(pid) = i32::try_from(identity.pid).ok().and_then(Pid::from_raw) else { return Ok(Victim::Gone) };
+    let Some(pid) = i32::try_from(identity.pid).ok().and_then(Pid::from_raw) else {
+        return Ok(Victim::Gone);
+    };
     let descriptor = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(descriptor) => descriptor,
         Err(rustix::io::Errno::SRCH) => return Ok(Victim::Gone),
@@ -65,7 +67,10 @@ pub(super) fn own_identity() -> io::Result<ProcessIdentity> {
 }
 
 fn unexpected(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{what} in /proc is not as expected"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("{what} in /proc is not as expected"),
+    )
 }
 
 fn parse_boot_id(text: &str) -> Option<[u8; 16]> {
@@ -77,7 +82,13 @@ fn parse_boot_id(text: &str) -> Option<[u8; 16]> {
 /// Field 22 of a `stat` file. The name of the process, field 2, may hold blanks and parentheses.
 fn start_ticks(path: &str) -> io::Result<u64> {
     let stat = std::fs::read_to_string(path)?;
-    let rest = stat.rsplit_once(')').map(|(_, rest)| rest).ok_or_else(|| unexpected("stat"))?;
-    let ticks = rest.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok());
+    let rest = stat
+        .rsplit_once(')')
+        .map(|(_, rest)| rest)
+        .ok_or_else(|| unexpected("stat"))?;
+    let ticks = rest
+        .split_ascii_whitespace()
+        .nth(19)
+        .and_then(|field| field.parse().ok());
     ticks.ok_or_else(|| unexpected("stat"))
 }

@@ -51,17 +51,31 @@ impl Rig {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines.map(|line| line.unwrap()).find(|line| line.starts_with("held ")).unwrap();
+        let line = lines
+            .map(|line| line.unwrap())
+            .find(|line| line.starts_with("held "))
+            .unwrap();
         let mut fields = line.split(' ').skip(1).map(|field| field.parse::<u64>().unwrap());
         let (pid, start_ticks) = (fields.next().unwrap() as u32, fields.next().unwrap());
-        let identity = ProcessIdentity { pid, start_ticks, ..own_identity().unwrap() };
-        Self { path, child, identity }
+        let identity = ProcessIdentity {
+            pid,
+            start_ticks,
+            ..own_identity().unwrap()
+        };
+        Self {
+            path,
+            child,
+            identity,
+        }
     }
 
     fn fencer(&self) -> (LocalFencer, Instant) {
         let runtime = Arc::new(TokioRuntime::current());
         let deadline = runtime.now() + Duration::from_secs(10);
-        (LocalFencer::new(runtime, vec![open(&self.path)]).unwrap(), deadline)
+        (
+            LocalFencer::new(runtime, vec![open(&self.path)]).unwrap(),
+            deadline,
+        )
     }
 }
 
@@ -79,9 +93,15 @@ async fn a_writing_process_is_killed_and_its_lock_is_free_afterwards() {
     let (fencer, deadline) = rig.fencer();
     assert!(matches!(fencer.hold(node(3)), Err(FenceError::SlotBusy(_))));
     assert_eq!(fencer.observe(node(3), Incarnation(1)).unwrap(), LockState::Held);
-    fencer.fence(node(3), Incarnation(1), rig.identity.clone(), deadline).await.unwrap();
+    fencer
+        .fence(node(3), Incarnation(1), rig.identity.clone(), deadline)
+        .await
+        .unwrap();
     assert_eq!(fencer.observe(node(3), Incarnation(1)).unwrap(), LockState::Free);
-    fencer.fence(node(3), Incarnation(1), rig.identity.clone(), deadline).await.unwrap();
+    fencer
+        .fence(node(3), Incarnation(1), rig.identity.clone(), deadline)
+        .await
+        .unwrap();
     fencer.hold(node(3)).unwrap();
 }
 
@@ -92,23 +112,37 @@ async fn a_stopped_process_holds_its_lock_and_can_be_fenced() {
     let pid = rustix::process::Pid::from_raw(rig.identity.pid as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     assert_eq!(fencer.observe(node(3), Incarnation(1)).unwrap(), LockState::Held);
-    fencer.fence(node(3), Incarnation(1), rig.identity.clone(), deadline).await.unwrap();
+    fencer
+        .fence(node(3), Incarnation(1), rig.identity.clone(), deadline)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn what_was_never_seen_held_or_is_another_process_is_neither_proof_nor_killed() {
     let rig = Rig::new("proof");
     let (fencer, deadline) = rig.fencer();
-    let elsewhere = ProcessIdentity { boot_id: [7; 16], ..rig.identity.clone() };
-    let result = fencer.fence(node(3), Incarnation(1), elsewhere.clone(), deadline).await;
+    let elsewhere = ProcessIdentity {
+        boot_id: [7; 16],
+        ..rig.identity.clone()
+    };
+    let result = fencer
+        .fence(node(3), Incarnation(1), elsewhere.clone(), deadline)
+        .await;
     assert!(matches!(result, Err(FenceError::NoProof(_))), "{result:?}");
     let soon = fencer.runtime.now() + Duration::from_millis(20);
     assert_eq!(fencer.observe(node(3), Incarnation(1)).unwrap(), LockState::Held);
     let result = fencer.fence(node(3), Incarnation(1), elsewhere, soon).await;
     assert!(matches!(result, Err(FenceError::StillAlive(_))), "{result:?}");
-    let reused = ProcessIdentity { start_ticks: 1, ..rig.identity.clone() };
+    let reused = ProcessIdentity {
+        start_ticks: 1,
+        ..rig.identity.clone()
+    };
     let result = fencer.fence(node(3), Incarnation(1), reused, soon).await;
-    assert!(matches!(result, Err(FenceError::StillAlive(_))), "not killed, and the lock is held: {result:?}");
+    assert!(
+        matches!(result, Err(FenceError::StillAlive(_))),
+        "not killed, and the lock is held: {result:?}"
+    );
     let myself = fencer.identity();
     let result = fencer.fence(node(3), Incarnation(1), myself, soon).await;
     assert!(matches!(result, Err(FenceError::System { .. })), "{result:?}");

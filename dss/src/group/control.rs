@@ -5,7 +5,9 @@
 
 use crate::seam::{BLOCK, BlockDevice, DeviceError, IoBuffer};
 use aquifer_dss_proto::NodeId;
-use aquifer_dss_proto::label::{BALLOTS_OFFSET, BODY_BYTES, SLOTS_OFFSET, ballot_offset, body_offset, slot_offset};
+use aquifer_dss_proto::label::{
+    BALLOTS_OFFSET, BODY_BYTES, SLOTS_OFFSET, ballot_offset, body_offset, slot_offset,
+};
 use std::sync::Arc;
 
 /// Typed access to the control blocks. Cheap to clone.
@@ -25,7 +27,9 @@ impl AllBlocks {
 
     /// Every node with its block.
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, &[u8])> {
-        (1..=NodeId::MAX).filter_map(NodeId::new).map(|node| (node, self.of(node)))
+        (1..=NodeId::MAX)
+            .filter_map(NodeId::new)
+            .map(|node| (node, self.of(node)))
     }
 }
 
@@ -52,7 +56,9 @@ impl ControlBlocks {
 
     /// Reads one node's ballot block: 4 KiB.
     pub async fn read_ballot_block(&self, node: NodeId) -> Result<IoBuffer, DeviceError> {
-        self.device.read(ballot_offset(node), IoBuffer::zeroed(BLOCK)).await
+        self.device
+            .read(ballot_offset(node), IoBuffer::zeroed(BLOCK))
+            .await
     }
 
     /// Writes one node's ballot block; `bytes` are at most 4 KiB, padded with zeros.
@@ -67,13 +73,22 @@ impl ControlBlocks {
 
     /// Reads body 0 or 1 of a node: 16 KiB.
     pub async fn read_body(&self, node: NodeId, which: usize) -> Result<IoBuffer, DeviceError> {
-        self.device.read(body_offset(node, which), IoBuffer::zeroed(BODY_BYTES)).await
+        self.device
+            .read(body_offset(node, which), IoBuffer::zeroed(BODY_BYTES))
+            .await
     }
 
     /// Writes body 0 or 1 of a node; `bytes` are at most 16 KiB, padded with zeros to whole blocks.
     pub async fn write_body(&self, node: NodeId, which: usize, bytes: &[u8]) -> Result<(), DeviceError> {
-        assert!(bytes.len() <= BODY_BYTES, "a body of {} bytes does not fit", bytes.len());
-        self.device.write(body_offset(node, which), IoBuffer::copy_padded(bytes)).await.map(drop)
+        assert!(
+            bytes.len() <= BODY_BYTES,
+            "a body of {} bytes does not fit",
+            bytes.len()
+        );
+        self.device
+            .write(body_offset(node, which), IoBuffer::copy_padded(bytes))
+            .await
+            .map(drop)
     }
 
     /// Makes what was written durable.
@@ -82,8 +97,15 @@ impl ControlBlocks {
     }
 
     async fn write_block(&self, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
-        assert!(bytes.len() <= BLOCK, "a control block of {} bytes does not fit", bytes.len());
-        self.device.write(offset, IoBuffer::copy_padded(bytes)).await.map(drop)
+        assert!(
+            bytes.len() <= BLOCK,
+            "a control block of {} bytes does not fit",
+            bytes.len()
+        );
+        self.device
+            .write(offset, IoBuffer::copy_padded(bytes))
+            .await
+            .map(drop)
     }
 
     async fn read_all(&self, offset: u64) -> Result<AllBlocks, DeviceError> {

@@ -62,7 +62,12 @@ struct Piece {
 
 impl VolumeGroup {
     /// Fills `buffer` from byte `offset` of a file; both are multiples of the device's block.
-    pub async fn read_at(&self, file: FileId, offset: u64, buffer: IoBuffer) -> Result<IoBuffer, StorageError> {
+    pub async fn read_at(
+        &self,
+        file: FileId,
+        offset: u64,
+        buffer: IoBuffer,
+    ) -> Result<IoBuffer, StorageError> {
         let pieces = self.begin_io(file, offset, buffer.len()).await?;
         let result = self.read_pieces(&pieces, buffer).await;
         self.in_flight.end(file);
@@ -71,7 +76,12 @@ impl VolumeGroup {
 
     /// Writes `buffer` at byte `offset` of a file; both are multiples of the device's block. Durable after
     /// [`flush`](Self::flush).
-    pub async fn write_at(&self, file: FileId, offset: u64, buffer: IoBuffer) -> Result<IoBuffer, StorageError> {
+    pub async fn write_at(
+        &self,
+        file: FileId,
+        offset: u64,
+        buffer: IoBuffer,
+    ) -> Result<IoBuffer, StorageError> {
         let pieces = self.begin_io(file, offset, buffer.len()).await?;
         let result = self.write_pieces(&pieces, buffer).await;
         self.in_flight.end(file);
@@ -116,9 +126,18 @@ impl VolumeGroup {
         length: usize,
     ) -> Result<Vec<Piece>, StorageError> {
         let inode = known.catalog.inode(file).ok_or(StorageError::NoSuchFile(file))?;
-        let Node::File { size, extents, .. } = &inode.node else { return Err(StorageError::NoSuchFile(file)) };
-        let outside = StorageError::OutsideFile { file, offset, length, size: *size };
-        let end = offset.checked_add(length as u64).filter(|end| *end <= size.next_multiple_of(BLOCK as u64));
+        let Node::File { size, extents, .. } = &inode.node else {
+            return Err(StorageError::NoSuchFile(file));
+        };
+        let outside = StorageError::OutsideFile {
+            file,
+            offset,
+            length,
+            size: *size,
+        };
+        let end = offset
+            .checked_add(length as u64)
+            .filter(|end| *end <= size.next_multiple_of(BLOCK as u64));
         let Some(end) = end else { return Err(outside) };
         let au_bytes = known.catalog.au_bytes();
         let (mut pieces, mut start, mut at) = (Vec::with_capacity(1), 0, offset);
@@ -129,7 +148,11 @@ impl VolumeGroup {
                 let unit_zero = self.au_offsets[usize::from(extent.volume)];
                 let base = unit_zero + u64::from(extent.start) * au_bytes;
                 let offset = base + (at - start);
-                pieces.push(Piece { volume: extent.volume, offset, length: (until - at) as usize });
+                pieces.push(Piece {
+                    volume: extent.volume,
+                    offset,
+                    length: (until - at) as usize,
+                });
                 at = until;
             }
             start = extent_end;

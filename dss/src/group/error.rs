@@ -15,10 +15,14 @@ pub enum StorageError {
     #[error("no volume group here: format the device first (`aquifer init`), or name the right one")]
     NoLabel,
     /// Both copies of the label are damaged.
-    #[error("both copies of the label are damaged: restore the first 128 KiB of the device, or format it with force")]
+    #[error(
+        "both copies of the label are damaged: restore the first 128 KiB of the device, or format it with force"
+    )]
     DamagedLabel,
     /// Written by another version.
-    #[error("the volume group has format version {found}, this program reads {expected}: use the matching version")]
+    #[error(
+        "the volume group has format version {found}, this program reads {expected}: use the matching version"
+    )]
     OtherVersion {
         /// On the device.
         found: u32,
@@ -26,7 +30,9 @@ pub enum StorageError {
         expected: u32,
     },
     /// Formatting would destroy a volume group.
-    #[error("the device has volume group '{name}' ({group}) already: pick another device, or format with force")]
+    #[error(
+        "the device has volume group '{name}' ({group}) already: pick another device, or format with force"
+    )]
     InUse {
         /// Its name.
         name: String,
@@ -34,13 +40,17 @@ pub enum StorageError {
         group: Uuid,
     },
     /// Formatting would destroy something unknown.
-    #[error("the device is not blank (bytes near offset {offset}): pick another device, or format with force")]
+    #[error(
+        "the device is not blank (bytes near offset {offset}): pick another device, or format with force"
+    )]
     NotBlank {
         /// Where something was found.
         offset: u64,
     },
     /// The device is too small.
-    #[error("the device has {size} bytes but at least {needed} are needed: enlarge it or choose smaller areas")]
+    #[error(
+        "the device has {size} bytes but at least {needed} are needed: enlarge it or choose smaller areas"
+    )]
     TooSmall {
         /// Bytes it has.
         size: u64,
@@ -48,7 +58,9 @@ pub enum StorageError {
         needed: u64,
     },
     /// The volumes that were named do not belong together.
-    #[error("volume {volume} belongs to group {found}, not to {expected}: name the volumes of one group, in order")]
+    #[error(
+        "volume {volume} belongs to group {found}, not to {expected}: name the volumes of one group, in order"
+    )]
     OtherGroup {
         /// Position in the list.
         volume: usize,

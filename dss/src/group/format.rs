@@ -56,7 +56,10 @@ enum Found {
     Version(u32),
 }
 
-async fn read_copy(device: &dyn BlockDevice, offset: u64) -> Result<Result<Label, EnvelopeError>, StorageError> {
+async fn read_copy(
+    device: &dyn BlockDevice,
+    offset: u64,
+) -> Result<Result<Label, EnvelopeError>, StorageError> {
     let block = device.read(offset, IoBuffer::zeroed(BLOCK)).await?;
     Ok(Label::decode(&block))
 }
@@ -81,8 +84,13 @@ async fn find_label(device: &dyn BlockDevice, repair: bool) -> Result<Found, Sto
         (Err(_), Err(_)) => return Ok(Found::Damaged),
     };
     if let Some(copy) = stale.filter(|_| repair) {
-        tracing::warn!(copy, "a copy of the label was damaged or old: written again from the other");
-        device.write(LABEL_OFFSETS[copy], IoBuffer::copy_padded(&label.encode())).await?;
+        tracing::warn!(
+            copy,
+            "a copy of the label was damaged or old: written again from the other"
+        );
+        device
+            .write(LABEL_OFFSETS[copy], IoBuffer::copy_padded(&label.encode()))
+            .await?;
         device.flush().await?;
     }
     Ok(Found::Label(Box::new(label)))
@@ -95,27 +103,44 @@ pub(super) async fn read_label(device: &dyn BlockDevice) -> Result<Label, Storag
         Found::Nothing => return Err(StorageError::NoLabel),
         Found::Damaged => return Err(StorageError::DamagedLabel),
         Found::Version(found) => {
-            return Err(StorageError::OtherVersion { found, expected: FORMAT_VERSION });
+            return Err(StorageError::OtherVersion {
+                found,
+                expected: FORMAT_VERSION,
+            });
         }
     };
     let size = device.geometry().size;
     let needed = label.au_offset + u64::from(label.au_count) * label.au_bytes;
-    if size < needed { Err(StorageError::TooSmall { size, needed }) } else { Ok(label) }
+    if size < needed {
+        Err(StorageError::TooSmall { size, needed })
+    } else {
+        Ok(label)
+    }
 }
 
 /// Refuses a device that something is on.
 async fn require_blank(device: &dyn BlockDevice) -> Result<(), StorageError> {
     match find_label(device, false).await? {
-        Found::Label(label) => return Err(StorageError::InUse { name: label.name, group: label.group }),
+        Found::Label(label) => {
+            return Err(StorageError::InUse {
+                name: label.name,
+                group: label.group,
+            });
+        }
         Found::Damaged => return Err(StorageError::DamagedLabel),
         Found::Version(found) => {
-            return Err(StorageError::OtherVersion { found, expected: FORMAT_VERSION });
+            return Err(StorageError::OtherVersion {
+                found,
+                expected: FORMAT_VERSION,
+            });
         }
         Found::Nothing => {}
     }
     let start = device.read(0, IoBuffer::zeroed(JOURNAL_OFFSET as usize)).await?;
     match start.iter().position(|byte| *byte != 0) {
-        Some(offset) => Err(StorageError::NotBlank { offset: offset as u64 }),
+        Some(offset) => Err(StorageError::NotBlank {
+            offset: offset as u64,
+        }),
         None => Ok(()),
     }
 }
@@ -129,7 +154,10 @@ fn plan(size: u64, options: &GroupOptions) -> Result<Label, StorageError> {
     if !options.au_bytes.is_power_of_two() || options.au_bytes < block || options.au_bytes > 64 << 20 {
         return invalid("an allocation unit is a power of two up to 64 MiB");
     }
-    if options.journal_bytes < 64 << 10 || !options.journal_bytes.is_multiple_of(32 << 10) || options.journal_bytes > 1 << 40 {
+    if options.journal_bytes < 64 << 10
+        || !options.journal_bytes.is_multiple_of(32 << 10)
+        || options.journal_bytes > 1 << 40
+    {
         return invalid("the journal is a multiple of 32 KiB and at least 64 KiB");
     }
     let checkpoint = options.checkpoint_bytes;
@@ -206,12 +234,22 @@ pub(super) async fn format(
     let capacity = (label.checkpoint_bytes - BLOCK as u64) as usize;
     let catalog = Catalog::new(label.au_bytes, &[label.au_count], capacity);
     let checkpoint = encode_checkpoint(label.group, Tail::first(label.group), &catalog);
-    device.write(label.checkpoint_offset(0), IoBuffer::copy_padded(&checkpoint)).await?;
-    device.write(label.checkpoint_offset(1), IoBuffer::zeroed(BLOCK)).await?;
+    device
+        .write(label.checkpoint_offset(0), IoBuffer::copy_padded(&checkpoint))
+        .await?;
+    device
+        .write(label.checkpoint_offset(1), IoBuffer::zeroed(BLOCK))
+        .await?;
     device.flush().await?;
     for offset in LABEL_OFFSETS {
-        device.write(offset, IoBuffer::copy_padded(&label.encode())).await?;
+        device
+            .write(offset, IoBuffer::copy_padded(&label.encode()))
+            .await?;
         device.flush().await?;
     }
-    Ok(GroupIdentity { group: label.group, name: label.name, units: label.au_count })
+    Ok(GroupIdentity {
+        group: label.group,
+        name: label.name,
+        units: label.au_count,
+    })
 }

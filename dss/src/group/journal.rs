@@ -8,8 +8,8 @@ use crate::seam::{BLOCK, BlockDevice, IoBuffer};
 use aquifer_dss_proto::Epoch;
 use aquifer_dss_proto::catalog::{Catalog, Record};
 use aquifer_dss_proto::journal::{
-    CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry, encode_checkpoint,
-    encode_entry, expected_bytes, sequence_of,
+    CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry,
+    encode_checkpoint, encode_entry, expected_bytes, sequence_of,
 };
 use aquifer_dss_proto::label::{JOURNAL_OFFSET, Label};
 use std::sync::Arc;
@@ -32,7 +32,13 @@ impl Journal {
         label: Label,
     ) -> Result<(Self, Catalog), StorageError> {
         let tail = Tail::first(label.group);
-        let mut journal = Self { device, label, tail, which: 0, checkpoint: tail };
+        let mut journal = Self {
+            device,
+            label,
+            tail,
+            which: 0,
+            checkpoint: tail,
+        };
         // A leader may overwrite the older one while it is read here; then the other one is the newer by now.
         for _ in 0..8 {
             if let Some(catalog) = journal.load_newest().await? {
@@ -95,7 +101,9 @@ impl Journal {
     /// there. When both are there the later epoch is right: the other is a deposed leader's (HZ-18).
     pub(super) async fn read_after(&self, tail: &Tail) -> Result<Option<Entry>, StorageError> {
         let near = self.read_entry(tail, tail.position).await?;
-        let far = self.read_entry(tail, tail.next_segment(self.label.segment_bytes)).await?;
+        let far = self
+            .read_entry(tail, tail.next_segment(self.label.segment_bytes))
+            .await?;
         Ok(match (near, far) {
             (Some(near), Some(far)) => Some(if far.epoch > near.epoch { far } else { near }),
             (near, far) => near.or(far),
@@ -105,10 +113,18 @@ impl Journal {
     async fn read_entry(&self, tail: &Tail, position: u64) -> Result<Option<Entry>, StorageError> {
         let (group, segment) = (self.label.group, self.label.segment_bytes);
         let left = segment - position % segment;
-        let mut bytes = self.device.read(self.physical(position), IoBuffer::zeroed(BLOCK)).await?;
-        let Some(length) = expected_bytes(&bytes, group, tail, position, left) else { return Ok(None) };
+        let mut bytes = self
+            .device
+            .read(self.physical(position), IoBuffer::zeroed(BLOCK))
+            .await?;
+        let Some(length) = expected_bytes(&bytes, group, tail, position, left) else {
+            return Ok(None);
+        };
         if length > bytes.len() {
-            bytes = self.device.read(self.physical(position), IoBuffer::zeroed(length)).await?;
+            bytes = self
+                .device
+                .read(self.physical(position), IoBuffer::zeroed(length))
+                .await?;
         }
         Ok(decode_entry(&bytes, group, tail, position))
     }
@@ -119,11 +135,18 @@ impl Journal {
         let mut offset = 0;
         while offset < self.label.journal_bytes {
             let length = self.label.segment_bytes as usize;
-            let bytes = self.device.read(JOURNAL_OFFSET + offset, IoBuffer::zeroed(length)).await?;
-            let found = (0..length).step_by(BLOCK).filter_map(|at| sequence_of(&bytes[at..], self.label.group));
+            let bytes = self
+                .device
+                .read(JOURNAL_OFFSET + offset, IoBuffer::zeroed(length))
+                .await?;
+            let found = (0..length)
+                .step_by(BLOCK)
+                .filter_map(|at| sequence_of(&bytes[at..], self.label.group));
             if let Some(sequence) = found.max().filter(|sequence| *sequence > self.tail.sequence) {
                 let end = self.tail.sequence;
-                return Err(StorageError::Damaged(format!("journal entry {end} is unreadable, {sequence} is there")));
+                return Err(StorageError::Damaged(format!(
+                    "journal entry {end} is unreadable, {sequence} is there"
+                )));
             }
             offset += self.label.segment_bytes;
         }
@@ -156,8 +179,13 @@ impl Journal {
         if self.is_full(position) {
             self.checkpoint(epoch, &catalog()).await?;
         }
-        assert!(!self.is_full(position), "a checkpoint makes room for two segments");
-        self.device.write(self.physical(position), IoBuffer::copy_padded(&encoded.0)).await?;
+        assert!(
+            !self.is_full(position),
+            "a checkpoint makes room for two segments"
+        );
+        self.device
+            .write(self.physical(position), IoBuffer::copy_padded(&encoded.0))
+            .await?;
         self.device.flush().await?;
         self.tail = encoded.1;
         Ok(())
@@ -178,11 +206,20 @@ impl Journal {
     pub(super) async fn checkpoint(&mut self, epoch: Epoch, catalog: &Catalog) -> Result<(), StorageError> {
         let bytes = encode_checkpoint(self.label.group, self.tail, catalog);
         if bytes.len() as u64 > self.label.checkpoint_bytes {
-            return Err(StorageError::Damaged("the catalogue outgrew its checkpoint".into()));
+            return Err(StorageError::Damaged(
+                "the catalogue outgrew its checkpoint".into(),
+            ));
         }
         let which = 1 - self.which;
-        tracing::debug!(epoch = epoch.0, sequence = self.tail.sequence, which, "metadata checkpoint");
-        self.device.write(self.label.checkpoint_offset(which), IoBuffer::copy_padded(&bytes)).await?;
+        tracing::debug!(
+            epoch = epoch.0,
+            sequence = self.tail.sequence,
+            which,
+            "metadata checkpoint"
+        );
+        self.device
+            .write(self.label.checkpoint_offset(which), IoBuffer::copy_padded(&bytes))
+            .await?;
         self.device.flush().await?;
         (self.which, self.checkpoint) = (which, self.tail);
         Ok(())

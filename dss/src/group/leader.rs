@@ -72,18 +72,32 @@ impl VolumeGroup {
         }
         if epoch < journal.tail.epoch {
             let newest = journal.tail.epoch;
-            return Err(StorageError::Invalid(format!("epoch {} is over: the journal has {}", epoch.0, newest.0)));
+            return Err(StorageError::Invalid(format!(
+                "epoch {} is over: the journal has {}",
+                epoch.0, newest.0
+            )));
         }
-        let lead = Record { origin: None, operation: Operation::Lead { epoch, leader: self.me } };
+        let lead = Record {
+            origin: None,
+            operation: Operation::Lead {
+                epoch,
+                leader: self.me,
+            },
+        };
         let catalog = || self.known.read().catalog.clone();
-        journal.append(epoch, std::slice::from_ref(&lead), true, catalog).await?;
+        journal
+            .append(epoch, std::slice::from_ref(&lead), true, catalog)
+            .await?;
         self.apply(&journal, &[lead]);
         self.role.send_replace(Role::Leader { epoch });
         drop(journal);
         let starts = !std::mem::replace(&mut *self.leadership.writing.lock(), true);
         if starts {
             let group = self.clone();
-            self.runtime.spawn("metadata journal", Box::pin(async move { group.write_journal().await }));
+            self.runtime.spawn(
+                "metadata journal",
+                Box::pin(async move { group.write_journal().await }),
+            );
         }
         self.leadership.wake();
         Ok(())
@@ -99,7 +113,10 @@ impl VolumeGroup {
         let mut known = self.known.write();
         known.applied = journal.tail.sequence - 1;
         let sequence = known.applied;
-        records.iter().map(|record| known.catalog.apply(sequence, record)).collect()
+        records
+            .iter()
+            .map(|record| known.catalog.apply(sequence, record))
+            .collect()
     }
 
     /// The task that writes while this node leads.
@@ -110,7 +127,9 @@ impl VolumeGroup {
                 Ok(false) => {}
                 Err(error) => {
                     // What is on the device now is unknown: the next leader finds out (DSS-2).
-                    return self.runtime.abort(&format!("the metadata journal cannot be written: {error}"));
+                    return self
+                        .runtime
+                        .abort(&format!("the metadata journal cannot be written: {error}"));
                 }
             }
             if self.leading().is_none() && self.stop_writing() {
@@ -143,13 +162,17 @@ impl VolumeGroup {
     /// Appends what waits as one entry. False when there was nothing to do, or this node does not lead.
     async fn write_batch(&self) -> Result<bool, StorageError> {
         let mut journal = self.journal.lock().await;
-        let Some(epoch) = self.leading() else { return Ok(false) };
+        let Some(epoch) = self.leading() else {
+            return Ok(false);
+        };
         let batch = self.take_batch();
         if batch.is_empty() {
             return Ok(false);
         }
         let records: Vec<Record> = batch.iter().map(|pending| pending.record.clone()).collect();
-        journal.append(epoch, &records, false, || self.known.read().catalog.clone()).await?;
+        journal
+            .append(epoch, &records, false, || self.known.read().catalog.clone())
+            .await?;
         let outcomes = self.apply(&journal, &records);
         let sequence = journal.tail.sequence - 1;
         if journal.wants_checkpoint() {
@@ -167,9 +190,14 @@ impl VolumeGroup {
     fn take_batch(&self) -> Vec<Pending> {
         let (mut batch, mut bytes) = (Vec::new(), BATCH_SLACK);
         loop {
-            let Some(pending) = self.leadership.queue.lock().pop_front() else { return batch };
+            let Some(pending) = self.leadership.queue.lock().pop_front() else {
+                return batch;
+            };
             let known = self.known.read();
-            let done = pending.record.origin.and_then(|origin| known.catalog.known_outcome(&origin));
+            let done = pending
+                .record
+                .origin
+                .and_then(|origin| known.catalog.known_outcome(&origin));
             if let Some(outcome) = done {
                 let applied = known.applied;
                 drop(known);
@@ -191,12 +219,23 @@ impl VolumeGroup {
     }
 
     fn answer(&self, pending: &Pending, sequence: u64, outcome: Outcome) {
-        let Some(origin) = pending.record.origin else { return };
+        let Some(origin) = pending.record.origin else {
+            return;
+        };
         if pending.from == self.me {
-            self.requests.answer(origin.session, origin.request, (sequence, outcome));
+            self.requests
+                .answer(origin.session, origin.request, (sequence, outcome));
         } else {
             let (session, request) = (origin.session, origin.request);
-            self.send(pending.from, &StorageMessage::Answer { session, request, sequence, outcome });
+            self.send(
+                pending.from,
+                &StorageMessage::Answer {
+                    session,
+                    request,
+                    sequence,
+                    outcome,
+                },
+            );
         }
     }
 
@@ -215,10 +254,18 @@ impl VolumeGroup {
             None => return false,
         };
         let mut drain = self.leadership.drain.lock();
-        if drain.as_ref().is_none_or(|drain| drain.waiting.is_empty() && drain.through < oldest) {
-            *drain = Some(Drain { through: newest, waiting: members });
+        if drain
+            .as_ref()
+            .is_none_or(|drain| drain.waiting.is_empty() && drain.through < oldest)
+        {
+            *drain = Some(Drain {
+                through: newest,
+                waiting: members,
+            });
         }
-        let Some(Drain { through, waiting }) = *drain else { return false };
+        let Some(Drain { through, waiting }) = *drain else {
+            return false;
+        };
         drop(drain);
         for member in waiting.iter() {
             if member == self.me {
@@ -254,12 +301,20 @@ impl VolumeGroup {
     /// A member let go. After the last one, the units are free for new files.
     pub(super) fn member_drained(&self, member: NodeId, through: u64) {
         let mut drain = self.leadership.drain.lock();
-        let Some(current) = drain.as_mut().filter(|current| current.through == through) else { return };
+        let Some(current) = drain.as_mut().filter(|current| current.through == through) else {
+            return;
+        };
         if !current.waiting.remove(member) || !current.waiting.is_empty() {
             return;
         }
         drop(drain);
-        let record = Record { origin: None, operation: Operation::Release { through } };
-        self.enqueue(Pending { record, from: self.me });
+        let record = Record {
+            origin: None,
+            operation: Operation::Release { through },
+        };
+        self.enqueue(Pending {
+            record,
+            from: self.me,
+        });
     }
 }

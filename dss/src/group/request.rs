@@ -42,7 +42,10 @@ struct Open {
 
 impl Requests {
     pub(super) fn new(session: u64) -> Self {
-        Self { session, open: Mutex::default() }
+        Self {
+            session,
+            open: Mutex::default(),
+        }
     }
 
     /// Completes a request; a second answer changes nothing.
@@ -86,7 +89,12 @@ impl<'a> Ticket<'a> {
     fn origin(&self, node: NodeId) -> Origin {
         let open = self.requests.open.lock();
         let settled = open.waiting.keys().next().copied().unwrap_or(self.number);
-        Origin { node, session: self.requests.session, request: self.number, settled }
+        Origin {
+            node,
+            session: self.requests.session,
+            request: self.number,
+            settled,
+        }
     }
 }
 
@@ -99,8 +107,17 @@ impl Drop for Ticket<'_> {
 impl VolumeGroup {
     /// Makes a file with space for `options.size` bytes, and the directories above it. Its content is undefined.
     pub async fn create(&self, path: &str, options: CreateOptions) -> Result<FileId, StorageError> {
-        let CreateOptions { size, kind, exclusive } = options;
-        let create = Operation::Create { path: path.into(), size, kind, exclusive };
+        let CreateOptions {
+            size,
+            kind,
+            exclusive,
+        } = options;
+        let create = Operation::Create {
+            path: path.into(),
+            size,
+            kind,
+            exclusive,
+        };
         self.file_of(path, self.submit(path, create).await?)
     }
 
@@ -115,30 +132,47 @@ impl VolumeGroup {
 
     /// Removes a file or an empty directory. Its units are reused when every member let go of them (HZ-7).
     pub async fn remove(&self, path: &str) -> Result<(), StorageError> {
-        self.submit(path, Operation::Remove { path: path.into() }).await.map(drop)
+        self.submit(path, Operation::Remove { path: path.into() })
+            .await
+            .map(drop)
     }
 
     /// Moves a file or directory to a path that is free.
     pub async fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
-        self.submit(from, Operation::Rename { from: from.into(), to: to.into() }).await.map(drop)
+        self.submit(
+            from,
+            Operation::Rename {
+                from: from.into(),
+                to: to.into(),
+            },
+        )
+        .await
+        .map(drop)
     }
 
     /// Makes a directory and those above it; fine when it exists.
     pub async fn mkdir(&self, path: &str) -> Result<FileId, StorageError> {
-        let made = self.submit(path, Operation::MakeDirectory { path: path.into() }).await?;
+        let made = self
+            .submit(path, Operation::MakeDirectory { path: path.into() })
+            .await?;
         self.file_of(path, made)
     }
 
     /// Sets a small cluster-wide value, or takes it away.
     pub async fn set_config(&self, key: &str, value: Option<&str>) -> Result<(), StorageError> {
-        let operation = Operation::SetConfig { key: key.into(), value: value.map(String::from) };
+        let operation = Operation::SetConfig {
+            key: key.into(),
+            value: value.map(String::from),
+        };
         self.submit(key, operation).await.map(drop)
     }
 
     fn file_of(&self, path: &str, reply: Reply) -> Result<FileId, StorageError> {
         match reply {
             Reply::File(file) => Ok(file),
-            Reply::Done => Err(StorageError::Damaged(format!("the leader named no file for {path}"))),
+            Reply::Done => Err(StorageError::Damaged(format!(
+                "the leader named no file for {path}"
+            ))),
         }
     }
 
@@ -155,7 +189,10 @@ impl VolumeGroup {
                 self.runtime.sleep(Duration::from_millis(50)).await;
                 continue;
             }
-            return outcome.map_err(|error| StorageError::Operation { path: path.into(), error });
+            return outcome.map_err(|error| StorageError::Operation {
+                path: path.into(),
+                error,
+            });
         }
     }
 
@@ -182,11 +219,23 @@ impl VolumeGroup {
     fn send_request(&self, role: Role, origin: Origin, operation: &Operation) {
         match role {
             Role::Leader { .. } => {
-                let record = Record { origin: Some(origin), operation: operation.clone() };
-                self.enqueue(Pending { record, from: self.me });
+                let record = Record {
+                    origin: Some(origin),
+                    operation: operation.clone(),
+                };
+                self.enqueue(Pending {
+                    record,
+                    from: self.me,
+                });
             }
             Role::Follower { leader: Some(leader) } => {
-                self.send(leader, &StorageMessage::Request { origin, operation: operation.clone() });
+                self.send(
+                    leader,
+                    &StorageMessage::Request {
+                        origin,
+                        operation: operation.clone(),
+                    },
+                );
             }
             Role::Follower { leader: None } => {}
         }
@@ -214,7 +263,12 @@ impl VolumeGroup {
             StorageMessage::Request { origin, .. } => {
                 tracing::warn!(%from, claims = %origin.node, "a request in somebody else's name");
             }
-            StorageMessage::Answer { session, request, sequence, outcome } => {
+            StorageMessage::Answer {
+                session,
+                request,
+                sequence,
+                outcome,
+            } => {
                 self.requests.answer(session, request, (sequence, outcome));
             }
             // The asker hears of the new leader by its view, and asks again then.
@@ -234,6 +288,12 @@ impl VolumeGroup {
         if matches!(operation, Operation::Release { .. } | Operation::Lead { .. }) {
             return;
         }
-        self.enqueue(Pending { record: Record { origin: Some(origin), operation }, from });
+        self.enqueue(Pending {
+            record: Record {
+                origin: Some(origin),
+                operation,
+            },
+            from,
+        });
     }
 }

@@ -70,7 +70,10 @@ impl Transport for Wire {
 
 fn connect(network: &Arc<Network>, group: &Arc<VolumeGroup>, id: u8) {
     network.nodes.lock().insert(node(id), Arc::downgrade(group));
-    group.attach(Arc::new(Wire { network: network.clone(), me: node(id) }));
+    group.attach(Arc::new(Wire {
+        network: network.clone(),
+        me: node(id),
+    }));
 }
 
 #[test]
@@ -79,18 +82,41 @@ fn each_unfit_device_has_its_own_error() {
     let disk = disk(1);
     let device = disk.attach(runtime.clone());
     runtime.block_on(async {
-        assert!(matches!(open(&runtime, &disk, 1).await, Err(StorageError::NoLabel)));
+        assert!(matches!(
+            open(&runtime, &disk, 1).await,
+            Err(StorageError::NoLabel)
+        ));
         disk.overwrite(1 << 20, b"something");
         let refused = VolumeGroup::format(&*device, &tiny()).await;
-        assert!(matches!(refused, Err(StorageError::NotBlank { offset: 1_048_576 })));
-        VolumeGroup::format(&*device, &GroupOptions { force: true, ..tiny() }).await.unwrap();
-        assert!(matches!(VolumeGroup::format(&*device, &tiny()).await, Err(StorageError::InUse { .. })));
+        assert!(matches!(
+            refused,
+            Err(StorageError::NotBlank { offset: 1_048_576 })
+        ));
+        VolumeGroup::format(
+            &*device,
+            &GroupOptions {
+                force: true,
+                ..tiny()
+            },
+        )
+        .await
+        .unwrap();
+        assert!(matches!(
+            VolumeGroup::format(&*device, &tiny()).await,
+            Err(StorageError::InUse { .. })
+        ));
         let small = SimDisk::new(SimDiskOptions::new(4 << 20, 1)).attach(runtime.clone());
-        assert!(matches!(VolumeGroup::format(&*small, &tiny()).await, Err(StorageError::TooSmall { .. })));
+        assert!(matches!(
+            VolumeGroup::format(&*small, &tiny()).await,
+            Err(StorageError::TooSmall { .. })
+        ));
         for offset in LABEL_OFFSETS {
             disk.overwrite(offset + 40, &[0xFF; 8]);
         }
-        assert!(matches!(open(&runtime, &disk, 1).await, Err(StorageError::DamagedLabel)));
+        assert!(matches!(
+            open(&runtime, &disk, 1).await,
+            Err(StorageError::DamagedLabel)
+        ));
     });
 }
 
@@ -114,16 +140,28 @@ fn data_crosses_extents_and_a_follower_catches_up_on_a_miss() {
         let leader = open(&runtime, &disk, 1).await.unwrap();
         let follower = open(&runtime, &disk, 2).await.unwrap();
         leader.lead(Epoch(1)).await.unwrap();
-        let options = CreateOptions { size: 8192, ..CreateOptions::default() };
+        let options = CreateOptions {
+            size: 8192,
+            ..CreateOptions::default()
+        };
         let file = leader.create("/a/b", options).await.unwrap();
         leader.create("/between", options).await.unwrap();
         leader.allocate(file, 32 << 10).await.unwrap();
         assert_eq!(leader.stat(file).await.unwrap().extents.len(), 2);
         let mut buffer = IoBuffer::zeroed(24 << 10);
-        buffer.iter_mut().enumerate().for_each(|(index, byte)| *byte = (index / 4096) as u8 + 1);
+        buffer
+            .iter_mut()
+            .enumerate()
+            .for_each(|(index, byte)| *byte = (index / 4096) as u8 + 1);
         leader.write_at(file, 4096, buffer).await.unwrap();
-        let read = follower.read_at(file, 0, IoBuffer::zeroed(32 << 10)).await.unwrap();
-        assert_eq!(read.chunks(4096).map(|chunk| chunk[9]).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6, 0]);
+        let read = follower
+            .read_at(file, 0, IoBuffer::zeroed(32 << 10))
+            .await
+            .unwrap();
+        assert_eq!(
+            read.chunks(4096).map(|chunk| chunk[9]).collect::<Vec<_>>(),
+            [0, 1, 2, 3, 4, 5, 6, 0]
+        );
         let outside = follower.read_at(file, 32 << 10, IoBuffer::zeroed(4096)).await;
         assert!(matches!(outside, Err(StorageError::OutsideFile { .. })));
         assert_eq!(follower.lookup("/a/b").await.unwrap(), Some(file));
@@ -136,7 +174,10 @@ fn requests_over_a_lossy_network_are_done_once_and_survive_a_change_of_leaders()
     let disk = formatted(&runtime, 3);
     let network = Arc::new(Network::default());
     runtime.block_on(async {
-        let groups = [open(&runtime, &disk, 1).await.unwrap(), open(&runtime, &disk, 2).await.unwrap()];
+        let groups = [
+            open(&runtime, &disk, 1).await.unwrap(),
+            open(&runtime, &disk, 2).await.unwrap(),
+        ];
         connect(&network, &groups[0], 1);
         connect(&network, &groups[1], 2);
         for round in 0..4u64 {
@@ -145,7 +186,11 @@ fn requests_over_a_lossy_network_are_done_once_and_survive_a_change_of_leaders()
             groups[leader].lead(Epoch(round + 1)).await.unwrap();
             for number in 0..10 {
                 let path = format!("/{round}/{number}");
-                let options = CreateOptions { exclusive: true, size: 1, ..CreateOptions::default() };
+                let options = CreateOptions {
+                    exclusive: true,
+                    size: 1,
+                    ..CreateOptions::default()
+                };
                 let file = groups[other].create(&path, options).await.unwrap();
                 assert_eq!(groups[leader].lookup(&path).await.unwrap(), Some(file));
                 groups[other].rename(&path, &format!("{path}x")).await.unwrap();
@@ -170,11 +215,18 @@ fn removed_units_are_reused_only_after_every_member_let_go() {
         leader.set_members([node(1), node(2)].into_iter().collect());
         leader.lead(Epoch(1)).await.unwrap();
         let free = leader.space().free;
-        let options = CreateOptions { size: 64 << 10, ..CreateOptions::default() };
+        let options = CreateOptions {
+            size: 64 << 10,
+            ..CreateOptions::default()
+        };
         leader.create("/gone", options).await.unwrap();
         leader.remove("/gone").await.unwrap();
         runtime.sleep(std::time::Duration::from_secs(5)).await;
-        assert_eq!((leader.space().free, leader.space().waiting), (free - 8, 8), "node 2 did not let go");
+        assert_eq!(
+            (leader.space().free, leader.space().waiting),
+            (free - 8, 8),
+            "node 2 did not let go"
+        );
         let follower = open(&runtime, &disk, 2).await.unwrap();
         connect(&network, &follower, 2);
         runtime.sleep(std::time::Duration::from_secs(5)).await;
@@ -195,10 +247,16 @@ fn a_follower_that_was_overtaken_by_the_ring_loads_the_checkpoint() {
         leader.set_members(NodeSet::of(node(1)));
         leader.lead(Epoch(1)).await.unwrap();
         for number in 0..200 {
-            leader.set_config("counter", Some(&number.to_string())).await.unwrap();
+            leader
+                .set_config("counter", Some(&number.to_string()))
+                .await
+                .unwrap();
         }
         assert_eq!(follower.config("counter").await.unwrap().as_deref(), Some("199"));
-        assert_eq!(leader.with_catalog(Clone::clone), follower.with_catalog(Clone::clone));
+        assert_eq!(
+            leader.with_catalog(Clone::clone),
+            follower.with_catalog(Clone::clone)
+        );
     });
 }
 
@@ -210,7 +268,10 @@ fn a_damaged_entry_before_good_ones_is_told_and_not_forgotten() {
         let leader = open(&runtime, &disk, 1).await.unwrap();
         leader.lead(Epoch(1)).await.unwrap();
         for number in 0..4 {
-            leader.set_config("counter", Some(&number.to_string())).await.unwrap();
+            leader
+                .set_config("counter", Some(&number.to_string()))
+                .await
+                .unwrap();
         }
         // Epoch 1 started in the second segment (8 KiB); its second segment holds the second record.
         disk.overwrite((4 << 20) + 16384 + 70, &[0xFF]);
@@ -240,12 +301,22 @@ async fn workload(runtime: Arc<TestHandle>, disk: SimDisk, told: Arc<Mutex<Told>
     let first = open(&runtime, &disk, 1).await.map_err(drop)?;
     first.lead(Epoch(1)).await.map_err(drop)?;
     for round in 0..12u32 {
-        let options = CreateOptions { size: 20_000, exclusive: true, ..CreateOptions::default() };
-        let file = first.create(&format!("/d/{round}"), options).await.map_err(drop)?;
+        let options = CreateOptions {
+            size: 20_000,
+            exclusive: true,
+            ..CreateOptions::default()
+        };
+        let file = first
+            .create(&format!("/d/{round}"), options)
+            .await
+            .map_err(drop)?;
         first.allocate(file, 40_000).await.map_err(drop)?;
         set(&told, &first, "round", Some(&round.to_string())).await?;
         if round % 3 == 1 {
-            first.rename(&format!("/d/{round}"), &format!("/e/{round}")).await.map_err(drop)?;
+            first
+                .rename(&format!("/d/{round}"), &format!("/e/{round}"))
+                .await
+                .map_err(drop)?;
         }
         if round % 3 == 2 {
             first.remove(&format!("/d/{round}")).await.map_err(drop)?;
@@ -256,7 +327,13 @@ async fn workload(runtime: Arc<TestHandle>, disk: SimDisk, told: Arc<Mutex<Told>
     first.follow(Epoch(2), node(2));
     second.lead(Epoch(2)).await.map_err(drop)?;
     for number in 0..6 {
-        set(&told, &second, &format!("key{}", number % 2), (number % 3 != 0).then_some("v")).await?;
+        set(
+            &told,
+            &second,
+            &format!("key{}", number % 2),
+            (number % 3 != 0).then_some("v"),
+        )
+        .await?;
     }
     set(&told, &second, "end", Some("yes")).await
 }
@@ -271,7 +348,12 @@ fn cut_and_verify(seed: u64, point: CutPoint) -> bool {
     // An abort of the journal's task after the cut is what must happen.
     let (done, all) = tokio::sync::oneshot::channel();
     let work = workload(runtime.clone(), disk.clone(), told.clone());
-    runtime.spawn("workload", Box::pin(async move { let _gone = done.send(work.await); }));
+    runtime.spawn(
+        "workload",
+        Box::pin(async move {
+            let _gone = done.send(work.await);
+        }),
+    );
     let watch = disk.clone();
     let clock = runtime.clone();
     let finished = runtime.block_on(async move {
@@ -291,10 +373,22 @@ fn cut_and_verify(seed: u64, point: CutPoint) -> bool {
             let found = group.config(key).await.unwrap();
             let asked = told.asked.as_ref().filter(|(asked, _)| asked == key);
             let allowed = found == *value || asked.is_some_and(|(_, value)| found == *value);
-            assert!(allowed, "{point:?} seed {seed}: {key} is {found:?}, acknowledged {value:?}");
+            assert!(
+                allowed,
+                "{point:?} seed {seed}: {key} is {found:?}, acknowledged {value:?}"
+            );
         }
         check_units(&group);
-        group.create("/after", CreateOptions { size: 1, ..CreateOptions::default() }).await.unwrap();
+        group
+            .create(
+                "/after",
+                CreateOptions {
+                    size: 1,
+                    ..CreateOptions::default()
+                },
+            )
+            .await
+            .unwrap();
         let again = open(&runtime, &disk, 4).await.unwrap();
         assert_eq!(again.with_catalog(Clone::clone), group.with_catalog(Clone::clone));
     });
@@ -344,7 +438,11 @@ fn writes_of_a_dead_port_do_not_linger() {
 fn a_group_in_a_real_file_keeps_what_it_was_told() {
     use crate::device::{OpenMode, create_sparse, open_device};
     use crate::tokio_runtime::TokioRuntime;
-    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let path = std::env::temp_dir().join(format!("aquifer-group-{}", std::process::id()));
     create_sparse(&path, 16 << 20).unwrap();
     tokio.block_on(async {
@@ -352,10 +450,21 @@ fn a_group_in_a_real_file_keeps_what_it_was_told() {
         println!("by {}", device.way());
         VolumeGroup::format(&*device, &tiny()).await.unwrap();
         let runtime = Arc::new(TokioRuntime::current());
-        let group = VolumeGroup::open(runtime.clone(), vec![device.clone()], node(1)).await.unwrap();
+        let group = VolumeGroup::open(runtime.clone(), vec![device.clone()], node(1))
+            .await
+            .unwrap();
         group.lead(Epoch(1)).await.unwrap();
         for number in 0..50 {
-            group.create(&format!("/f/{number}"), CreateOptions { size: 100, ..Default::default() }).await.unwrap();
+            group
+                .create(
+                    &format!("/f/{number}"),
+                    CreateOptions {
+                        size: 100,
+                        ..Default::default()
+                    },
+                )
+                .await
+                .unwrap();
         }
         let file = group.lookup("/f/7").await.unwrap().unwrap();
         let mut buffer = IoBuffer::zeroed(4096);
@@ -365,7 +474,10 @@ fn a_group_in_a_real_file_keeps_what_it_was_told() {
         let again = open_device(&path, OpenMode::Plain).unwrap();
         let follower = VolumeGroup::open(runtime, vec![again], node(2)).await.unwrap();
         assert_eq!(follower.list("/f").await.unwrap().len(), 50);
-        assert_eq!(follower.read_at(file, 0, IoBuffer::zeroed(4096)).await.unwrap()[4095], 9);
+        assert_eq!(
+            follower.read_at(file, 0, IoBuffer::zeroed(4096)).await.unwrap()[4095],
+            9
+        );
     });
     std::fs::remove_file(&path).unwrap();
 }

@@ -112,7 +112,9 @@ impl VolumeGroup {
         let label = labels[0].clone();
         let (journal, catalog) = Journal::load(devices[0].clone(), label.clone()).await?;
         if catalog.volume_units() != labels.iter().map(|label| label.au_count).collect::<Vec<_>>() {
-            return Err(StorageError::Invalid("name every volume of the group, in order".into()));
+            return Err(StorageError::Invalid(
+                "name every volume of the group, in order".into(),
+            ));
         }
         let applied = journal.tail.sequence - 1;
         let session = runtime.random();
@@ -198,8 +200,13 @@ impl VolumeGroup {
                 entries.push(entry);
             }
             if entries.is_empty() {
-                let Some(catalog) = journal.overtaken().await? else { return Ok(()) };
-                *self.known.write() = Known { catalog, applied: journal.tail.sequence - 1 };
+                let Some(catalog) = journal.overtaken().await? else {
+                    return Ok(());
+                };
+                *self.known.write() = Known {
+                    catalog,
+                    applied: journal.tail.sequence - 1,
+                };
                 continue;
             }
             journal.flush().await?;
@@ -226,7 +233,9 @@ impl VolumeGroup {
                 self.runtime.sleep(std::time::Duration::from_millis(10)).await;
             }
         }
-        Err(StorageError::Damaged(format!("journal entry {sequence} was acknowledged and is not there")))
+        Err(StorageError::Damaged(format!(
+            "journal entry {sequence} was acknowledged and is not there"
+        )))
     }
 
     /// Looks at the catalogue as this node knows it, without reading the journal.
@@ -244,22 +253,31 @@ impl VolumeGroup {
     pub async fn list(&self, path: &str) -> Result<Vec<(String, FileId)>, StorageError> {
         self.catch_up().await?;
         let listed = self.with_catalog(|catalog| catalog.list(path));
-        listed.map_err(|error| StorageError::Operation { path: path.into(), error })
+        listed.map_err(|error| StorageError::Operation {
+            path: path.into(),
+            error,
+        })
     }
 
     /// What is known of a file or directory, as of now.
     pub async fn stat(&self, file: FileId) -> Result<FileStat, StorageError> {
         self.catch_up().await?;
-        self.with_catalog(|catalog| stat(catalog, file)).ok_or(StorageError::NoSuchFile(file))
+        self.with_catalog(|catalog| stat(catalog, file))
+            .ok_or(StorageError::NoSuchFile(file))
     }
 
     /// What is known of the file or directory at a path, as of now.
     pub async fn stat_path(&self, path: &str) -> Result<FileStat, StorageError> {
         self.catch_up().await?;
         let found = self.with_catalog(|catalog| {
-            catalog.lookup(path).map(|file| stat(catalog, file).expect("a name leads to an inode"))
+            catalog
+                .lookup(path)
+                .map(|file| stat(catalog, file).expect("a name leads to an inode"))
         });
-        found.map_err(|error| StorageError::Operation { path: path.into(), error })
+        found.map_err(|error| StorageError::Operation {
+            path: path.into(),
+            error,
+        })
     }
 
     /// A small cluster-wide value, as of now.
@@ -279,7 +297,12 @@ impl VolumeGroup {
             unit_bytes: catalog.au_bytes(),
             units: catalog.volume_units().iter().map(|units| u64::from(*units)).sum(),
             free: catalog.free_units(),
-            waiting: catalog.limbo().iter().flat_map(|limbo| &limbo.extents).map(|e| u64::from(e.count)).sum(),
+            waiting: catalog
+                .limbo()
+                .iter()
+                .flat_map(|limbo| &limbo.extents)
+                .map(|e| u64::from(e.count))
+                .sum(),
         })
     }
 }
@@ -291,7 +314,11 @@ async fn read_labels(devices: &[Arc<dyn BlockDevice>]) -> Result<Vec<Label>, Sto
         let label = format::read_label(&**device).await?;
         let expected = labels.first().map_or(label.group, |first| first.group);
         if label.group != expected || usize::from(label.volume) != position {
-            return Err(StorageError::OtherGroup { volume: position, found: label.group, expected });
+            return Err(StorageError::OtherGroup {
+                volume: position,
+                found: label.group,
+                expected,
+            });
         }
         labels.push(label);
     }
@@ -305,9 +332,19 @@ fn stat(catalog: &Catalog, file: FileId) -> Option<FileStat> {
     let inode = catalog.inode(file)?;
     let path = catalog.path(file)?;
     Some(match &inode.node {
-        Node::Directory { .. } => FileStat { id: file, path, kind: None, size: 0, extents: Vec::new() },
-        Node::File { kind, size, extents } => {
-            FileStat { id: file, path, kind: Some(*kind), size: *size, extents: extents.clone() }
-        }
+        Node::Directory { .. } => FileStat {
+            id: file,
+            path,
+            kind: None,
+            size: 0,
+            extents: Vec::new(),
+        },
+        Node::File { kind, size, extents } => FileStat {
+            id: file,
+            path,
+            kind: Some(*kind),
+            size: *size,
+            extents: extents.clone(),
+        },
     })
 }

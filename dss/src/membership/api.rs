@@ -103,7 +103,11 @@ impl Membership {
 
     /// Time until the gate closes (see [`lease_valid`](Self::lease_valid)); zero when it is closed.
     pub fn lease_left(&self, now: Instant) -> std::time::Duration {
-        if self.lease_valid(now) { Instant(self.gate.load(Ordering::Acquire)).since(now) } else { std::time::Duration::ZERO }
+        if self.lease_valid(now) {
+            Instant(self.gate.load(Ordering::Acquire)).since(now)
+        } else {
+            std::time::Duration::ZERO
+        }
     }
 
     /// Makes it durable in this node's slot that no SCN above `scn` was given out. Never falls.
@@ -117,7 +121,13 @@ impl Membership {
 
     /// The highest ceiling of all slots, read from the device now.
     pub async fn highest_scn_ceiling(&self) -> Result<u64, MembershipError> {
-        Ok(self.read_slots().await?.iter().map(|slot| slot.scn_ceiling).max().unwrap_or(0))
+        Ok(self
+            .read_slots()
+            .await?
+            .iter()
+            .map(|slot| slot.scn_ceiling)
+            .max()
+            .unwrap_or(0))
     }
 
     /// All slots as last read, in rising order of node.
@@ -217,7 +227,13 @@ impl Membership {
             return;
         };
         let now = self.runtime.now();
-        self.inner.lock().core.handle_message(now, Member { node: from, incarnation });
+        self.inner.lock().core.handle_message(
+            now,
+            Member {
+                node: from,
+                incarnation,
+            },
+        );
         match message {
             Message::Heartbeat { look: false } => {}
             Message::Heartbeat { look: true } => self.wake_watch.notify_one(),
@@ -238,7 +254,10 @@ impl Membership {
 
     /// A connection was closed: looks at the peer's lock at once, and again while the kernel may be tearing down.
     pub fn disconnected(self: &Arc<Self>, peer: NodeId, incarnation: Incarnation) {
-        let life = Member { node: peer, incarnation };
+        let life = Member {
+            node: peer,
+            incarnation,
+        };
         if peer == self.me.node || self.ended.load(Ordering::Acquire) || self.look_at_lock(life) {
             return;
         }
@@ -258,7 +277,9 @@ impl Membership {
 
     /// Looks at the lock of a life; true when it is free.
     pub(super) fn look_at_lock(&self, life: Member) -> bool {
-        let Ok(lock) = self.fencer.observe(life.node, life.incarnation) else { return false };
+        let Ok(lock) = self.fencer.observe(life.node, life.incarnation) else {
+            return false;
+        };
         let now = self.runtime.now();
         let mut inner = self.inner.lock();
         if inner.core.handle_lock(life, lock == LockState::Held) {
@@ -280,12 +301,19 @@ impl Membership {
             return;
         }
         tracing::info!(epoch = epoch.0, here, "view decided");
-        inner.timeline =
-            Timeline { epoch, detected: inner.detected.take(), decided: Some(now), ..Timeline::default() };
+        inner.timeline = Timeline {
+            epoch,
+            detected: inner.detected.take(),
+            decided: Some(now),
+            ..Timeline::default()
+        };
         drop(inner);
         self.changes.send_modify(|count| *count += 1);
         if seen == Seen::Excluded {
-            self.stop(&format!("this node is not in the view of epoch {}: the others have gone on", epoch.0));
+            self.stop(&format!(
+                "this node is not in the view of epoch {}: the others have gone on",
+                epoch.0
+            ));
         }
         self.wake_reform.notify_one();
     }
@@ -307,13 +335,20 @@ impl Membership {
             return;
         }
         tracing::error!(reason, "membership stops this node");
-        self.push_event(MembershipEvent::Stop { reason: reason.to_owned() });
+        self.push_event(MembershipEvent::Stop {
+            reason: reason.to_owned(),
+        });
         self.wake_all();
         self.runtime.abort(reason);
     }
 
     pub(super) fn wake_all(&self) {
-        for wake in [&self.wake_reform, &self.wake_watch, &self.wake_renew, &self.event_ready] {
+        for wake in [
+            &self.wake_reform,
+            &self.wake_watch,
+            &self.wake_renew,
+            &self.event_ready,
+        ] {
             wake.notify_one();
         }
     }

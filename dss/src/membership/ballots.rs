@@ -30,8 +30,10 @@ pub(super) async fn read_ballots(
     let mut damaged = None;
     for _ in 0..ATTEMPTS {
         let blocks = control.read_all_ballot_blocks().await?;
-        let decoded: Result<Vec<_>, NodeId> =
-            blocks.iter().map(|(node, block)| Ok((node, decode_ballot(block).map_err(|_| node)?))).collect();
+        let decoded: Result<Vec<_>, NodeId> = blocks
+            .iter()
+            .map(|(node, block)| Ok((node, decode_ballot(block).map_err(|_| node)?)))
+            .collect();
         match decoded {
             Ok(blocks) => return Ok(blocks),
             Err(node) => damaged = Some(node),
@@ -40,7 +42,10 @@ pub(super) async fn read_ballots(
         runtime.sleep(Duration::from_millis(2)).await;
     }
     let node = damaged.expect("the loop ran");
-    Err(MembershipError::Damaged { what: "ballot block", node })
+    Err(MembershipError::Damaged {
+        what: "ballot block",
+        node,
+    })
 }
 
 /// The body with this hash in a body place, and what it says.
@@ -52,9 +57,13 @@ async fn read_body(
 ) -> Result<Option<(Vec<u8>, Decree)>, MembershipError> {
     let place = control.read_body(node, place_of(epoch)).await?;
     let length = u32::from_le_bytes(place[..4].try_into().expect("4 bytes")) as usize;
-    let Some(body) = place.get(4..4 + length).filter(|body| BodyHash::of(body) == hash) else { return Ok(None) };
+    let Some(body) = place.get(4..4 + length).filter(|body| BodyHash::of(body) == hash) else {
+        return Ok(None);
+    };
     let decree: Option<Decree> = postcard::from_bytes(body).ok();
-    Ok(decree.filter(|decree| decree.view.epoch == epoch && decree.is_sound()).map(|d| (body.to_vec(), d)))
+    Ok(decree
+        .filter(|decree| decree.view.epoch == epoch && decree.is_sound())
+        .map(|d| (body.to_vec(), d)))
 }
 
 async fn write_body(
@@ -80,7 +89,11 @@ pub(super) async fn learn_decided(
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let blocks = read_ballots(runtime, control).await?;
-        let highest = blocks.iter().map(|(_, block)| block.decided).max().unwrap_or_default();
+        let highest = blocks
+            .iter()
+            .map(|(_, block)| block.decided)
+            .max()
+            .unwrap_or_default();
         if highest == Epoch(0) {
             return Ok(Decree::none());
         }
@@ -93,7 +106,10 @@ pub(super) async fn learn_decided(
         // The body was overwritten between the two reads: its node has moved on.
         runtime.sleep(Duration::from_millis(2)).await;
     }
-    Err(MembershipError::Damaged { what: "view", node: last.expect("some block was decided") })
+    Err(MembershipError::Damaged {
+        what: "view",
+        node: last.expect("some block was decided"),
+    })
 }
 
 fn encode(decree: &Decree) -> Vec<u8> {
@@ -114,7 +130,11 @@ impl Membership {
         let body = encode(&decree);
         write_body(&self.control, self.me.node, epoch, &body).await?;
         self.control.flush().await?;
-        let mut block = BallotBlock { decided: epoch, decided_value: BodyHash::of(&body), ..block };
+        let mut block = BallotBlock {
+            decided: epoch,
+            decided_value: BodyHash::of(&body),
+            ..block
+        };
         if block.instance < epoch {
             // Whoever still proposes for this epoch sees that it is decided; nothing accepted needs to be kept.
             block.instance = epoch;
@@ -127,7 +147,9 @@ impl Membership {
     /// Writes the own block and flushes it.
     async fn publish(&self, block: BallotBlock) -> Result<(), MembershipError> {
         self.inner.lock().own_block_unknown = true;
-        self.control.write_ballot_block(self.me.node, &encode_ballot(&block)).await?;
+        self.control
+            .write_ballot_block(self.me.node, &encode_ballot(&block))
+            .await?;
         self.control.flush().await?;
         let mut inner = self.inner.lock();
         inner.own_block = block;
@@ -139,8 +161,12 @@ impl Membership {
     async fn know_own_block(&self) -> Result<(), MembershipError> {
         if self.inner.lock().own_block_unknown {
             let node = self.me.node;
-            let block = decode_ballot(&self.control.read_ballot_block(node).await?)
-                .map_err(|_| MembershipError::Damaged { what: "ballot block", node })?;
+            let block = decode_ballot(&self.control.read_ballot_block(node).await?).map_err(|_| {
+                MembershipError::Damaged {
+                    what: "ballot block",
+                    node,
+                }
+            })?;
             let mut inner = self.inner.lock();
             inner.own_block = block;
             inner.own_block_unknown = false;
@@ -154,12 +180,21 @@ impl Membership {
         self.record_decided().await?;
         let (own, base, highest) = {
             let inner = self.inner.lock();
-            (inner.own_block, inner.core.decided().view.epoch, inner.highest_round)
+            (
+                inner.own_block,
+                inner.core.decided().view.epoch,
+                inner.highest_round,
+            )
         };
         let epoch = base.next();
-        assert_eq!(proposal.view.epoch, epoch, "a proposal follows the last decided view");
+        assert_eq!(
+            proposal.view.epoch, epoch,
+            "a proposal follows the last decided view"
+        );
         if own.decided > base || own.instance > epoch {
-            return Ok(Outcome::Learned(learn_decided(&*self.runtime, &self.control).await?));
+            return Ok(Outcome::Learned(
+                learn_decided(&*self.runtime, &self.control).await?,
+            ));
         }
         let (node, body) = (self.me.node, encode(proposal));
         let hash = BodyHash::of(&body);
@@ -175,7 +210,11 @@ impl Membership {
                 BallotOutput::Publish(block) => {
                     self.publish(block).await?;
                     let blocks = read_ballots(&*self.runtime, &self.control).await?;
-                    let round = blocks.iter().map(|(_, block)| block.promised.round).max().unwrap_or(0);
+                    let round = blocks
+                        .iter()
+                        .map(|(_, block)| block.promised.round)
+                        .max()
+                        .unwrap_or(0);
                     self.inner.lock().highest_round = round;
                     proposer.handle_blocks(&blocks);
                 }
@@ -185,7 +224,9 @@ impl Membership {
                     } else if source == node && value == hash {
                         self.store(epoch, &body).await?;
                         proposer.handle_stored();
-                    } else if let Some((body, decree)) = read_body(&self.control, source, epoch, value).await? {
+                    } else if let Some((body, decree)) =
+                        read_body(&self.control, source, epoch, value).await?
+                    {
                         self.store(epoch, &body).await?;
                         chosen = decree;
                         proposer.handle_stored();
@@ -199,7 +240,9 @@ impl Membership {
                 }
                 BallotOutput::Preempted => return Ok(Outcome::Preempted),
                 BallotOutput::Overtaken { .. } => {
-                    return Ok(Outcome::Learned(learn_decided(&*self.runtime, &self.control).await?));
+                    return Ok(Outcome::Learned(
+                        learn_decided(&*self.runtime, &self.control).await?,
+                    ));
                 }
             }
         }

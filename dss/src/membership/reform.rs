@@ -47,7 +47,10 @@ impl Membership {
         // Asked outside the lock, since the answer is the node's own code.
         let admitted = {
             let joiners: Vec<_> = self.inner.lock().core.watched().map(|life| life.node).collect();
-            joiners.into_iter().filter(|node| admit(*node)).collect::<aquifer_dss_proto::NodeSet>()
+            joiners
+                .into_iter()
+                .filter(|node| admit(*node))
+                .collect::<aquifer_dss_proto::NodeSet>()
         };
         let proposal = self.inner.lock().core.plan(now, &|node| admitted.contains(node));
         match proposal {
@@ -60,14 +63,26 @@ impl Membership {
             }
             Proposal::Due(Plan::Fence) => {
                 let done = self.fence_decided().await?;
-                Ok(Some(self.runtime.now() + if done { Duration::ZERO } else { self.config.timing.heartbeat }))
+                Ok(Some(
+                    self.runtime.now()
+                        + if done {
+                            Duration::ZERO
+                        } else {
+                            self.config.timing.heartbeat
+                        },
+                ))
             }
         }
     }
 
     async fn propose(&self, decree: Decree) -> Result<(), MembershipError> {
         let members = decree.view.nodes();
-        tracing::info!(epoch = decree.view.epoch.0, ?members, dead = decree.dead.len(), "proposing a view");
+        tracing::info!(
+            epoch = decree.view.epoch.0,
+            ?members,
+            dead = decree.dead.len(),
+            "proposing a view"
+        );
         {
             let now = self.runtime.now();
             let mut inner = self.inner.lock();
@@ -92,7 +107,10 @@ impl Membership {
             Outcome::Preempted => {
                 // Two proposers must not keep stopping each other.
                 let spread = self.config.timing.heartbeat.as_nanos() as u64 / 8;
-                self.pause(Duration::from_nanos(spread / 8 + self.runtime.random() % spread.max(1))).await;
+                self.pause(Duration::from_nanos(
+                    spread / 8 + self.runtime.random() % spread.max(1),
+                ))
+                .await;
             }
         }
         Ok(())
@@ -100,7 +118,10 @@ impl Membership {
 
     fn all_dead_at(&self, decree: &Decree, instant: Instant) -> bool {
         let inner = self.inner.lock();
-        decree.dead.iter().all(|life| inner.core.is_proven_dead(instant, *life))
+        decree
+            .dead
+            .iter()
+            .all(|life| inner.core.is_proven_dead(instant, *life))
     }
 
     /// Fences everybody whom the decided decree excludes, flushes, announces. False when somebody may still live.
@@ -130,12 +151,16 @@ impl Membership {
             if inner.core.is_proven_dead(now, life) {
                 return Ok(());
             }
-            let own = |slot: &&super::SlotView| slot.node == life.node && slot.incarnation == life.incarnation;
+            let own =
+                |slot: &&super::SlotView| slot.node == life.node && slot.incarnation == life.incarnation;
             inner.slots.iter().find(own).map(|slot| slot.identity.clone())
         };
         let identity = identity.ok_or(FenceError::NoProof(life.node))?;
         let deadline = now + self.config.timing.longest_io;
-        let result = self.fencer.fence(life.node, life.incarnation, identity, deadline).await;
+        let result = self
+            .fencer
+            .fence(life.node, life.incarnation, identity, deadline)
+            .await;
         let mut inner = self.inner.lock();
         let now = self.runtime.now();
         let by_lease = (decree.founding || self.config.lease_is_proof) && inner.core.lease_is_over(now, life);
@@ -159,7 +184,12 @@ impl Membership {
             inner.alarm = None;
             self.note_fenced(&mut inner, epoch, now);
         }
-        for member in decree.view.members.iter().filter(|member| member.node != self.me.node) {
+        for member in decree
+            .view
+            .members
+            .iter()
+            .filter(|member| member.node != self.me.node)
+        {
             self.send(member.node, &Message::Announce(decree.clone()));
         }
         for left in &decree.left {
@@ -171,7 +201,9 @@ impl Membership {
     /// Gives out the last view that may be acted upon, after the slot says that this node is a member.
     async fn give_out_view(&self) -> Result<(), MembershipError> {
         let install = self.inner.lock().core.poll_install();
-        let Some((view, previous, dead)) = install else { return Ok(()) };
+        let Some((view, previous, dead)) = install else {
+            return Ok(());
+        };
         let epoch = view.epoch;
         if let Err(error) = self.write_slot(false).await {
             tracing::warn!(%error, "the slot does not name the new view yet");
@@ -180,7 +212,10 @@ impl Membership {
             let now = self.runtime.now();
             let mut inner = self.inner.lock();
             if inner.timeline.epoch != epoch {
-                inner.timeline = Timeline { epoch, ..Timeline::default() };
+                inner.timeline = Timeline {
+                    epoch,
+                    ..Timeline::default()
+                };
             }
             inner.timeline.fenced.get_or_insert(now);
             inner.timeline.announced = Some(now);

@@ -80,9 +80,15 @@ impl SlotView {
 
     /// Reads the block of `node`'s slot; any bytes are safe. `None` for a slot never written.
     pub fn decode(node: NodeId, block: &[u8]) -> Result<Option<Self>, BadBlock> {
-        let Some(content) = unframe(SLOT_MAGIC, block)? else { return Ok(None) };
+        let Some(content) = unframe(SLOT_MAGIC, block)? else {
+            return Ok(None);
+        };
         let slot: Self = postcard::from_bytes(content).map_err(|_| BadBlock)?;
-        if slot.node == node { Ok(Some(slot)) } else { Err(BadBlock) }
+        if slot.node == node {
+            Ok(Some(slot))
+        } else {
+            Err(BadBlock)
+        }
     }
 }
 
@@ -92,13 +98,19 @@ pub(super) fn encode_ballot(block: &BallotBlock) -> Vec<u8> {
 
 /// A block of zeros is the block of a node that never proposed.
 pub(super) fn decode_ballot(block: &[u8]) -> Result<BallotBlock, BadBlock> {
-    let Some(content) = unframe(BALLOT_MAGIC, block)? else { return Ok(BallotBlock::default()) };
+    let Some(content) = unframe(BALLOT_MAGIC, block)? else {
+        return Ok(BallotBlock::default());
+    };
     let content: &[u8; BALLOT_BLOCK_BYTES] = content.try_into().map_err(|_| BadBlock)?;
     BallotBlock::decode(content).ok_or(BadBlock)
 }
 
 fn frame(magic: [u8; 8], content: &[u8]) -> Vec<u8> {
-    assert!(HEADER + content.len() <= SECTOR, "{} bytes do not fit into a sector", content.len());
+    assert!(
+        HEADER + content.len() <= SECTOR,
+        "{} bytes do not fit into a sector",
+        content.len()
+    );
     let mut bytes = Vec::with_capacity(SECTOR);
     bytes.extend_from_slice(&magic);
     bytes.extend_from_slice(&[0; 4]);
@@ -120,7 +132,11 @@ fn unframe(magic: [u8; 8], block: &[u8]) -> Result<Option<&[u8]>, BadBlock> {
         return Err(BadBlock);
     }
     let crc = checksum(CrcAlgorithm::Crc32Iscsi, &sector[12..HEADER + length]) as u32;
-    if sector[8..12] == crc.to_le_bytes() { Ok(Some(&sector[HEADER..HEADER + length])) } else { Err(BadBlock) }
+    if sector[8..12] == crc.to_le_bytes() {
+        Ok(Some(&sector[HEADER..HEADER + length]))
+    } else {
+        Err(BadBlock)
+    }
 }
 
 #[cfg(test)]
@@ -131,8 +147,12 @@ mod tests {
     fn a_slot_of_the_largest_size_fits_a_sector_and_garbage_is_refused() {
         let longest = "x".repeat(ADDRESS_BYTES_MAX);
         let node = NodeId::new(64).unwrap();
-        let identity =
-            ProcessIdentity { pid: u32::MAX, start_ticks: 1 << 40, pid_namespace: u64::MAX, boot_id: [255; 16] };
+        let identity = ProcessIdentity {
+            pid: u32::MAX,
+            start_ticks: 1 << 40,
+            pid_namespace: u64::MAX,
+            boot_id: [255; 16],
+        };
         let slot = SlotView {
             node,
             incarnation: Incarnation(1 << 40),
@@ -144,7 +164,11 @@ mod tests {
             fenced: Epoch(1 << 30),
             installed_epoch: Epoch(1 << 30),
             scn_ceiling: 1 << 50,
-            addresses: Addresses { peer: longest.clone(), sql: longest.clone(), admin: longest },
+            addresses: Addresses {
+                peer: longest.clone(),
+                sql: longest.clone(),
+                admin: longest,
+            },
         };
         let mut block = slot.encode();
         block.resize(4096, 0);

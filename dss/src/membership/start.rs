@@ -39,8 +39,14 @@ impl Membership {
         control.flush().await?;
         let blocks = read_ballots(&*runtime, &control).await?;
         let decided = learn_decided(&*runtime, &control).await?;
-        let me = Member { node, incarnation: slot.incarnation };
-        let own_block = blocks.iter().find(|(n, _)| *n == node).map_or(BallotBlock::default(), |(_, block)| *block);
+        let me = Member {
+            node,
+            incarnation: slot.incarnation,
+        };
+        let own_block = blocks
+            .iter()
+            .find(|(n, _)| *n == node)
+            .map_or(BallotBlock::default(), |(_, block)| *block);
         let mut core = Core::new(started, me, config.timing, decided);
         core.handle_fenced(slot.fenced);
         let gate = started + (config.timing.lease - config.timing.grace);
@@ -51,7 +57,11 @@ impl Membership {
             slot,
             own_block,
             own_block_unknown: false,
-            highest_round: blocks.iter().map(|(_, block)| block.promised.round).max().unwrap_or(0),
+            highest_round: blocks
+                .iter()
+                .map(|(_, block)| block.promised.round)
+                .max()
+                .unwrap_or(0),
             events: VecDeque::new(),
             timeline: Timeline::default(),
             detected: None,
@@ -83,11 +93,19 @@ impl Membership {
 
 fn check(config: &MembershipConfig) -> Result<(), MembershipError> {
     if !config.timing.is_sound() {
-        return Err(MembershipError::Configuration("need H <= L/6, Tio <= L/3, G < L/2"));
+        return Err(MembershipError::Configuration(
+            "need H <= L/6, Tio <= L/3, G < L/2",
+        ));
     }
-    let addresses = [&config.addresses.peer, &config.addresses.sql, &config.addresses.admin];
+    let addresses = [
+        &config.addresses.peer,
+        &config.addresses.sql,
+        &config.addresses.admin,
+    ];
     if addresses.iter().any(|address| address.len() > ADDRESS_BYTES_MAX) {
-        return Err(MembershipError::Configuration("an address is longer than 120 bytes"));
+        return Err(MembershipError::Configuration(
+            "an address is longer than 120 bytes",
+        ));
     }
     Ok(())
 }
@@ -105,7 +123,9 @@ async fn wait_for_namesake(
     config: &MembershipConfig,
     before: Option<&SlotView>,
 ) -> Result<(), MembershipError> {
-    let Some(before) = before.filter(|slot| slot.state != SlotState::Down) else { return Ok(()) };
+    let Some(before) = before.filter(|slot| slot.state != SlotState::Down) else {
+        return Ok(());
+    };
     let (mine, identity) = (fencer.identity(), &before.identity);
     if identity.boot_id == mine.boot_id && identity.pid_namespace == mine.pid_namespace {
         return Ok(());

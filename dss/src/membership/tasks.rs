@@ -11,13 +11,19 @@ use std::sync::atomic::Ordering;
 impl Membership {
     pub(super) fn spawn_tasks(self: &Arc<Self>) {
         let this = self.clone();
-        self.runtime.spawn("membership-renew", Box::pin(async move { this.renew().await }));
+        self.runtime
+            .spawn("membership-renew", Box::pin(async move { this.renew().await }));
         let this = self.clone();
-        self.runtime.spawn("membership-lease", Box::pin(async move { this.guard_lease().await }));
+        self.runtime.spawn(
+            "membership-lease",
+            Box::pin(async move { this.guard_lease().await }),
+        );
         let this = self.clone();
-        self.runtime.spawn("membership-watch", Box::pin(async move { this.watch().await }));
+        self.runtime
+            .spawn("membership-watch", Box::pin(async move { this.watch().await }));
         let this = self.clone();
-        self.runtime.spawn("membership-reform", Box::pin(async move { this.reform().await }));
+        self.runtime
+            .spawn("membership-reform", Box::pin(async move { this.reform().await }));
     }
 
     fn over(&self) -> bool {
@@ -57,7 +63,13 @@ impl Membership {
             let (state, heard) = (inner.core.state(), inner.core.heard(begun));
             let (decided, fenced) = (inner.core.decided().view.epoch, inner.core.fenced());
             inner.slot.sequence += 1;
-            inner.slot = SlotView { state, heard, decided, fenced, ..inner.slot.clone() };
+            inner.slot = SlotView {
+                state,
+                heard,
+                decided,
+                fenced,
+                ..inner.slot.clone()
+            };
             inner.slot.encode()
         };
         self.control.write_slot_block(self.me.node, &bytes).await?;
@@ -71,7 +83,8 @@ impl Membership {
     fn renewed(&self, begun: Instant) {
         let timing = &self.config.timing;
         self.inner.lock().lease.renew(begun);
-        self.gate.fetch_max((begun + (timing.lease - timing.grace)).0, Ordering::AcqRel);
+        self.gate
+            .fetch_max((begun + (timing.lease - timing.grace)).0, Ordering::AcqRel);
     }
 
     /// Ends the process when the lease is over.
@@ -107,8 +120,10 @@ impl Membership {
             match self.control.read_all_slot_blocks().await {
                 Ok(blocks) => {
                     // A damaged slot cannot be told from one under way; the last good content stays.
-                    let slots: Vec<SlotView> =
-                        blocks.iter().filter_map(|(node, block)| SlotView::decode(node, block).ok()?).collect();
+                    let slots: Vec<SlotView> = blocks
+                        .iter()
+                        .filter_map(|(node, block)| SlotView::decode(node, block).ok()?)
+                        .collect();
                     self.handle_slots(slots);
                 }
                 Err(error) => tracing::warn!(%error, "the slots could not be read"),

@@ -3,9 +3,7 @@
 use super::*;
 use crate::device::{Port, SimDisk, SimDiskOptions};
 use crate::group::ControlBlocks;
-use crate::seam::{
-    BoxFuture, FenceError, Fencer, LockState, ProcessIdentity, Runtime, Service, Transport,
-};
+use crate::seam::{BoxFuture, FenceError, Fencer, LockState, ProcessIdentity, Runtime, Service, Transport};
 use crate::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::{Incarnation, Instant, Member, NodeId, NodeSet, View};
 use parking_lot::Mutex;
@@ -62,7 +60,13 @@ impl Runtime for LifeRuntime {
         self.handle.sleep_until(deadline)
     }
     fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) {
-        self.handle.spawn(name, Box::pin(Gated { task, life: self.life.clone() }));
+        self.handle.spawn(
+            name,
+            Box::pin(Gated {
+                task,
+                life: self.life.clone(),
+            }),
+        );
     }
     fn random(&self) -> u64 {
         self.handle.random()
@@ -103,22 +107,29 @@ impl Transport for Wire {
     fn send(&self, to: NodeId, _: Service, body: Vec<u8>) {
         let (cluster, from, number) = (self.0.clone(), self.1, self.2);
         let runtime = cluster.handle.clone();
-        runtime.spawn("wire", Box::pin(async move {
-            cluster.handle.sleep(Duration::from_micros(100)).await;
-            let (target, incarnation) = {
-                let shared = cluster.shared.lock();
-                let Some(sender) = shared.lives[number].membership.clone() else { return };
-                let up = |l: &&Started| l.id == to.get() && l.life.lock().dead.is_none() && !l.life.lock().paused;
-                let target = shared.lives.iter().filter(up).find_map(|l| l.membership.clone());
-                if shared.cut.contains(&(from, to.get())) {
-                    return;
+        runtime.spawn(
+            "wire",
+            Box::pin(async move {
+                cluster.handle.sleep(Duration::from_micros(100)).await;
+                let (target, incarnation) = {
+                    let shared = cluster.shared.lock();
+                    let Some(sender) = shared.lives[number].membership.clone() else {
+                        return;
+                    };
+                    let up = |l: &&Started| {
+                        l.id == to.get() && l.life.lock().dead.is_none() && !l.life.lock().paused
+                    };
+                    let target = shared.lives.iter().filter(up).find_map(|l| l.membership.clone());
+                    if shared.cut.contains(&(from, to.get())) {
+                        return;
+                    }
+                    (target, sender.incarnation())
+                };
+                if let Some(target) = target {
+                    target.receive(node(from), incarnation, &body);
                 }
-                (target, sender.incarnation())
-            };
-            if let Some(target) = target {
-                target.receive(node(from), incarnation, &body);
-            }
-        }));
+            }),
+        );
     }
 }
 
@@ -141,10 +152,17 @@ impl Fencer for Locks {
         Ok(())
     }
     fn identity(&self) -> ProcessIdentity {
-        ProcessIdentity { pid: self.1 as u32, ..ProcessIdentity::default() }
+        ProcessIdentity {
+            pid: self.1 as u32,
+            ..ProcessIdentity::default()
+        }
     }
     fn observe(&self, id: NodeId, incarnation: Incarnation) -> Result<LockState, FenceError> {
-        let state = if self.holder(id).is_some() { LockState::Held } else { LockState::Free };
+        let state = if self.holder(id).is_some() {
+            LockState::Held
+        } else {
+            LockState::Free
+        };
         if state == LockState::Held {
             self.2.lock().insert(id, incarnation);
         }
@@ -171,22 +189,35 @@ impl Fencer for Locks {
 impl Cluster {
     fn new(seed: u64) -> Self {
         let disk = SimDisk::new(SimDiskOptions::new(8 << 20, seed));
-        Self { handle: TestRuntime::new(seed), disk, shared: Arc::default() }
+        Self {
+            handle: TestRuntime::new(seed),
+            disk,
+            shared: Arc::default(),
+        }
     }
 
     async fn start(&self, id: u8) -> Result<Arc<Membership>, MembershipError> {
         let life = Arc::new(Mutex::new(Life::default()));
-        let runtime = Arc::new(LifeRuntime { handle: self.handle.clone(), life: life.clone() });
+        let runtime = Arc::new(LifeRuntime {
+            handle: self.handle.clone(),
+            life: life.clone(),
+        });
         let device = self.disk.attach(runtime.clone());
         let number = {
             let mut shared = self.shared.lock();
-            shared.lives.push(Started { id, life, port: device.port(), membership: None });
+            shared.lives.push(Started {
+                id,
+                life,
+                port: device.port(),
+                membership: None,
+            });
             shared.lives.len() - 1
         };
         let wire = Arc::new(Wire(self.clone(), id, number));
         let locks = Arc::new(Locks(self.clone(), number, Mutex::default()));
         let config = MembershipConfig::new(node(id));
-        let started = Membership::start(runtime.clone(), ControlBlocks::new(device), wire, locks, config).await;
+        let started =
+            Membership::start(runtime.clone(), ControlBlocks::new(device), wire, locks, config).await;
         let membership = match started {
             Ok(membership) => membership,
             Err(error) => {
@@ -196,13 +227,16 @@ impl Cluster {
         };
         self.shared.lock().lives[number].membership = Some(membership.clone());
         let (cluster, of) = (self.clone(), membership.clone());
-        runtime.spawn("events", Box::pin(async move {
-            while let MembershipEvent::Install { view, dead, .. } = of.next_event().await {
-                cluster.check_install(&view, &dead);
-                of.installed(view.epoch);
-                cluster.shared.lock().installs.push((id, view, dead));
-            }
-        }));
+        runtime.spawn(
+            "events",
+            Box::pin(async move {
+                while let MembershipEvent::Install { view, dead, .. } = of.next_event().await {
+                    cluster.check_install(&view, &dead);
+                    of.installed(view.epoch);
+                    cluster.shared.lock().installs.push((id, view, dead));
+                }
+            }),
+        );
         Ok(membership)
     }
 
@@ -210,12 +244,24 @@ impl Cluster {
     fn check_install(&self, view: &View, dead: &[Member]) {
         let shared = self.shared.lock();
         for (_, other, _) in &shared.installs {
-            assert!(other.epoch != view.epoch || **other == *view, "two views of epoch {:?}", view.epoch);
+            assert!(
+                other.epoch != view.epoch || **other == *view,
+                "two views of epoch {:?}",
+                view.epoch
+            );
         }
         for life in &shared.lives {
-            let Some(membership) = &life.membership else { continue };
-            let member = Member { node: node(life.id), incarnation: membership.incarnation() };
-            assert!(!dead.contains(&member) || life.life.lock().dead.is_some(), "{member:?} is alive");
+            let Some(membership) = &life.membership else {
+                continue;
+            };
+            let member = Member {
+                node: node(life.id),
+                incarnation: membership.incarnation(),
+            };
+            assert!(
+                !dead.contains(&member) || life.life.lock().dead.is_some(),
+                "{member:?} is alive"
+            );
         }
     }
 
@@ -229,7 +275,12 @@ impl Cluster {
             }
             let incarnation = victim.membership.as_ref().map(|m| m.incarnation());
             let up = |l: &&Started| l.life.lock().dead.is_none() && !shared.cut.contains(&(victim.id, l.id));
-            let others: Vec<_> = shared.lives.iter().filter(up).filter_map(|l| l.membership.clone()).collect();
+            let others: Vec<_> = shared
+                .lives
+                .iter()
+                .filter(up)
+                .filter_map(|l| l.membership.clone())
+                .collect();
             (victim.port, victim.id, incarnation, others)
         };
         self.disk.kill(port);
@@ -279,7 +330,10 @@ impl Cluster {
             if took > limit {
                 let shared = self.shared.lock();
                 for life in &shared.lives {
-                    let state = life.membership.as_ref().map(|m| (m.view().nodes(), m.decided_epoch(), m.alarm()));
+                    let state = life
+                        .membership
+                        .as_ref()
+                        .map(|m| (m.view().nodes(), m.decided_epoch(), m.alarm()));
                     println!("node {}: {state:?}, dead {:?}", life.id, life.life.lock().dead);
                 }
                 panic!("no view of {ids:?} after {took:?}");
@@ -340,10 +394,19 @@ fn a_paused_node_aborts_when_it_goes_on_after_its_lease() {
         cluster.shared.lock().unkillable.insert(2);
         cluster.pause(2, true);
         cluster.handle.sleep(SOON).await;
-        let installed = cluster.shared.lock().installs.iter().map(|(_, view, _)| view.nodes().len()).min();
+        let installed = cluster
+            .shared
+            .lock()
+            .installs
+            .iter()
+            .map(|(_, view, _)| view.nodes().len())
+            .min();
         assert_eq!(installed.map(|n| n >= 1), Some(true));
         let one = cluster.shared.lock().lives[0].membership.clone().unwrap();
-        assert!(one.view().contains(node(2)), "nobody acts while node 2 is unproven");
+        assert!(
+            one.view().contains(node(2)),
+            "nobody acts while node 2 is unproven"
+        );
         assert!(one.alarm().is_some());
         cluster.pause(2, false);
         cluster.settle(&[1, 3], SOON).await;
@@ -389,10 +452,15 @@ fn a_stopped_or_crashed_cluster_starts_again() {
 fn leaving_is_clean_and_the_last_one_may_leave_too() {
     run(|cluster| async move {
         cluster.start_all().await;
-        let all: Vec<_> = (0..3).map(|i| cluster.shared.lock().lives[i].membership.clone().unwrap()).collect();
+        let all: Vec<_> = (0..3)
+            .map(|i| cluster.shared.lock().lives[i].membership.clone().unwrap())
+            .collect();
         all[0].leave().await.unwrap();
         cluster.settle(&[2, 3], SOON).await;
-        assert!(cluster.shared.lock().installs.last().unwrap().2.is_empty(), "nobody died");
+        assert!(
+            cluster.shared.lock().installs.last().unwrap().2.is_empty(),
+            "nobody died"
+        );
         assert_eq!(cluster.death(1), None, "and nobody was killed");
         all[1].leave().await.unwrap();
         all[2].leave().await.unwrap();
@@ -401,7 +469,10 @@ fn leaving_is_clean_and_the_last_one_may_leave_too() {
         }
         cluster.start(1).await.unwrap();
         cluster.settle(&[1], SOON).await;
-        assert!(cluster.shared.lock().installs.last().unwrap().2.is_empty(), "nobody died");
+        assert!(
+            cluster.shared.lock().installs.last().unwrap().2.is_empty(),
+            "nobody died"
+        );
     });
 }
 
@@ -413,7 +484,13 @@ fn a_second_process_of_a_node_fails_at_once_and_disturbs_nothing() {
         cluster.shared.lock().lives.pop();
         cluster.handle.sleep(SOON).await;
         cluster.settle(&[1, 2, 3], SOON).await;
-        let epoch = cluster.shared.lock().installs.iter().map(|(_, view, _)| view.epoch).max();
+        let epoch = cluster
+            .shared
+            .lock()
+            .installs
+            .iter()
+            .map(|(_, view, _)| view.epoch)
+            .max();
         assert!(epoch.unwrap().0 <= 3, "no reform");
     });
 }

@@ -26,7 +26,13 @@ impl MembershipConfig {
     /// Defaults for node `me`.
     pub fn new(me: NodeId) -> Self {
         let (timing, addresses) = (Timing::default(), Addresses::default());
-        Self { me, timing, addresses, volumes: Vec::new(), lease_is_proof: false }
+        Self {
+            me,
+            timing,
+            addresses,
+            volumes: Vec::new(),
+            lease_is_proof: false,
+        }
     }
 }
 

@@ -88,7 +88,11 @@ pub(super) fn decode_header(bytes: &[u8; HEADER]) -> Result<(Service, usize), Re
     if bytes[5..8] != [0; 3] {
         return Err(Refusal::Garbage);
     }
-    if length > BODY_BYTES_MAX { Err(Refusal::TooLong) } else { Ok((service, length)) }
+    if length > BODY_BYTES_MAX {
+        Err(Refusal::TooLong)
+    } else {
+        Ok((service, length))
+    }
 }
 
 pub(super) fn body_matches(header: &[u8; HEADER], body: &[u8]) -> bool {

@@ -123,7 +123,12 @@ impl NetTransport {
             counters: Counters::default(),
         };
         let (listeners, tasks) = (Mutex::new(listeners), Mutex::default());
-        Ok(Arc::new(Self { shared: Arc::new(shared), listeners, addresses, tasks }))
+        Ok(Arc::new(Self {
+            shared: Arc::new(shared),
+            listeners,
+            addresses,
+            tasks,
+        }))
     }
 
     /// What is listened on, with the ports that were chosen.
@@ -134,9 +139,17 @@ impl NetTransport {
     /// Begins to accept, dial and deliver, as this life. Once.
     pub fn start(&self, incarnation: Incarnation, inbound: Arc<dyn Inbound>) {
         let shared = &self.shared;
-        let hello = Hello { group: shared.config.group, node: shared.config.me, incarnation };
+        let hello = Hello {
+            group: shared.config.group,
+            node: shared.config.me,
+            incarnation,
+        };
         let (to_self, mut from_self) = mpsc::unbounded_channel();
-        let life = Life { hello, inbound: inbound.clone(), to_self };
+        let life = Life {
+            hello,
+            inbound: inbound.clone(),
+            to_self,
+        };
         assert!(shared.life.set(life).is_ok(), "a transport is started once");
         let me = shared.config.me;
         let mut tasks = self.tasks.lock();
@@ -171,7 +184,11 @@ impl NetTransport {
             present.entry(node).or_insert_with(|| {
                 let queue = Arc::new(Queue::new(self.shared.life.get().is_some()));
                 let task = peer::dial(self.shared.clone(), node, address.clone(), queue.clone());
-                Peer { address, queue, dialler: self.shared.handle.spawn(task) }
+                Peer {
+                    address,
+                    queue,
+                    dialler: self.shared.handle.spawn(task),
+                }
             });
         }
     }
@@ -194,7 +211,11 @@ impl NetTransport {
 impl Drop for NetTransport {
     fn drop(&mut self) {
         self.tasks.lock().iter().for_each(JoinHandle::abort);
-        self.shared.peers.lock().values().for_each(|peer| peer.dialler.abort());
+        self.shared
+            .peers
+            .lock()
+            .values()
+            .for_each(|peer| peer.dialler.abort());
     }
 }
 
@@ -238,7 +259,11 @@ impl Shared {
     }
 
     fn disconnected(&self, hello: &Hello) {
-        self.life.get().expect("connections begin after the start").inbound.disconnected(hello.node, hello.incarnation);
+        self.life
+            .get()
+            .expect("connections begin after the start")
+            .inbound
+            .disconnected(hello.node, hello.incarnation);
     }
 }
 
@@ -277,7 +302,10 @@ async fn serve(shared: Arc<Shared>, mut stream: Stream) {
         return;
     }
     let number = shared.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
-    shared.lives.lock().insert(hello.node, (hello.incarnation, number));
+    shared
+        .lives
+        .lock()
+        .insert(hello.node, (hello.incarnation, number));
     if let Err(reason) = read_frames(&shared, life, &hello, stream).await {
         shared.refuse(reason, "inbound frame");
     }
@@ -301,8 +329,15 @@ async fn read_frames(shared: &Shared, life: &Life, hello: &Hello, stream: Stream
             return Err(Refusal::Garbage);
         }
         shared.counters.received.fetch_add(1, Ordering::Relaxed);
-        shared.counters.received_bytes.fetch_add((HEADER + length) as u64, Ordering::Relaxed);
-        let stale = shared.lives.lock().get(&hello.node).is_none_or(|latest| latest.0 > hello.incarnation);
+        shared
+            .counters
+            .received_bytes
+            .fetch_add((HEADER + length) as u64, Ordering::Relaxed);
+        let stale = shared
+            .lives
+            .lock()
+            .get(&hello.node)
+            .is_none_or(|latest| latest.0 > hello.incarnation);
         if stale {
             return Err(Refusal::Stale);
         }

@@ -37,7 +37,11 @@ pub(super) struct Queue {
 
 impl Queue {
     pub fn new(started: bool) -> Self {
-        let queue = Self { waiting: Mutex::default(), ready: Notify::new(), begin: Notify::new() };
+        let queue = Self {
+            waiting: Mutex::default(),
+            ready: Notify::new(),
+            begin: Notify::new(),
+        };
         if started {
             queue.begin.notify_one();
         }
@@ -46,7 +50,11 @@ impl Queue {
 
     /// False when the frame was dropped.
     pub fn push(&self, service: Service, body: Vec<u8>) -> bool {
-        assert!(body.len() <= BODY_BYTES_MAX, "a message of {} bytes is too long", body.len());
+        assert!(
+            body.len() <= BODY_BYTES_MAX,
+            "a message of {} bytes is too long",
+            body.len()
+        );
         let header = encode_header(service, &body);
         let mut waiting = self.waiting.lock();
         if !waiting.connected || waiting.bytes > QUEUE_BYTES_MAX {
@@ -63,7 +71,10 @@ impl Queue {
     }
 
     fn connect(&self, connected: bool) {
-        *self.waiting.lock() = Waiting { connected, ..Waiting::default() };
+        *self.waiting.lock() = Waiting {
+            connected,
+            ..Waiting::default()
+        };
     }
 
     async fn take(&self) -> Vec<Frame> {
@@ -115,7 +126,10 @@ async fn connect(
     let life = shared.life.get().expect("dialling begins after the start");
     let stream = tokio::time::timeout(super::HELLO_TIME, Stream::connect(address)).await;
     let mut stream = stream.map_err(|_| None)?.map_err(|_| None)?;
-    stream.write_all(&encode_hello(&life.hello)).await.map_err(|_| None)?;
+    stream
+        .write_all(&encode_hello(&life.hello))
+        .await
+        .map_err(|_| None)?;
     let hello = read_hello(&mut stream).await?;
     shared.check(&hello, Some(node))?;
     Ok((stream, hello))
@@ -143,7 +157,11 @@ async fn carry(shared: &Shared, stream: Stream, queue: &Queue) {
     }
 }
 
-async fn write_batch(shared: &Shared, writer: &mut (impl AsyncWrite + Unpin), batch: &[Frame]) -> io::Result<()> {
+async fn write_batch(
+    shared: &Shared,
+    writer: &mut (impl AsyncWrite + Unpin),
+    batch: &[Frame],
+) -> io::Result<()> {
     let bytes: usize = batch.iter().map(|(_, body)| HEADER + body.len()).sum();
     let mut parts: Vec<IoSlice<'_>> = Vec::with_capacity(batch.len() * 2);
     for (header, body) in batch {
@@ -161,7 +179,13 @@ async fn write_batch(shared: &Shared, writer: &mut (impl AsyncWrite + Unpin), ba
         shared.counters.writes.fetch_add(1, Ordering::Relaxed);
         IoSlice::advance_slices(&mut parts, written);
     }
-    shared.counters.sent.fetch_add(batch.len() as u64, Ordering::Relaxed);
-    shared.counters.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    shared
+        .counters
+        .sent
+        .fetch_add(batch.len() as u64, Ordering::Relaxed);
+    shared
+        .counters
+        .sent_bytes
+        .fetch_add(bytes as u64, Ordering::Relaxed);
     Ok(())
 }

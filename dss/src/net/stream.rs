@@ -35,7 +35,9 @@ impl Stream {
 impl Listener {
     /// A UNIX path left behind by an earlier life is replaced: who holds the slot lock owns the path.
     pub async fn bind(address: &str) -> io::Result<Self> {
-        let Some(path) = unix_path(address) else { return Ok(Self::Tcp(TcpListener::bind(address).await?)) };
+        let Some(path) = unix_path(address) else {
+            return Ok(Self::Tcp(TcpListener::bind(address).await?));
+        };
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -57,7 +59,9 @@ impl Listener {
     /// The address with the port that was chosen when 0 was asked for.
     pub fn address(&self, asked: &str) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| asked.to_owned(), |a| a.to_string()),
+            Self::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|_| asked.to_owned(), |a| a.to_string()),
             Self::Unix(_) => asked.to_owned(),
         }
     }

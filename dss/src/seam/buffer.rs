@@ -22,11 +22,16 @@ unsafe impl Sync for IoBuffer {}
 impl IoBuffer {
     /// `length` zero bytes. Panics when `length` is 0 or not a multiple of 512.
     pub fn zeroed(length: usize) -> Self {
-        assert!(length > 0 && length.is_multiple_of(512), "I/O length {length} is not a positive multiple of 512");
+        assert!(
+            length > 0 && length.is_multiple_of(512),
+            "I/O length {length} is not a positive multiple of 512"
+        );
         let layout = Layout::from_size_align(length, BLOCK).expect("length fits the address space");
         // SAFETY: the layout has a size above zero.
         let memory = unsafe { alloc_zeroed(layout) };
-        let Some(memory) = NonNull::new(memory) else { handle_alloc_error(layout) };
+        let Some(memory) = NonNull::new(memory) else {
+            handle_alloc_error(layout)
+        };
         Self { memory, length }
     }
 

@@ -64,7 +64,11 @@ pub enum GroupError {
 
 /// Bytes that `records` take as a group.
 pub fn group_length(records: &[RedoRecord]) -> usize {
-    GROUP_HEADER + records.iter().map(|r| RECORD_HEADER + r.operation.len()).sum::<usize>()
+    GROUP_HEADER
+        + records
+            .iter()
+            .map(|r| RECORD_HEADER + r.operation.len())
+            .sum::<usize>()
 }
 
 /// Appends a group to `out`; gives its length. Panics when there is no record or the group is longer than
@@ -81,7 +85,12 @@ pub fn encode_group(out: &mut Vec<u8>, stamp: GroupStamp, records: &[RedoRecord]
     out.extend_from_slice(&(length as u32).to_le_bytes());
     out.extend_from_slice(&count.to_le_bytes());
     out.extend_from_slice(&[stamp.stream.get(), 0]);
-    for word in [stamp.lsn.0, stamp.previous_end.0, stamp.incarnation.0, stamp.epoch.0] {
+    for word in [
+        stamp.lsn.0,
+        stamp.previous_end.0,
+        stamp.incarnation.0,
+        stamp.epoch.0,
+    ] {
         out.extend_from_slice(&word.to_le_bytes());
     }
     for record in records {
@@ -108,7 +117,9 @@ pub fn parse_group(bytes: &[u8]) -> Result<Group, GroupError> {
     if !(GROUP_HEADER + RECORD_HEADER..=GROUP_MAX).contains(&length) {
         return Err(GroupError::Damaged);
     }
-    let Some(bytes) = bytes.get(..length) else { return Err(GroupError::Short(length)) };
+    let Some(bytes) = bytes.get(..length) else {
+        return Err(GroupError::Short(length));
+    };
     if crc32c(&bytes[8..]) != u32_at(bytes, 4) {
         return Err(GroupError::Damaged);
     }
@@ -122,7 +133,11 @@ pub fn parse_group(bytes: &[u8]) -> Result<Group, GroupError> {
     };
     let count = usize::from(u16::from_le_bytes([bytes[12], bytes[13]]));
     let records = parse_records(&bytes[GROUP_HEADER..], count).ok_or(GroupError::Damaged)?;
-    let end = Lsn(stamp.lsn.0.checked_add(length as u64).ok_or(GroupError::Damaged)?);
+    let end = Lsn(stamp
+        .lsn
+        .0
+        .checked_add(length as u64)
+        .ok_or(GroupError::Damaged)?);
     Ok(Group { stamp, end, records })
 }
 
@@ -130,12 +145,21 @@ fn parse_records(mut bytes: &[u8], count: usize) -> Option<Vec<RedoRecord>> {
     let mut records = Vec::with_capacity(count.min(bytes.len() / RECORD_HEADER));
     for _ in 0..count {
         let header = bytes.get(..RECORD_HEADER)?;
-        let page = PageId { file: FileId(u64_at(header, 0)), number: u32_at(header, 8) };
+        let page = PageId {
+            file: FileId(u64_at(header, 0)),
+            number: u32_at(header, 8),
+        };
         let length = u32_at(header, 12) as usize;
         let prev_psn = Psn(u64_at(header, 16));
-        let operation = bytes.get(RECORD_HEADER..RECORD_HEADER.checked_add(length)?)?.to_vec();
+        let operation = bytes
+            .get(RECORD_HEADER..RECORD_HEADER.checked_add(length)?)?
+            .to_vec();
         bytes = &bytes[RECORD_HEADER + length..];
-        records.push(RedoRecord { page, prev_psn, operation });
+        records.push(RedoRecord {
+            page,
+            prev_psn,
+            operation,
+        });
     }
     (bytes.is_empty() && count > 0).then_some(records)
 }
@@ -181,7 +205,13 @@ pub enum Step {
 impl StreamCursor {
     /// A cursor at `position`, which is a group's begin or end.
     pub const fn new(stream: NodeId, incarnation: Incarnation, block: u64, position: Lsn) -> Self {
-        Self { stream, incarnation, block, position, chained: false }
+        Self {
+            stream,
+            incarnation,
+            block,
+            position,
+            chained: false,
+        }
     }
 
     /// End of the last group, or where the walk began.
@@ -200,7 +230,11 @@ impl StreamCursor {
         // Padding to the next block: zeros, and then a group that names this position as the end before it.
         let padding = (self.position.0.next_multiple_of(self.block) - self.position.0) as usize;
         if padding == 0 {
-            return if bytes.len() < 4 { Self::short(GROUP_HEADER, complete) } else { Step::End };
+            return if bytes.len() < 4 {
+                Self::short(GROUP_HEADER, complete)
+            } else {
+                Step::End
+            };
         }
         if bytes.len() < padding + 4 {
             return Self::short(padding + GROUP_HEADER, complete);
@@ -233,7 +267,11 @@ impl StreamCursor {
             && stamp.lsn.0 == self.position.0 + skipped as u64;
         // The first group of a walk that lies exactly at the position needs no witness.
         let follows = stamp.previous_end == self.position || (!self.chained && skipped == 0);
-        if ours && follows { Ok(group) } else { Err(GroupError::Damaged) }
+        if ours && follows {
+            Ok(group)
+        } else {
+            Err(GroupError::Damaged)
+        }
     }
 }
 
@@ -247,7 +285,14 @@ mod tests {
     }
 
     fn record(number: u32, psn: u64, size: usize) -> RedoRecord {
-        RedoRecord { page: PageId { file: FileId(7), number }, prev_psn: Psn(psn), operation: vec![number as u8; size] }
+        RedoRecord {
+            page: PageId {
+                file: FileId(7),
+                number,
+            },
+            prev_psn: Psn(psn),
+            operation: vec![number as u8; size],
+        }
     }
 
     fn stamp(lsn: u64, previous_end: u64) -> GroupStamp {
@@ -267,7 +312,10 @@ mod tests {
         let length = encode_group(&mut bytes, stamp(4096, 4000), &records);
         assert_eq!(length, bytes.len());
         let group = parse_group(&bytes).unwrap();
-        assert_eq!((group.stamp, &group.records, group.end), (stamp(4096, 4000), &records, Lsn(4096 + length as u64)));
+        assert_eq!(
+            (group.stamp, &group.records, group.end),
+            (stamp(4096, 4000), &records, Lsn(4096 + length as u64))
+        );
         for at in 0..bytes.len() {
             for flip in [1u8, 0x80, 0xff] {
                 let mut bad = bytes.clone();
@@ -314,14 +362,29 @@ mod tests {
         assert_eq!(walk(&bytes, second).0, [second, third, fourth]);
         let mut gap = bytes.clone();
         gap[second as usize..512].fill(0);
-        assert_eq!(walk(&gap, 0), (vec![first], second), "nothing is read behind a lost group");
-        assert_eq!(walk(&gap, second), (vec![], second), "also when the walk begins at the gap");
+        assert_eq!(
+            walk(&gap, 0),
+            (vec![first], second),
+            "nothing is read behind a lost group"
+        );
+        assert_eq!(
+            walk(&gap, second),
+            (vec![], second),
+            "also when the walk begins at the gap"
+        );
         let mut stranger = bytes.clone();
         let mut other = Vec::new();
-        let life = GroupStamp { incarnation: Incarnation(4), ..stamp(fourth, stamp(0, 0).lsn.0) };
+        let life = GroupStamp {
+            incarnation: Incarnation(4),
+            ..stamp(fourth, stamp(0, 0).lsn.0)
+        };
         encode_group(&mut other, life, &[record(1, 1, 5)]);
         stranger[fourth as usize..fourth as usize + other.len()].copy_from_slice(&other);
-        assert_eq!(walk(&stranger, 0).0, [first, second, third], "an earlier life never parses");
+        assert_eq!(
+            walk(&stranger, 0).0,
+            [first, second, third],
+            "an earlier life never parses"
+        );
     }
 
     #[test]
@@ -332,6 +395,9 @@ mod tests {
         assert_eq!(cursor.step(&[], false), Step::More(GROUP_HEADER));
         assert_eq!(cursor.step(&bytes[..60], false), Step::More(bytes.len()));
         assert!(matches!(cursor.step(&bytes, false), Step::Group(_)));
-        assert_eq!(cursor.step(&[], false), Step::More((1024 - bytes.len()) + GROUP_HEADER));
+        assert_eq!(
+            cursor.step(&[], false),
+            Step::More((1024 - bytes.len()) + GROUP_HEADER)
+        );
     }
 }

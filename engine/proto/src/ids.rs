@@ -1,8 +1,8 @@
 //! Names of the engine: transactions, trees; and the redo record that parts of the engine pass to each other.
 
+use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::{PageId, Psn};
 use aquifer_dss_proto::{FileId, NodeId};
-use alloc::vec::Vec;
 use core::fmt;
 use serde::{Deserialize, Serialize};
 
@@ -17,14 +17,21 @@ impl TxnId {
 
     /// The transaction `sequence` (below 2^48, or this panics) of `node`.
     pub const fn new(node: NodeId, sequence: u64) -> Self {
-        assert!(sequence >> Self::SEQUENCE_BITS == 0, "a transaction sequence has 48 bits");
+        assert!(
+            sequence >> Self::SEQUENCE_BITS == 0,
+            "a transaction sequence has 48 bits"
+        );
         Self((node.get() as u64) << Self::SEQUENCE_BITS | sequence)
     }
 
     /// The node that runs it; `None` when the bits (read from a page) name no node.
     pub const fn node(self) -> Option<NodeId> {
         let id = self.0 >> Self::SEQUENCE_BITS;
-        if id <= NodeId::MAX as u64 { NodeId::new(id as u8) } else { None }
+        if id <= NodeId::MAX as u64 {
+            NodeId::new(id as u8)
+        } else {
+            None
+        }
     }
 
     /// Its number at that node.

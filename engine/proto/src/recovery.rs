@@ -62,7 +62,11 @@ impl RecoveryPlan {
         plan.target = plan.target.max(Psn(prev_psn.0 + 1));
         plan.contributors.insert(record.by);
         let old = plan.records.insert(prev_psn, record);
-        assert!(old.is_none(), "two records of page {page} lead from PSN {}", prev_psn.0);
+        assert!(
+            old.is_none(),
+            "two records of page {page} lead from PSN {}",
+            prev_psn.0
+        );
     }
 
     /// A retention entry: `by` changed `page` up to `psn`, and storage may be behind.
@@ -102,12 +106,16 @@ impl RecoveryPlan {
 
     /// Nodes that changed the page since it was last known on storage.
     pub fn contributors(&self, page: PageId) -> NodeSet {
-        self.pages.get(&page).map_or(NodeSet::EMPTY, |plan| plan.contributors)
+        self.pages
+            .get(&page)
+            .map_or(NodeSet::EMPTY, |plan| plan.contributors)
     }
 
     /// The records that lead `page` from `base` to its target, in order; empty when `base` is there already.
     pub fn chain(&self, page: PageId, base: Psn) -> Result<Vec<&PlannedRecord>, Gap> {
-        let Some(plan) = self.pages.get(&page) else { return Ok(Vec::new()) };
+        let Some(plan) = self.pages.get(&page) else {
+            return Ok(Vec::new());
+        };
         if base >= plan.target {
             return Ok(Vec::new());
         }
@@ -116,7 +124,11 @@ impl RecoveryPlan {
         while psn > base {
             let before = Psn(psn.0 - 1);
             let Some(record) = plan.records.get(&before) else {
-                return Err(Gap { page, missing: before, target: plan.target });
+                return Err(Gap {
+                    page,
+                    missing: before,
+                    target: plan.target,
+                });
             };
             records.push(record);
             if record.base_free {
@@ -135,7 +147,10 @@ mod tests {
     use aquifer_dss_proto::FileId;
 
     fn page(number: u32) -> PageId {
-        PageId { file: FileId(7), number }
+        PageId {
+            file: FileId(7),
+            number,
+        }
     }
 
     fn node(id: u8) -> NodeId {
@@ -143,7 +158,11 @@ mod tests {
     }
 
     fn record(by: u8, base_free: bool) -> PlannedRecord {
-        PlannedRecord { by: node(by), base_free, operation: alloc::vec![by] }
+        PlannedRecord {
+            by: node(by),
+            base_free,
+            operation: alloc::vec![by],
+        }
     }
 
     #[test]
@@ -156,7 +175,12 @@ mod tests {
         assert_eq!(gap.missing, Psn(5));
         plan.add_live_record(page(1), Psn(5), record(1, false));
         plan.add_live_record(page(1), Psn(7), record(1, false));
-        let by: Vec<u8> = plan.chain(page(1), Psn(4)).unwrap().iter().map(|r| r.by.get()).collect();
+        let by: Vec<u8> = plan
+            .chain(page(1), Psn(4))
+            .unwrap()
+            .iter()
+            .map(|r| r.by.get())
+            .collect();
         assert_eq!(by, [3, 1, 2]);
         assert!(plan.chain(page(1), Psn(7)).unwrap().is_empty());
         assert!(plan.chain(page(1), Psn(9)).unwrap().is_empty());

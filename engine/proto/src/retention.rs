@@ -45,18 +45,32 @@ pub struct Retention {
 impl Retention {
     /// An empty table that samples a page once per `sample_bytes` of log.
     pub fn new(sample_bytes: u64) -> Self {
-        Self { pages: BTreeMap::new(), oldest: BTreeSet::new(), sample_bytes }
+        Self {
+            pages: BTreeMap::new(),
+            oldest: BTreeSet::new(),
+            sample_bytes,
+        }
     }
 
     /// A group at `lsn` changes `page` from `prev_psn` to the next PSN.
     pub fn changed(&mut self, page: PageId, prev_psn: Psn, lsn: Lsn) {
         let last = Psn(prev_psn.0 + 1);
         let Some(kept) = self.pages.get_mut(&page) else {
-            self.pages.insert(page, Kept { samples: alloc::vec![(prev_psn, lsn)], last });
+            self.pages.insert(
+                page,
+                Kept {
+                    samples: alloc::vec![(prev_psn, lsn)],
+                    last,
+                },
+            );
             self.oldest.insert((lsn, page));
             return;
         };
-        assert!(last > kept.last, "PSN of page {page} fell from {:?} to {last:?}", kept.last);
+        assert!(
+            last > kept.last,
+            "PSN of page {page} fell from {:?} to {last:?}",
+            kept.last
+        );
         kept.last = last;
         let newest = kept.samples.last().expect("never empty").1;
         if lsn.0 - newest.0 >= self.sample_bytes {
@@ -66,14 +80,19 @@ impl Retention {
 
     /// Storage holds `page` with `psn` (told after the flush): records before it may go.
     pub fn written_back(&mut self, page: PageId, psn: Psn) {
-        let Some(kept) = self.pages.get_mut(&page) else { return };
+        let Some(kept) = self.pages.get_mut(&page) else {
+            return;
+        };
         let before = kept.samples[0].1;
         if kept.last <= psn {
             self.pages.remove(&page);
             self.oldest.remove(&(before, page));
             return;
         }
-        let gone = kept.samples[1..].iter().take_while(|(first, _)| *first <= psn).count();
+        let gone = kept.samples[1..]
+            .iter()
+            .take_while(|(first, _)| *first <= psn)
+            .count();
         if gone > 0 {
             kept.samples.drain(..gone);
             let after = kept.samples[0].1;
@@ -90,14 +109,24 @@ impl Retention {
     /// Up to `limit` pages whose oldest change lies before `before`, oldest first: what must be written back so
     /// that the horizon reaches `before`.
     pub fn pinning(&self, before: Lsn, limit: usize) -> Vec<PageId> {
-        self.oldest.iter().take_while(|(lsn, _)| *lsn < before).take(limit).map(|(_, page)| *page).collect()
+        self.oldest
+            .iter()
+            .take_while(|(lsn, _)| *lsn < before)
+            .take(limit)
+            .map(|(_, page)| *page)
+            .collect()
     }
 
     /// Everything kept, in order of page.
     pub fn entries(&self) -> Vec<RetentionEntry> {
         let entry = |(page, kept): (&PageId, &Kept)| {
             let (first, lsn) = kept.samples[0];
-            RetentionEntry { page: *page, first, last: kept.last, lsn }
+            RetentionEntry {
+                page: *page,
+                first,
+                last: kept.last,
+                lsn,
+            }
         };
         self.pages.iter().map(entry).collect()
     }
@@ -119,7 +148,10 @@ mod tests {
     use aquifer_dss_proto::FileId;
 
     fn page(number: u32) -> PageId {
-        PageId { file: FileId(1), number }
+        PageId {
+            file: FileId(1),
+            number,
+        }
     }
 
     #[test]
@@ -133,7 +165,11 @@ mod tests {
         assert_eq!(table.pinning(Lsn(200), 9), [page(1)]);
         assert_eq!(table.pinning(Lsn(201), 9), [page(1), page(2)]);
         table.written_back(page(1), Psn(1));
-        assert_eq!(table.horizon(), Some(Lsn(100)), "the second change is not on storage, the sample stays");
+        assert_eq!(
+            table.horizon(),
+            Some(Lsn(100)),
+            "the second change is not on storage, the sample stays"
+        );
         table.written_back(page(1), Psn(2));
         assert_eq!(table.horizon(), Some(Lsn(200)));
         table.written_back(page(2), Psn(5));
@@ -155,7 +191,10 @@ mod tests {
         assert!(behind > 0);
         let entry = table.entries()[0];
         assert_eq!(entry.last, Psn(1000));
-        assert!(entry.first <= Psn(994), "a record at or past the PSN on storage is kept");
+        assert!(
+            entry.first <= Psn(994),
+            "a record at or past the PSN on storage is kept"
+        );
     }
 
     #[test]
@@ -164,8 +203,16 @@ mod tests {
         table.changed(page(1), Psn(3), Lsn(0));
         table.changed(page(1), Psn(9), Lsn(5000));
         table.written_back(page(1), Psn(7));
-        assert_eq!(table.entries()[0].first, Psn(3), "the sample may still cover a change at 7 or later");
+        assert_eq!(
+            table.entries()[0].first,
+            Psn(3),
+            "the sample may still cover a change at 7 or later"
+        );
         table.written_back(page(1), Psn(9));
-        assert_eq!(table.horizon(), Some(Lsn(5000)), "9 itself is not contained in an image with PSN 9");
+        assert_eq!(
+            table.horizon(),
+            Some(Lsn(5000)),
+            "9 itself is not contained in an image with PSN 9"
+        );
     }
 }

@@ -53,7 +53,13 @@ impl ScnIssuer {
     pub fn new(highest_ceiling: Scn, reserve: u64, members: NodeSet, horizon: Scn) -> Self {
         assert!(reserve > 0, "an issuer reserves at least one SCN");
         let floors = members.iter().map(|node| (node, None)).collect();
-        Self { current: highest_ceiling, ceiling: highest_ceiling, reserve, floors, horizon }
+        Self {
+            current: highest_ceiling,
+            ceiling: highest_ceiling,
+            reserve,
+            floors,
+            horizon,
+        }
     }
 
     /// Newest SCN issued: a snapshot taken now.
@@ -117,7 +123,11 @@ impl ScnIssuer {
     pub fn answer(&mut self, node: NodeId, fetch: ScnFetch) -> Option<ScnReply> {
         let first = self.take(fetch.take)?;
         self.floor(node, fetch.floor);
-        Some(ScnReply { first, current: self.current, horizon: self.horizon() })
+        Some(ScnReply {
+            first,
+            current: self.current,
+            horizon: self.horizon(),
+        })
     }
 }
 
@@ -179,19 +189,34 @@ impl<T> ScnFetcher<T> {
     fn start(&mut self) -> ScnFetch {
         self.outstanding = true;
         self.sent = core::mem::take(&mut self.waiting);
-        let commits = self.sent.iter().filter(|(want, _)| *want == ScnWant::Commit).count();
-        ScnFetch { take: u32::try_from(commits).expect("fewer than 2^32 commits wait"), floor: self.floor() }
+        let commits = self
+            .sent
+            .iter()
+            .filter(|(want, _)| *want == ScnWant::Commit)
+            .count();
+        ScnFetch {
+            take: u32::try_from(commits).expect("fewer than 2^32 commits wait"),
+            floor: self.floor(),
+        }
     }
 
     /// At or below every snapshot that is active here or may come with an outstanding reply.
     pub fn floor(&self) -> Scn {
-        self.active.keys().next().map_or(self.last, |oldest| self.last.min(*oldest))
+        self.active
+            .keys()
+            .next()
+            .map_or(self.last, |oldest| self.last.min(*oldest))
     }
 
     /// The reply to the outstanding fetch: each request with its SCN. Snapshots are registered already.
     pub fn handle_reply(&mut self, reply: ScnReply) -> Vec<(ScnWant, T, Scn)> {
         assert!(self.outstanding, "a reply without a fetch");
-        assert!(reply.current >= self.last, "SCNs went back from {:?} to {:?}", self.last, reply.current);
+        assert!(
+            reply.current >= self.last,
+            "SCNs went back from {:?} to {:?}",
+            self.last,
+            reply.current
+        );
         self.outstanding = false;
         self.last = reply.current;
         self.horizon = self.horizon.max(reply.horizon);
@@ -224,12 +249,18 @@ impl<T> ScnFetcher<T> {
 
     /// One more user of a snapshot that is active (a copy of its handle).
     pub fn retain(&mut self, snapshot: Scn) {
-        *self.active.get_mut(&snapshot).expect("only an active snapshot is copied") += 1;
+        *self
+            .active
+            .get_mut(&snapshot)
+            .expect("only an active snapshot is copied") += 1;
     }
 
     /// A snapshot is no longer used.
     pub fn release(&mut self, snapshot: Scn) {
-        let count = self.active.get_mut(&snapshot).expect("released as often as registered");
+        let count = self
+            .active
+            .get_mut(&snapshot)
+            .expect("released as often as registered");
         *count -= 1;
         if *count == 0 {
             self.active.remove(&snapshot);
@@ -278,7 +309,10 @@ mod tests {
         issuer.ceiling_durable(ceiling);
         assert_eq!(issuer.take(100), Some(Scn(104)));
         let successor = ScnIssuer::new(ceiling, 10, members(&[2]), Scn(0));
-        assert!(successor.current() >= issuer.current(), "the next leader starts above");
+        assert!(
+            successor.current() >= issuer.current(),
+            "the next leader starts above"
+        );
     }
 
     #[test]
@@ -298,7 +332,10 @@ mod tests {
             let reply = issuer.answer(node(2), fetch).unwrap();
             two.handle_reply(reply);
         }
-        assert!(two.horizon() <= reply.current, "the horizon passes no snapshot in flight (HZ-15)");
+        assert!(
+            two.horizon() <= reply.current,
+            "the horizon passes no snapshot in flight (HZ-15)"
+        );
         assert_eq!(one.handle_reply(reply), [(ScnWant::Snapshot, 'a', Scn(100))]);
         let refresh = one.poll_refresh().unwrap();
         one.handle_reply(issuer.answer(node(1), refresh).unwrap());
@@ -324,14 +361,34 @@ mod tests {
         assert_eq!(fetch.take, 2);
         fetcher.request(ScnWant::Snapshot, 4);
         assert!(fetcher.poll_fetch().is_none());
-        let reply = ScnReply { first: Scn(8), current: Scn(9), horizon: Scn(1) };
+        let reply = ScnReply {
+            first: Scn(8),
+            current: Scn(9),
+            horizon: Scn(1),
+        };
         let served = fetcher.handle_reply(reply);
         let commit = ScnWant::Commit;
-        assert_eq!(served, [(ScnWant::Snapshot, 1, Scn(9)), (commit, 2, Scn(8)), (commit, 3, Scn(9))]);
+        assert_eq!(
+            served,
+            [
+                (ScnWant::Snapshot, 1, Scn(9)),
+                (commit, 2, Scn(8)),
+                (commit, 3, Scn(9))
+            ]
+        );
         let fetch = fetcher.poll_fetch().unwrap();
-        assert_eq!(fetch, ScnFetch { take: 0, floor: Scn(9) });
+        assert_eq!(
+            fetch,
+            ScnFetch {
+                take: 0,
+                floor: Scn(9)
+            }
+        );
         fetcher.handle_failure();
-        assert!(fetcher.poll_fetch().is_some(), "a failed fetch is sent again for the same requests");
+        assert!(
+            fetcher.poll_fetch().is_some(),
+            "a failed fetch is sent again for the same requests"
+        );
     }
 
     #[test]

@@ -19,8 +19,12 @@ pub struct StatusPlace {
 /// Where the status of `txn` is, in the file of its node.
 pub fn status_place(txn: TxnId) -> StatusPlace {
     let per_page = STATUS_PER_PAGE as u64;
-    let page = u32::try_from(txn.sequence() / per_page + 1).expect("four million million transactions fit the file");
-    StatusPlace { page, index: (txn.sequence() % per_page) as u16 }
+    let page =
+        u32::try_from(txn.sequence() / per_page + 1).expect("four million million transactions fit the file");
+    StatusPlace {
+        page,
+        index: (txn.sequence() % per_page) as u16,
+    }
 }
 
 #[cfg(test)]
@@ -33,7 +37,13 @@ mod tests {
         let place = |sequence| status_place(TxnId::new(NodeId::new(2).unwrap(), sequence));
         let per_page = STATUS_PER_PAGE as u64;
         assert_eq!(place(0), StatusPlace { page: 1, index: 0 });
-        assert_eq!(place(per_page - 1), StatusPlace { page: 1, index: STATUS_PER_PAGE as u16 - 1 });
+        assert_eq!(
+            place(per_page - 1),
+            StatusPlace {
+                page: 1,
+                index: STATUS_PER_PAGE as u16 - 1
+            }
+        );
         assert_eq!(place(per_page), StatusPlace { page: 2, index: 0 });
     }
 }

@@ -71,7 +71,11 @@ fn status_of<E>(
     version: &VersionHead,
     status: &mut impl FnMut(TxnId) -> Result<TxnStatus, E>,
 ) -> Result<TxnStatus, E> {
-    if version.scn.0 != 0 { Ok(TxnStatus::Committed(version.scn)) } else { status(version.txn) }
+    if version.scn.0 != 0 {
+        Ok(TxnStatus::Committed(version.scn))
+    } else {
+        status(version.txn)
+    }
 }
 
 /// The version that `snapshot` sees, of `versions` newest first. `own` says which ids are the reader's, including its
@@ -93,7 +97,11 @@ pub fn visible<E>(
                 TxnStatus::Active | TxnStatus::Aborted => false,
             };
         if seen {
-            return Ok(if version.deleted { Visible::Nothing(Some(index)) } else { Visible::Version(index) });
+            return Ok(if version.deleted {
+                Visible::Nothing(Some(index))
+            } else {
+                Visible::Version(index)
+            });
         }
     }
     Ok(Visible::Nothing(None))

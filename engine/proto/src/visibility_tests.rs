@@ -1,8 +1,8 @@
 //! Truth tables: every stack of up to three versions against a second, slower statement of the rules.
 
 use super::*;
-use aquifer_dss_proto::NodeId;
 use alloc::vec;
+use aquifer_dss_proto::NodeId;
 
 const HORIZON: u64 = 10;
 const SNAPSHOT: u64 = 20;
@@ -106,7 +106,11 @@ fn every_stack_shows_the_newest_covered_version() {
                 }
             };
             assert!(covered);
-            expected = Ok(if *deleted { Visible::Nothing(Some(index)) } else { Visible::Version(index) });
+            expected = Ok(if *deleted {
+                Visible::Nothing(Some(index))
+            } else {
+                Visible::Version(index)
+            });
             break;
         }
         assert_eq!(got, expected, "{row:?}");
@@ -118,16 +122,22 @@ fn a_row_is_free_only_when_its_newest_living_writer_has_ended() {
     every_row(|row| {
         for snapshot in [None, Some(Scn(SNAPSHOT))] {
             let got = writable(row.heads(), snapshot, |t| row.own(t), |t| row.status(t));
-            let decided = row.0.iter().enumerate().find(|(_, (kind, _, lock_only))| match kind {
-                Kind::Aborted => false,
-                Kind::Own | Kind::Stamped(_) | Kind::Committed(_) => !lock_only,
-                Kind::Active | Kind::Committing | Kind::Unknown => true,
-            });
+            let decided = row
+                .0
+                .iter()
+                .enumerate()
+                .find(|(_, (kind, _, lock_only))| match kind {
+                    Kind::Aborted => false,
+                    Kind::Own | Kind::Stamped(_) | Kind::Committed(_) => !lock_only,
+                    Kind::Active | Kind::Committing | Kind::Unknown => true,
+                });
             let expected = match decided {
                 None => Ok(Writable::Free(None)),
                 Some((_, (Kind::Unknown, ..))) => Err(()),
                 Some((index, (Kind::Active | Kind::Committing, ..))) => Ok(Writable::WaitFor(txn(index))),
-                Some((_, (Kind::Stamped(scn) | Kind::Committed(scn), ..))) if *scn > SNAPSHOT && snapshot.is_some() => {
+                Some((_, (Kind::Stamped(scn) | Kind::Committed(scn), ..)))
+                    if *scn > SNAPSHOT && snapshot.is_some() =>
+                {
                     Ok(Writable::Conflict(Scn(*scn)))
                 }
                 Some((_, (_, true, _))) => Ok(Writable::Free(None)),
@@ -171,7 +181,10 @@ fn pruning_changes_nothing_for_any_snapshot_at_or_above_the_horizon() {
             }
         }
         for index in &gone {
-            assert!(!living(row.0[*index].0), "{row:?}: version {index} has no final status");
+            assert!(
+                !living(row.0[*index].0),
+                "{row:?}: version {index} has no final status"
+            );
         }
     });
 }
@@ -187,6 +200,9 @@ fn pruning_is_complete_for_the_usual_row() {
         (Kind::Stamped(3), true, false),
     ]);
     assert_eq!(prunable(row.heads(), Scn(HORIZON), |t| row.status(t)), [1, 4, 5]);
-    let dead = Row(vec![(Kind::Committed(10), true, false), (Kind::Stamped(3), false, false)]);
+    let dead = Row(vec![
+        (Kind::Committed(10), true, false),
+        (Kind::Stamped(3), false, false),
+    ]);
     assert_eq!(prunable(dead.heads(), Scn(HORIZON), |t| dead.status(t)), [0, 1]);
 }

@@ -43,14 +43,24 @@ impl Node {
         }
         self.open_double_write().await?;
         self.status_files.create_own().await?;
-        let range = self.status_files.take_sequences(self.config.sequence_range).await?;
+        let range = self
+            .status_files
+            .take_sequences(self.config.sequence_range)
+            .await?;
         self.txns.add_sequences(range);
-        let catalog = self.engine.sizes.create(&self.group, CATALOG_PATH, FileKind::Tree).await?;
+        let catalog = self
+            .engine
+            .sizes
+            .create(&self.group, CATALOG_PATH, FileKind::Tree)
+            .await?;
         self.engine.format_tree(catalog).await?;
         self.engine.catalog.get_or_init(|| catalog);
-        self.runtime.spawn("sequences", Box::pin(self.clone().take_sequences()));
-        self.runtime.spawn("cleaner", Box::pin(self.clone().clean_pages()));
-        self.runtime.spawn("checkpoint", Box::pin(self.clone().checkpoint()));
+        self.runtime
+            .spawn("sequences", Box::pin(self.clone().take_sequences()));
+        self.runtime
+            .spawn("cleaner", Box::pin(self.clone().clean_pages()));
+        self.runtime
+            .spawn("checkpoint", Box::pin(self.clone().checkpoint()));
         Ok(())
     }
 
@@ -61,10 +71,16 @@ impl Node {
         if self.group.lookup(&path).await?.is_none() {
             // Named only once it has a header: a stream without one is then known to be damaged.
             let fresh = format!("{path}.new");
-            let options = CreateOptions { size: self.config.redo_bytes, kind: FileKind::Redo, exclusive: false };
+            let options = CreateOptions {
+                size: self.config.redo_bytes,
+                kind: FileKind::Redo,
+                exclusive: false,
+            };
             let id = self.group.create(&fresh, options).await?;
             let size = self.group.stat(id).await?.size;
-            format_stream(&GroupFile::new(self.group.clone(), id, size), me).await.map_err(failed)?;
+            format_stream(&GroupFile::new(self.group.clone(), id, size), me)
+                .await
+                .map_err(failed)?;
             self.group.rename(&fresh, &path).await?;
         }
         let stat = self.group.stat_path(&path).await?;
@@ -73,7 +89,9 @@ impl Node {
             self.runtime.sleep(LOOK_AGAIN).await;
         }
         let life = self.membership.incarnation();
-        RedoStream::open_own(self.runtime.clone(), file, self.config.redo, me, life).await.map_err(failed)
+        RedoStream::open_own(self.runtime.clone(), file, self.config.redo, me, life)
+            .await
+            .map_err(failed)
     }
 
     async fn take_sequences(self: Arc<Self>) {
@@ -109,7 +127,11 @@ impl Node {
     }
 
     async fn checkpoint(self: Arc<Self>) {
-        let stream = self.redo.stream().expect("opened before this task was started").clone();
+        let stream = self
+            .redo
+            .stream()
+            .expect("opened before this task was started")
+            .clone();
         loop {
             self.runtime.sleep(CHECKPOINT_EVERY).await;
             if self.stopping.borrow().to_owned() || !self.brought_up.load(Ordering::Acquire) {

@@ -44,17 +44,23 @@ impl Node {
         } else {
             self.group.follow(view.epoch, view.leader);
         }
-        let joined: NodeSet =
-            view.members.iter().filter(|m| !previous.members.contains(m)).map(|m| m.node).collect();
+        let joined: NodeSet = view
+            .members
+            .iter()
+            .filter(|m| !previous.members.contains(m))
+            .map(|m| m.node)
+            .collect();
         self.rpc.install_view(view.clone());
         self.txns.install_view(view.clone(), joined, ceiling);
         let dead: NodeSet = dead.iter().map(|m| m.node).collect();
-        self.pool.install_view(view.clone(), dead.without(view.nodes()), true);
+        self.pool
+            .install_view(view.clone(), dead.without(view.nodes()), true);
         *self.installed.lock() = view.clone();
         self.membership.installed(view.epoch);
         self.engine.reform.lock().begin(view.epoch, self.runtime.now());
         if leads {
-            self.runtime.spawn("recovery", Box::pin(self.clone().recover(view)));
+            self.runtime
+                .spawn("recovery", Box::pin(self.clone().recover(view)));
         }
         if !self.brought_up.swap(true, Ordering::AcqRel) {
             self.runtime.spawn("bring up", Box::pin(self.clone().bring_up()));
@@ -99,7 +105,10 @@ impl Node {
         let report = recovery
             .run(|streams| *self.unclean.lock() = Unclean::Known(streams.iter().copied().collect()))
             .await?;
-        self.engine.reform.lock().recovered(view.epoch, self.runtime.now());
+        self.engine
+            .reform
+            .lock()
+            .recovered(view.epoch, self.runtime.now());
         tracing::info!(
             epoch = view.epoch.0,
             streams = report.streams.len(),
@@ -118,8 +127,15 @@ impl Node {
 
     /// Makes this node's double-write file if it has none, and lets the store write.
     pub(super) async fn open_double_write(&self) -> Result<(), StorageError> {
-        let options = CreateOptions { size: DOUBLE_WRITE_BYTES, kind: FileKind::DoubleWrite, exclusive: false };
-        let file = self.group.create(&double_write_path(self.config.id), options).await?;
+        let options = CreateOptions {
+            size: DOUBLE_WRITE_BYTES,
+            kind: FileKind::DoubleWrite,
+            exclusive: false,
+        };
+        let file = self
+            .group
+            .create(&double_write_path(self.config.id), options)
+            .await?;
         self.store.enable_writes(file);
         Ok(())
     }

@@ -70,7 +70,14 @@ pub struct Node {
 impl Node {
     /// Takes the slot, joins the cluster (or forms it) and begins to come up; [`serving`](Self::serving) tells when it is.
     pub async fn start(config: NodeConfig, seams: Seams) -> Result<Arc<Self>, NodeError> {
-        let Seams { runtime, devices, transport, links, fencer, router } = seams;
+        let Seams {
+            runtime,
+            devices,
+            transport,
+            links,
+            fencer,
+            router,
+        } = seams;
         let me = config.id;
         let group = VolumeGroup::open(runtime.clone(), devices.clone(), me).await?;
         let mut membership_config = MembershipConfig::new(me);
@@ -90,7 +97,13 @@ impl Node {
         let rpc = Rpc::new(runtime.clone(), transport.clone(), me);
         let store = Arc::new(GroupStore::new(group.clone()));
         let redo = Arc::new(NodeRedo::new(me));
-        let pool = Pool::new(config.pool.clone(), runtime.clone(), transport, store.clone(), redo.clone());
+        let pool = Pool::new(
+            config.pool.clone(),
+            runtime.clone(),
+            transport,
+            store.clone(),
+            redo.clone(),
+        );
         let status_files = Arc::new(StatusFiles::default());
         let txns = TransactionManager::start(
             runtime.clone(),
@@ -149,17 +162,27 @@ impl Node {
     fn connect(self: &Arc<Self>, router: &Router, links: &Arc<dyn Links>) {
         self.rpc.serve(Arc::new(Answers(Arc::downgrade(self))));
         let unclean = self.unclean.clone();
-        self.membership.set_admit(Arc::new(move |node| unclean.lock().admits(node)));
+        self.membership
+            .set_admit(Arc::new(move |node| unclean.lock().admits(node)));
         let links = links.clone();
-        self.membership.set_on_slots(Arc::new(move |slots| links.peers(slots)));
+        self.membership
+            .set_on_slots(Arc::new(move |slots| links.peers(slots)));
         let membership = self.membership.clone();
-        router.route(Service::Membership, move |from, life, body| membership.receive(from, life, &body));
+        router.route(Service::Membership, move |from, life, body| {
+            membership.receive(from, life, &body)
+        });
         let group = self.group.clone();
-        router.route(Service::Storage, move |from, life, body| group.receive(from, life, &body));
+        router.route(Service::Storage, move |from, life, body| {
+            group.receive(from, life, &body)
+        });
         let pool = self.pool.clone();
-        router.route(Service::Pages, move |from, life, body| pool.receive(from, life, &body));
+        router.route(Service::Pages, move |from, life, body| {
+            pool.receive(from, life, &body)
+        });
         let rpc = self.rpc.clone();
-        router.route(Service::Engine, move |from, life, body| rpc.receive(from, life, &body));
+        router.route(Service::Engine, move |from, life, body| {
+            rpc.receive(from, life, &body)
+        });
         let membership = self.membership.clone();
         router.route_disconnected(move |peer, life| membership.disconnected(peer, life));
     }
@@ -170,7 +193,8 @@ impl Node {
                 MembershipEvent::Install { view, previous, dead } => {
                     if let Err(error) = self.install(view, &previous, &dead).await {
                         // Without the metadata journal this node is of no use to the others.
-                        self.runtime.abort(&format!("the new view cannot be installed: {error}"));
+                        self.runtime
+                            .abort(&format!("the new view cannot be installed: {error}"));
                         return;
                     }
                 }
@@ -251,14 +275,21 @@ struct Answers(Weak<Node>);
 
 impl EngineHandler for Answers {
     fn handle(&self, from: NodeId, request: EngineRequest) -> Reply {
-        let Some(node) = self.0.upgrade() else { return Reply::NotNow };
+        let Some(node) = self.0.upgrade() else {
+            return Reply::NotNow;
+        };
         match node.txns.handle(from, request) {
             Ok(reply) => reply,
             Err(EngineRequest::Retention) => {
-                let entries = node.redo.stream().map_or_else(Vec::new, |stream| stream.retention());
+                let entries = node
+                    .redo
+                    .stream()
+                    .map_or_else(Vec::new, |stream| stream.retention());
                 Reply::Now(EngineResponse::Retention(entries))
             }
-            Err(_) => Reply::Now(EngineResponse::Refused("not a request of this version".to_owned())),
+            Err(_) => Reply::Now(EngineResponse::Refused(
+                "not a request of this version".to_owned(),
+            )),
         }
     }
 }

@@ -37,7 +37,12 @@ pub struct NodeRedo {
 impl NodeRedo {
     /// Without a stream yet.
     pub fn new(me: NodeId) -> Self {
-        Self { me, stream: OnceLock::new(), inherited: Mutex::default(), flushed: Notify::new() }
+        Self {
+            me,
+            stream: OnceLock::new(),
+            inherited: Mutex::default(),
+            flushed: Notify::new(),
+        }
     }
 
     /// The own stream is open from now on.
@@ -53,7 +58,10 @@ impl NodeRedo {
 
     /// A new view is about to be installed: whoever leads it plans again (REC-6).
     pub fn forget(&self, leads: bool) {
-        *self.inherited.lock() = Retained { wanted: Inherited::new(), early: leads.then(BTreeMap::new) };
+        *self.inherited.lock() = Retained {
+            wanted: Inherited::new(),
+            early: leads.then(BTreeMap::new),
+        };
         self.flushed.notify_waiters();
     }
 
@@ -63,20 +71,30 @@ impl NodeRedo {
         let early = retained.early.take().unwrap_or_default();
         retained.wanted = streams;
         for (page, psn) in early {
-            retained.wanted.values_mut().for_each(|wanted| settle(wanted, page, psn));
+            retained
+                .wanted
+                .values_mut()
+                .for_each(|wanted| settle(wanted, page, psn));
         }
     }
 
     /// This page is on storage already, whoever changed it.
     pub fn on_storage(&self, page: PageId, psn: Psn) {
-        self.inherited.lock().wanted.values_mut().for_each(|wanted| settle(wanted, page, psn));
+        self.inherited
+            .lock()
+            .wanted
+            .values_mut()
+            .for_each(|wanted| settle(wanted, page, psn));
         self.flushed.notify_waiters();
     }
 
     /// Up to `limit` pages that the stream of `dead` still waits for.
     pub fn outstanding(&self, dead: NodeId, limit: usize) -> Vec<PageId> {
         let retained = self.inherited.lock();
-        retained.wanted.get(&dead).map_or_else(Vec::new, |pages| pages.keys().take(limit).copied().collect())
+        retained
+            .wanted
+            .get(&dead)
+            .map_or_else(Vec::new, |pages| pages.keys().take(limit).copied().collect())
     }
 
     /// Until something inherited was flushed or given up.
@@ -112,7 +130,10 @@ impl Redo for NodeRedo {
         // Whoever's redo the notice is about: these pages are on storage at these PSNs.
         let mut retained = self.inherited.lock();
         for (page, psn) in pages {
-            retained.wanted.values_mut().for_each(|wanted| settle(wanted, *page, *psn));
+            retained
+                .wanted
+                .values_mut()
+                .for_each(|wanted| settle(wanted, *page, *psn));
             if let Some(early) = &mut retained.early {
                 let known = early.entry(*page).or_default();
                 *known = (*known).max(*psn);

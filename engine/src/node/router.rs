@@ -27,7 +27,11 @@ impl Router {
     }
 
     /// From now on messages of `service` go to `receive`. A route is set once.
-    pub fn route(&self, service: Service, receive: impl Fn(NodeId, Incarnation, Vec<u8>) + Send + Sync + 'static) {
+    pub fn route(
+        &self,
+        service: Service,
+        receive: impl Fn(NodeId, Incarnation, Vec<u8>) + Send + Sync + 'static,
+    ) {
         let set = self.slot(service).set(Box::new(receive)).is_ok();
         assert!(set, "the route of {service:?} is set once");
     }

@@ -46,7 +46,12 @@ pub struct Reform {
 
 impl Reform {
     pub(crate) const fn begin(&mut self, epoch: Epoch, now: Instant) {
-        *self = Self { epoch, installed: Some(now), first_commit: None, recovered: None };
+        *self = Self {
+            epoch,
+            installed: Some(now),
+            first_commit: None,
+            recovered: None,
+        };
     }
 
     pub(crate) fn committed(&mut self, now: impl FnOnce() -> Instant) {

@@ -99,7 +99,10 @@ impl Recovery {
         let streams = self.dead_streams().await?;
         let nodes: Vec<NodeId> = streams.iter().map(|stream| stream.node).collect();
         unclean(&nodes);
-        let mut report = RecoveryReport { streams: nodes, ..RecoveryReport::default() };
+        let mut report = RecoveryReport {
+            streams: nodes,
+            ..RecoveryReport::default()
+        };
         let mut plan = RecoveryPlan::new();
         for stream in &streams {
             report.records += self.read_dead(stream, &mut plan).await?;
@@ -119,7 +122,11 @@ impl Recovery {
 
     /// Waits until everything the dead streams changed is on storage, marking each stream clean when it is (REC-7).
     /// `on_clean` is told of each.
-    pub async fn clean(&self, report: &RecoveryReport, on_clean: impl Fn(NodeId)) -> Result<(), RecoveryError> {
+    pub async fn clean(
+        &self,
+        report: &RecoveryReport,
+        on_clean: impl Fn(NodeId),
+    ) -> Result<(), RecoveryError> {
         let mut left = report.streams.clone();
         while !left.is_empty() {
             let changed = self.redo.changed();
@@ -128,7 +135,9 @@ impl Recovery {
                 let pages = self.redo.outstanding(node, 256);
                 if pages.is_empty() {
                     let file = self.stream_file(node).await?.expect("its stream was read");
-                    wal::mark_clean(&file, node).await.map_err(|error| RecoveryError::Stream { node, error })?;
+                    wal::mark_clean(&file, node)
+                        .await
+                        .map_err(|error| RecoveryError::Stream { node, error })?;
                     tracing::info!(node = node.get(), "redo stream is clean");
                     on_clean(node);
                 } else {
@@ -160,9 +169,12 @@ impl Recovery {
     async fn dead_streams(&self) -> Result<Vec<DeadStream>, RecoveryError> {
         let mut dead = Vec::new();
         for node in (1..=NodeId::MAX).filter_map(NodeId::new) {
-            let Some(file) = self.stream_file(node).await? else { continue };
-            let header =
-                wal::read_header(&file, node).await.map_err(|error| RecoveryError::Stream { node, error })?;
+            let Some(file) = self.stream_file(node).await? else {
+                continue;
+            };
+            let header = wal::read_header(&file, node)
+                .await
+                .map_err(|error| RecoveryError::Stream { node, error })?;
             let last = header.segments.last();
             let alive = last.is_some_and(|last| self.view.incarnation(node) == Some(last.incarnation));
             if !header.clean && !alive {
@@ -173,7 +185,9 @@ impl Recovery {
     }
 
     async fn stream_file(&self, node: NodeId) -> Result<Option<GroupFile>, RecoveryError> {
-        let Some(id) = self.group.lookup(&redo_path(node)).await? else { return Ok(None) };
+        let Some(id) = self.group.lookup(&redo_path(node)).await? else {
+            return Ok(None);
+        };
         let stat = self.group.stat(id).await?;
         Ok(Some(GroupFile::new(self.group.clone(), stat.id, stat.size)))
     }
@@ -189,18 +203,38 @@ impl Recovery {
             plan.add_dead_record(page, prev_psn, planned);
             count += 1;
         }
-        tracing::info!(node = node.get(), records = count, end = end.0, "redo stream read and sealed");
+        tracing::info!(
+            node = node.get(),
+            records = count,
+            end = end.0,
+            "redo stream read and sealed"
+        );
         Ok(count)
     }
 }
 
 fn inheritance(streams: &[DeadStream], plan: &RecoveryPlan) -> BTreeMap<NodeId, BTreeMap<PageId, Psn>> {
-    streams.iter().map(|stream| (stream.node, plan.contributed_by(stream.node).collect())).collect()
+    streams
+        .iter()
+        .map(|stream| (stream.node, plan.contributed_by(stream.node).collect()))
+        .collect()
 }
 
 fn planned(by: NodeId, record: RedoRecord) -> Result<(PageId, Psn, PlannedRecord), RecoveryError> {
-    let RedoRecord { page, prev_psn, operation } = record;
+    let RedoRecord {
+        page,
+        prev_psn,
+        operation,
+    } = record;
     let decoded = decode_operation(&operation).map_err(|_| RecoveryError::Record { node: by, page })?;
     let base_free = matches!(decoded, PageOperation::Format(_));
-    Ok((page, prev_psn, PlannedRecord { by, base_free, operation }))
+    Ok((
+        page,
+        prev_psn,
+        PlannedRecord {
+            by,
+            base_free,
+            operation,
+        },
+    ))
 }

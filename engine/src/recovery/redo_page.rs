@@ -28,7 +28,11 @@ type TornGuard = BTreeMap<PageId, (Psn, Vec<u8>)>;
 
 impl Recovery {
     /// Redoes every page that a home asks for, until all homes are satisfied.
-    pub(super) async fn redo_pages(&self, plan: RecoveryPlan, streams: &[DeadStream]) -> Result<(), RecoveryError> {
+    pub(super) async fn redo_pages(
+        &self,
+        plan: RecoveryPlan,
+        streams: &[DeadStream],
+    ) -> Result<(), RecoveryError> {
         let mut guard = TornGuard::new();
         for stream in streams {
             for (page, (psn, image)) in self.double_write_images(stream.node).await? {
@@ -38,7 +42,10 @@ impl Recovery {
                 }
             }
         }
-        let sources = Mutex::new(Sources { plan, living_read: false });
+        let sources = Mutex::new(Sources {
+            plan,
+            living_read: false,
+        });
         let workers = (0..PARALLEL_REDO).map(|_| async {
             while self.pool.redo_outstanding() > 0 {
                 tokio::select! {
@@ -66,7 +73,12 @@ impl Recovery {
         }
     }
 
-    async fn rebuild(&self, task: &RedoTask, sources: &Mutex<Sources>, guard: &TornGuard) -> Result<Rebuilt, String> {
+    async fn rebuild(
+        &self,
+        task: &RedoTask,
+        sources: &Mutex<Sources>,
+        guard: &TornGuard,
+    ) -> Result<Rebuilt, String> {
         let (stored, stored_psn) = self.stored_base(task.page, guard).await?;
         if let StoredBase::InPlace(_) = &stored
             && stored_psn >= task.target
@@ -83,10 +95,15 @@ impl Recovery {
         }
         let mut sources = sources.lock().await;
         if sources.plan.chain(task.page, base_psn).is_err() && !sources.living_read {
-            self.read_living(&mut sources.plan).await.map_err(|e| e.to_string())?;
+            self.read_living(&mut sources.plan)
+                .await
+                .map_err(|e| e.to_string())?;
             sources.living_read = true;
         }
-        let chain = sources.plan.chain(task.page, base_psn).map_err(|gap| gap.to_string())?;
+        let chain = sources
+            .plan
+            .chain(task.page, base_psn)
+            .map_err(|gap| gap.to_string())?;
         for record in chain {
             let operation = decode_operation(&record.operation).map_err(|e| e.to_string())?;
             page::apply(&mut base, task.page, &operation).map_err(|e| e.to_string())?;
@@ -94,7 +111,15 @@ impl Recovery {
         let psn = task.target.max(base_psn);
         page::set_psn(&mut base, psn);
         let contributors = sources.plan.contributors(task.page);
-        Ok(Rebuilt::Image(base, ImageInfo { psn, dirty: true, contributors, flush_wanted: true }))
+        Ok(Rebuilt::Image(
+            base,
+            ImageInfo {
+                psn,
+                dirty: true,
+                contributors,
+                flush_wanted: true,
+            },
+        ))
     }
 
     /// What storage has of the page; where it is torn, what the dead node's double-write area has.
@@ -116,9 +141,12 @@ impl Recovery {
     async fn read_living(&self, plan: &mut RecoveryPlan) -> Result<(), RecoveryError> {
         for member in &self.view.members {
             let node = member.node;
-            let Some(file) = self.stream_file(node).await? else { continue };
-            let (_, groups, _) =
-                wal::read_stream(&file, node).await.map_err(|error| RecoveryError::Stream { node, error })?;
+            let Some(file) = self.stream_file(node).await? else {
+                continue;
+            };
+            let (_, groups, _) = wal::read_stream(&file, node)
+                .await
+                .map_err(|error| RecoveryError::Stream { node, error })?;
             for record in groups.into_iter().flat_map(|group| group.records) {
                 let (page, prev_psn, record) = planned(node, record)?;
                 plan.add_live_record(page, prev_psn, record);
@@ -134,7 +162,9 @@ impl Recovery {
             let in_place = self.group.read_at(id.file, store::offset(id), buffer).await?;
             if header::verify(&in_place, id, store::crc) == Verdict::Corrupt {
                 tracing::info!(page = %id, psn = psn.0, "torn page restored from the double-write area");
-                self.group.write_at(id.file, store::offset(id), IoBuffer::copy_padded(&image)).await?;
+                self.group
+                    .write_at(id.file, store::offset(id), IoBuffer::copy_padded(&image))
+                    .await?;
             }
         }
         self.group.flush().await?;
@@ -145,7 +175,10 @@ impl Recovery {
         let Some(file) = self.group.lookup(&store::double_write_path(node)).await? else {
             return Ok(TornGuard::new());
         };
-        let area = self.group.read_at(file, 0, IoBuffer::zeroed(DOUBLE_WRITE_BYTES as usize)).await?;
+        let area = self
+            .group
+            .read_at(file, 0, IoBuffer::zeroed(DOUBLE_WRITE_BYTES as usize))
+            .await?;
         Ok(store::decode_batch(&area))
     }
 }

@@ -23,7 +23,10 @@ impl Transaction {
         let snapshot = self.snapshot_scn()?;
         let own = self.own();
         let engine = self.engine.clone();
-        let mut runner = Runner { txn: self.id, learned: &mut self.learned };
+        let mut runner = Runner {
+            txn: self.id,
+            learned: &mut self.learned,
+        };
         let found = engine
             .run(&mut runner, false, |learned| {
                 engine.tree(tree).read(key, |row| {
@@ -48,7 +51,10 @@ impl Transaction {
         let snapshot = self.snapshot_scn()?;
         let own = self.own();
         let engine = self.engine.clone();
-        let mut runner = Runner { txn: self.id, learned: &mut self.learned };
+        let mut runner = Runner {
+            txn: self.id,
+            learned: &mut self.learned,
+        };
         let (mut lower, mut upper) = range;
         let mut rows: Vec<Row> = Vec::new();
         while rows.len() < limit {
@@ -56,13 +62,20 @@ impl Transaction {
             let end = engine
                 .run(&mut runner, false, |learned| {
                     let mut passed: Option<Vec<u8>> = None;
-                    let result = engine.tree(tree).scan(as_slice(&lower), as_slice(&upper), reverse, &mut |row| {
-                        if let Some(value) = seen(&row, snapshot, &own, &engine.txns, learned)? {
-                            rows.push((row.key().to_vec(), value.to_vec()));
-                        }
-                        passed = Some(row.key().to_vec());
-                        Ok(if rows.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-                    });
+                    let result =
+                        engine
+                            .tree(tree)
+                            .scan(as_slice(&lower), as_slice(&upper), reverse, &mut |row| {
+                                if let Some(value) = seen(&row, snapshot, &own, &engine.txns, learned)? {
+                                    rows.push((row.key().to_vec(), value.to_vec()));
+                                }
+                                passed = Some(row.key().to_vec());
+                                Ok(if rows.len() >= limit {
+                                    ControlFlow::Break(())
+                                } else {
+                                    ControlFlow::Continue(())
+                                })
+                            });
                     if let Some(key) = passed {
                         *(if reverse { &mut upper } else { &mut lower }) = Bound::Excluded(key);
                     }
@@ -87,7 +100,12 @@ pub(super) fn seen<'a>(
     txns: &TransactionManager,
     learned: &Resolutions,
 ) -> Result<Option<&'a [u8]>, Blocked> {
-    match visible(heads(row), snapshot, |txn| own.contains(txn), |txn| txns.status(txn, learned))? {
+    match visible(
+        heads(row),
+        snapshot,
+        |txn| own.contains(txn),
+        |txn| txns.status(txn, learned),
+    )? {
         Visible::Version(index) => Ok(row.versions().nth(index).map(|version| version.value)),
         Visible::Nothing(None) if row.truncated_below() > snapshot => Err(Error::SnapshotTooOld.into()),
         Visible::Nothing(_) => Ok(None),

@@ -134,7 +134,9 @@ impl Transaction {
         self.ended = true;
         let scn = self.engine.txns.commit(id).await?;
         if !(self.engine.lease)() {
-            return Err(Error::OutcomeUnknown("the lease of this node ran out during the commit".to_owned())); // ENG-2
+            return Err(Error::OutcomeUnknown(
+                "the lease of this node ran out during the commit".to_owned(),
+            )); // ENG-2
         }
         self.engine.reform.lock().committed(|| self.engine.runtime.now());
         self.stamp(scn);
@@ -147,11 +149,18 @@ impl Transaction {
     }
 
     pub(super) const fn open(&self) -> Result<(), Error> {
-        if self.ended { Err(Error::State("the transaction has ended")) } else { Ok(()) }
+        if self.ended {
+            Err(Error::State("the transaction has ended"))
+        } else {
+            Ok(())
+        }
     }
 
     pub(super) fn snapshot_scn(&self) -> Result<Scn, Error> {
-        self.snapshot.as_ref().map(Snapshot::scn).ok_or(Error::State("no statement was begun"))
+        self.snapshot
+            .as_ref()
+            .map(Snapshot::scn)
+            .ok_or(Error::State("no statement was begun"))
     }
 
     /// Whether `txn` is this transaction or a part of it that is not rolled back.
@@ -171,7 +180,9 @@ impl Transaction {
                 id
             }
         };
-        let Some(level) = self.levels.last() else { return Ok(top) };
+        let Some(level) = self.levels.last() else {
+            return Ok(top);
+        };
         if let Some(id) = level.last() {
             return Ok(*id);
         }

@@ -28,7 +28,8 @@ impl Transaction {
     /// Replaces a row's value; false when there is no row.
     pub async fn update(&mut self, tree: TreeId, key: &[u8], value: &[u8]) -> Result<bool, Error> {
         check_lengths(key, value)?;
-        self.change(tree, key, true, &mut |row| Ok(row.map(|_| (0, value.to_vec())))).await
+        self.change(tree, key, true, &mut |row| Ok(row.map(|_| (0, value.to_vec()))))
+            .await
     }
 
     /// Shows `f` the row version that would be replaced and writes what it answers. `None`, from `f` or because there is no row:
@@ -53,7 +54,8 @@ impl Transaction {
 
     /// Removes a row; false when there is none.
     pub async fn delete(&mut self, tree: TreeId, key: &[u8]) -> Result<bool, Error> {
-        self.change(tree, key, true, &mut |row| Ok(row.map(|_| (DELETED, Vec::new())))).await
+        self.change(tree, key, true, &mut |row| Ok(row.map(|_| (DELETED, Vec::new()))))
+            .await
     }
 
     /// The newest committed (or own) version of a row, locked until the transaction ends.
@@ -82,11 +84,18 @@ impl Transaction {
         let writer = self.writer().await?;
         let own = self.own();
         let engine = self.engine.clone();
-        let mut runner = Runner { txn: self.id, learned: &mut self.learned };
+        let mut runner = Runner {
+            txn: self.id,
+            learned: &mut self.learned,
+        };
         let mut put = false;
         engine
             .run(&mut runner, true, |learned| {
-                let known = Known { own: &own, txns: &engine.txns, learned };
+                let known = Known {
+                    own: &own,
+                    txns: &engine.txns,
+                    learned,
+                };
                 engine.tree(tree).modify(
                     key,
                     &mut |row| {
@@ -127,10 +136,19 @@ impl Known<'_> {
             Writable::WaitFor(holder) => return Err(Blocked::Transaction(holder)),
             Writable::Conflict(_) => return Err(Error::SerializationFailure.into()),
         };
-        let value = replaced.and_then(|index| row.versions().nth(index)).map(|version| version.value);
-        let Some((flags, value)) = change(value)? else { return Ok(Decision::nothing()) };
+        let value = replaced
+            .and_then(|index| row.versions().nth(index))
+            .map(|version| version.value);
+        let Some((flags, value)) = change(value)? else {
+            return Ok(Decision::nothing());
+        };
         Ok(Decision {
-            put: Some(Version { txn: writer, scn: Scn(0), flags, value }),
+            put: Some(Version {
+                txn: writer,
+                scn: Scn(0),
+                flags,
+                value,
+            }),
             prune: self.prunable(row),
             stamps: self.stamps(row),
             room: Some(self.room(row)),
@@ -139,7 +157,9 @@ impl Known<'_> {
 
     /// Positions of versions that nobody can see any more.
     fn prunable(&self, row: &RowView<'_>) -> Vec<u16> {
-        let gone = prunable(heads(row), self.txns.scns().horizon(), |txn| self.txns.status(txn, self.learned));
+        let gone = prunable(heads(row), self.txns.scns().horizon(), |txn| {
+            self.txns.status(txn, self.learned)
+        });
         gone.into_iter().map(|position| position as u16).collect()
     }
 
@@ -163,9 +183,15 @@ impl Known<'_> {
                 (scn, _) => scn,
             };
             if !version.lock_only {
-                return Room { keep: index + 1, truncated_below: scn };
+                return Room {
+                    keep: index + 1,
+                    truncated_below: scn,
+                };
             }
         }
-        Room { keep: usize::MAX, truncated_below: Scn(0) }
+        Room {
+            keep: usize::MAX,
+            truncated_below: Scn(0),
+        }
     }
 }

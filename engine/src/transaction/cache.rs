@@ -13,7 +13,11 @@ pub struct FinalCache {
 impl FinalCache {
     pub fn new(limit: usize) -> Self {
         assert!(limit > 0, "a cache keeps something");
-        Self { limit, young: BTreeMap::new(), old: BTreeMap::new() }
+        Self {
+            limit,
+            young: BTreeMap::new(),
+            old: BTreeMap::new(),
+        }
     }
 
     pub fn get(&self, txn: TxnId) -> Option<TxnStatus> {

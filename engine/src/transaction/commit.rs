@@ -24,11 +24,16 @@ impl TransactionManager {
     fn publish_committing(&self, txn: TxnId) -> Vec<TxnId> {
         let mut state = self.state.lock();
         let entry = state.active.get_mut(&txn).expect("an active transaction commits");
-        assert!(entry.status == TxnStatus::Active && entry.root == txn, "{txn} cannot commit");
+        assert!(
+            entry.status == TxnStatus::Active && entry.root == txn,
+            "{txn} cannot commit"
+        );
         entry.status = TxnStatus::Committing;
         let children = entry.children.clone();
         let kept = |child: &TxnId| state.active[child].status != TxnStatus::Aborted;
-        std::iter::once(txn).chain(children.into_iter().filter(kept)).collect()
+        std::iter::once(txn)
+            .chain(children.into_iter().filter(kept))
+            .collect()
     }
 
     /// Commits a top transaction. When this returns `Ok`, the commit is durable and every snapshot taken from now on,

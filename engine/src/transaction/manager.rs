@@ -130,7 +130,17 @@ impl TransactionManager {
             questions: BTreeMap::new(),
         };
         let state = Mutex::new(state);
-        Arc::new(Self { rt, rpc, me, config, redo, store, scns, epoch: watch::Sender::new(Epoch(0)), state })
+        Arc::new(Self {
+            rt,
+            rpc,
+            me,
+            config,
+            redo,
+            store,
+            scns,
+            epoch: watch::Sender::new(Epoch(0)),
+            state,
+        })
     }
 
     /// A view is in force: who left is proven dead. Called after `Rpc::install_view` and before the pool serves the view's
@@ -154,7 +164,12 @@ impl TransactionManager {
     /// Whether a new range of sequence numbers should be taken from the status file's header now.
     pub fn wants_sequences(&self) -> bool {
         let state = self.state.lock();
-        state.sequences.iter().map(|range| range.end - range.start).sum::<u64>() < self.config.low_sequences
+        state
+            .sequences
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum::<u64>()
+            < self.config.low_sequences
     }
 
     /// Sequence numbers that were durably taken for this node and never used.
@@ -182,11 +197,22 @@ impl TransactionManager {
     pub fn begin_child(&self, root: TxnId) -> Option<TxnId> {
         let mut state = self.state.lock();
         let txn = self.next_id(&mut state)?;
-        let parent = state.active.get_mut(&root).expect("a sub-transaction is begun in an active one");
-        assert!(parent.status == TxnStatus::Active && parent.root == root, "{root} takes no sub-transaction");
+        let parent = state
+            .active
+            .get_mut(&root)
+            .expect("a sub-transaction is begun in an active one");
+        assert!(
+            parent.status == TxnStatus::Active && parent.root == root,
+            "{root} takes no sub-transaction"
+        );
         parent.children.push(txn);
-        let entry =
-            Entry { status: TxnStatus::Active, root, children: Vec::new(), waits_for: None, waiters: Vec::new() };
+        let entry = Entry {
+            status: TxnStatus::Active,
+            root,
+            children: Vec::new(),
+            waits_for: None,
+            waiters: Vec::new(),
+        };
         state.active.insert(txn, entry);
         Some(txn)
     }
@@ -204,8 +230,14 @@ impl TransactionManager {
     /// Rolls a sub-transaction back alone: what it wrote is as if never written.
     pub fn abort_child(&self, child: TxnId) {
         let mut state = self.state.lock();
-        let entry = state.active.get_mut(&child).expect("a sub-transaction lives until its root ends");
-        assert!(entry.root != child && entry.status == TxnStatus::Active, "{child} is no active sub-transaction");
+        let entry = state
+            .active
+            .get_mut(&child)
+            .expect("a sub-transaction lives until its root ends");
+        assert!(
+            entry.root != child && entry.status == TxnStatus::Active,
+            "{child} is no active sub-transaction"
+        );
         entry.status = TxnStatus::Aborted;
         let waiters = std::mem::take(&mut entry.waiters);
         drop(state);
@@ -219,7 +251,12 @@ impl TransactionManager {
 
     /// How many top transactions have begun and not ended.
     pub fn active_transactions(&self) -> usize {
-        self.state.lock().active.iter().filter(|(txn, entry)| **txn == entry.root).count()
+        self.state
+            .lock()
+            .active
+            .iter()
+            .filter(|(txn, entry)| **txn == entry.root)
+            .count()
     }
 
     /// Publishes the end of a top transaction and of its sub-transactions.
@@ -234,9 +271,14 @@ impl TransactionManager {
         state.cache.insert(txn, status);
         let mut waiters = entry.waiters;
         for child in entry.children {
-            let entry = state.active.remove(&child).expect("children live as long as their root");
+            let entry = state
+                .active
+                .remove(&child)
+                .expect("children live as long as their root");
             let aborted = entry.status == TxnStatus::Aborted;
-            state.cache.insert(child, if aborted { TxnStatus::Aborted } else { status });
+            state
+                .cache
+                .insert(child, if aborted { TxnStatus::Aborted } else { status });
             waiters.extend(entry.waiters);
         }
         drop(state);
@@ -249,7 +291,9 @@ impl TransactionManager {
             return Ok(status);
         }
         if txn.node().is_none() {
-            return Err(Blocked::Failed(Error::State("a row names a transaction of no node")));
+            return Err(Blocked::Failed(Error::State(
+                "a row names a transaction of no node",
+            )));
         }
         learned.0.get(&txn).copied().ok_or(Blocked::Status(txn))
     }
@@ -257,7 +301,11 @@ impl TransactionManager {
     pub(super) fn local_status(&self, state: &State, txn: TxnId) -> Option<TxnStatus> {
         if let Some(entry) = state.active.get(&txn) {
             let own = entry.root == txn || entry.status == TxnStatus::Aborted;
-            return Some(if own { entry.status } else { state.active[&entry.root].status });
+            return Some(if own {
+                entry.status
+            } else {
+                state.active[&entry.root].status
+            });
         }
         state.cache.get(txn)
     }
@@ -265,7 +313,9 @@ impl TransactionManager {
     /// Finds the status out: from its node, or from the status pages of a node that is not in the view. The answer goes
     /// into the statement's [`Resolutions`].
     pub async fn resolve(self: &Arc<Self>, txn: TxnId) -> Result<TxnStatus, Error> {
-        let node = txn.node().ok_or(Error::State("a row names a transaction of no node"))?;
+        let node = txn
+            .node()
+            .ok_or(Error::State("a row names a transaction of no node"))?;
         loop {
             let member = {
                 let state = self.state.lock();
@@ -293,7 +343,11 @@ impl TransactionManager {
 
     /// The status as its page has it: final, since whoever ran the transaction has ended it or is proven dead.
     pub(super) async fn stored_status(&self, txn: TxnId) -> Result<TxnStatus, Error> {
-        let status = self.store.read(txn).await?.map_or(TxnStatus::Aborted, TxnStatus::Committed);
+        let status = self
+            .store
+            .read(txn)
+            .await?
+            .map_or(TxnStatus::Aborted, TxnStatus::Committed);
         self.state.lock().cache.insert(txn, status);
         Ok(status)
     }
@@ -305,7 +359,8 @@ impl TransactionManager {
         let questions = state.questions.entry(node).or_default();
         questions.waiting.entry(txn).or_default().push(answer);
         if !std::mem::replace(&mut questions.asking, true) {
-            self.rt.spawn("status questions", Box::pin(self.clone().run_questions(node)));
+            self.rt
+                .spawn("status questions", Box::pin(self.clone().run_questions(node)));
         }
         answered
     }
@@ -314,7 +369,10 @@ impl TransactionManager {
         loop {
             let batch = {
                 let mut state = self.state.lock();
-                let questions = state.questions.get_mut(&node).expect("made by whoever asked first");
+                let questions = state
+                    .questions
+                    .get_mut(&node)
+                    .expect("made by whoever asked first");
                 let batch = std::mem::take(&mut questions.waiting);
                 questions.asking = !batch.is_empty();
                 batch
@@ -325,7 +383,9 @@ impl TransactionManager {
             let txns: Vec<_> = batch.keys().copied().collect();
             let answer = self.rpc.call(node, EngineRequest::Status(txns)).await;
             // On any failure the askers' channels close, and they look again.
-            let Ok(EngineResponse::Status(answers)) = answer else { continue };
+            let Ok(EngineResponse::Status(answers)) = answer else {
+                continue;
+            };
             if answers.len() != batch.len() {
                 continue;
             }
@@ -362,7 +422,9 @@ impl TransactionManager {
             txns.iter().map(|txn| self.local_status(&state, *txn)).collect()
         };
         if txns.iter().any(|txn| txn.node() != Some(self.me)) {
-            return Reply::Now(EngineResponse::Refused("asked for another node's transaction".to_owned()));
+            return Reply::Now(EngineResponse::Refused(
+                "asked for another node's transaction".to_owned(),
+            ));
         }
         if let Some(all) = known.iter().copied().collect::<Option<Vec<_>>>() {
             return Reply::Now(EngineResponse::Status(all));

@@ -28,7 +28,11 @@ pub trait CeilingStore: Send + Sync + 'static {
 
 impl CeilingStore for Membership {
     fn raise_scn_ceiling(&self, ceiling: Scn) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { Self::raise_scn_ceiling(self, ceiling.0).await.map_err(|e| e.to_string()) })
+        Box::pin(async move {
+            Self::raise_scn_ceiling(self, ceiling.0)
+                .await
+                .map_err(|e| e.to_string())
+        })
     }
 }
 
@@ -72,7 +76,10 @@ impl Snapshot {
 impl Clone for Snapshot {
     fn clone(&self) -> Self {
         self.service.state.lock().fetcher.retain(self.scn);
-        Self { scn: self.scn, service: self.service.clone() }
+        Self {
+            scn: self.scn,
+            service: self.service.clone(),
+        }
     }
 }
 
@@ -99,7 +106,11 @@ impl ScnService {
         me: NodeId,
         ceiling: Arc<dyn CeilingStore>,
     ) -> Arc<Self> {
-        let state = State { fetcher: ScnFetcher::default(), issuer: None, leader: None };
+        let state = State {
+            fetcher: ScnFetcher::default(),
+            issuer: None,
+            leader: None,
+        };
         let this = Arc::new(Self {
             rt: rt.clone(),
             rpc,
@@ -172,7 +183,9 @@ impl ScnService {
             Some(outbox) => Self::deliver(outbox),
             None => self.wake.notify_one(),
         }
-        granted.await.expect("the service keeps every request until it is answered")
+        granted
+            .await
+            .expect("the service keeps every request until it is answered")
     }
 
     /// At the leader: answers what waits without a message. `None` when that cannot be done now.
@@ -185,7 +198,13 @@ impl ScnService {
             self.raised.notify_one();
             return None;
         };
-        if state.issuer.as_ref().expect("just seen").wants_ceiling(0).is_some() {
+        if state
+            .issuer
+            .as_ref()
+            .expect("just seen")
+            .wants_ceiling(0)
+            .is_some()
+        {
             self.raised.notify_one();
         }
         Some(self.served(state.fetcher.handle_reply(reply)))
@@ -193,10 +212,16 @@ impl ScnService {
 
     fn served(self: &Arc<Self>, served: Vec<(ScnWant, oneshot::Sender<Granted>, Scn)>) -> Outbox {
         let grant = |want, scn| match want {
-            ScnWant::Snapshot => Granted::Snapshot(Snapshot { scn, service: self.clone() }),
+            ScnWant::Snapshot => Granted::Snapshot(Snapshot {
+                scn,
+                service: self.clone(),
+            }),
             ScnWant::Commit => Granted::Commit(scn),
         };
-        served.into_iter().map(|(want, to, scn)| (to, grant(want, scn))).collect()
+        served
+            .into_iter()
+            .map(|(want, to, scn)| (to, grant(want, scn)))
+            .collect()
     }
 
     fn deliver(outbox: Outbox) {
@@ -322,7 +347,9 @@ impl ScnService {
     /// The leader's side of a fetch.
     pub fn handle(&self, from: NodeId, fetch: ScnFetch) -> Reply {
         let mut state = self.state.lock();
-        let Some(issuer) = &mut state.issuer else { return Reply::NotNow };
+        let Some(issuer) = &mut state.issuer else {
+            return Reply::NotNow;
+        };
         let answer = issuer.answer(from, fetch);
         if issuer.wants_ceiling(0).is_some() {
             self.raised.notify_one();

@@ -35,7 +35,13 @@ impl Transport for Wire {
     fn send(&self, to: NodeId, service: Service, body: Vec<u8>) {
         assert_eq!(service, Service::Engine);
         let dice = self.rt.random() % 10;
-        for copy in 0..if dice == 0 { 0 } else if dice == 1 { 2 } else { 1 } {
+        for copy in 0..if dice == 0 {
+            0
+        } else if dice == 1 {
+            2
+        } else {
+            1
+        } {
             let (world, from, body) = (self.world.clone(), self.from, body.clone());
             let sleep = self.rt.sleep(MILLISECOND * (1 + copy * 40));
             self.rt.spawn(
@@ -130,29 +136,64 @@ impl Cluster {
         let mut managers = Vec::new();
         for id in 1..=3 {
             let me = node(id);
-            let wire = Arc::new(Wire { from: me, rt: rt.clone(), world: world.clone() });
-            let device = Arc::new(Device { me, rt: rt.clone(), world: world.clone() });
+            let wire = Arc::new(Wire {
+                from: me,
+                rt: rt.clone(),
+                world: world.clone(),
+            });
+            let device = Arc::new(Device {
+                me,
+                rt: rt.clone(),
+                world: world.clone(),
+            });
             let rpc = Rpc::new(rt.clone(), wire, me);
-            let config = TransactionConfig { cached_answers: 4, ..TransactionConfig::default() };
+            let config = TransactionConfig {
+                cached_answers: 4,
+                ..TransactionConfig::default()
+            };
             let manager = TransactionManager::start(
-                rt.clone(), rpc.clone(), me, config, device.clone(), device.clone(), device,
+                rt.clone(),
+                rpc.clone(),
+                me,
+                config,
+                device.clone(),
+                device.clone(),
+                device,
             );
             manager.add_sequences(1..10_000);
             rpc.serve(Arc::new(Handler(manager.clone())));
             world.lock().nodes.insert(me, rpc);
             managers.push(manager);
         }
-        let mut cluster = Self { rt, world, managers, view: Arc::new(View::none()) };
+        let mut cluster = Self {
+            rt,
+            world,
+            managers,
+            view: Arc::new(View::none()),
+        };
         cluster.install(&[1, 2, 3]);
         cluster
     }
 
     fn install(&mut self, ids: &[usize]) {
-        let members = ids.iter().map(|id| Member { node: node(*id), incarnation: Incarnation(1) }).collect();
+        let members = ids
+            .iter()
+            .map(|id| Member {
+                node: node(*id),
+                incarnation: Incarnation(1),
+            })
+            .collect();
         let before = self.view.nodes();
         self.view = Arc::new(self.view.successor(members));
         let joined: NodeSet = self.view.nodes().without(before);
-        let highest = self.world.lock().ceilings.values().copied().max().unwrap_or_default();
+        let highest = self
+            .world
+            .lock()
+            .ceilings
+            .values()
+            .copied()
+            .max()
+            .unwrap_or_default();
         for id in ids {
             let rpc = self.world.lock().nodes[&node(*id)].clone();
             rpc.install_view(self.view.clone());
@@ -200,7 +241,10 @@ fn committing_is_published_before_the_scn_and_readers_wait_for_the_outcome() {
         assert_eq!(three.resolve(txn).await.unwrap(), TxnStatus::Active);
         let committed = Arc::new(Mutex::new(None));
         let (slot, committer) = (committed.clone(), two.clone());
-        cluster.rt.spawn("test", Box::pin(async move { *slot.lock() = Some(committer.commit(txn).await.unwrap()) }));
+        cluster.rt.spawn(
+            "test",
+            Box::pin(async move { *slot.lock() = Some(committer.commit(txn).await.unwrap()) }),
+        );
         while two.status(txn, &Resolutions::new()).unwrap() != TxnStatus::Committing {
             cluster.rt.sleep(MILLISECOND).await;
         }
@@ -209,7 +253,11 @@ fn committing_is_published_before_the_scn_and_readers_wait_for_the_outcome() {
         let status = three.resolve(txn).await.unwrap();
         cluster.rt.sleep(MILLISECOND).await;
         assert_eq!(status, TxnStatus::Committed(committed.lock().unwrap()));
-        assert_eq!(three.status(txn, &Resolutions::new()).unwrap(), status, "a final answer is kept");
+        assert_eq!(
+            three.status(txn, &Resolutions::new()).unwrap(),
+            status,
+            "a final answer is kept"
+        );
     });
 }
 
@@ -219,7 +267,10 @@ fn a_commit_that_cannot_be_written_is_an_abort() {
     cluster.rt.block_on(async {
         cluster.world.lock().refuse_writes = true;
         let txn = cluster.manager(1).begin().unwrap();
-        assert!(matches!(cluster.manager(1).commit(txn).await, Err(Error::NoSpace)));
+        assert!(matches!(
+            cluster.manager(1).commit(txn).await,
+            Err(Error::NoSpace)
+        ));
         assert_eq!(cluster.manager(3).resolve(txn).await.unwrap(), TxnStatus::Aborted);
     });
 }
@@ -237,29 +288,42 @@ fn when_the_leader_dies_time_goes_on_above_its_ceiling_and_waiters_look_again() 
     let done = Arc::new(Mutex::new(0));
     for id in [2, 3] {
         let (manager, done) = (cluster.manager(id).clone(), done.clone());
-        rt.spawn("test", Box::pin(async move {
-            manager.wait_for(None, lost).await.unwrap();
-            assert_eq!(manager.resolve(lost).await.unwrap(), TxnStatus::Aborted);
-            *done.lock() += 1;
-        }));
+        rt.spawn(
+            "test",
+            Box::pin(async move {
+                manager.wait_for(None, lost).await.unwrap();
+                assert_eq!(manager.resolve(lost).await.unwrap(), TxnStatus::Aborted);
+                *done.lock() += 1;
+            }),
+        );
     }
     rt.block_on(async { rt.sleep(MILLISECOND * 100).await });
     cluster.kill(1);
     let waiting = cluster.manager(3).clone();
     let counted = done.clone();
-    rt.spawn("test", Box::pin(async move {
-        assert!(waiting.snapshot().await.scn() >= committed.1);
-        *counted.lock() += 1;
-    }));
+    rt.spawn(
+        "test",
+        Box::pin(async move {
+            assert!(waiting.snapshot().await.scn() >= committed.1);
+            *counted.lock() += 1;
+        }),
+    );
     rt.block_on(async { rt.sleep(MILLISECOND * 300).await });
-    assert_eq!(*done.lock(), 0, "nobody is answered for a node that is not proven dead");
+    assert_eq!(
+        *done.lock(),
+        0,
+        "nobody is answered for a node that is not proven dead"
+    );
     cluster.install(&[2, 3]);
     rt.block_on(async {
         let two = cluster.manager(2);
         let ceiling = cluster.world.lock().ceilings[&node(1)];
         let txn = two.begin().unwrap();
         assert!(two.commit(txn).await.unwrap() > ceiling);
-        assert_eq!(cluster.manager(3).resolve(committed.0).await.unwrap(), TxnStatus::Committed(committed.1));
+        assert_eq!(
+            cluster.manager(3).resolve(committed.0).await.unwrap(),
+            TxnStatus::Committed(committed.1)
+        );
         rt.sleep(MILLISECOND * 100).await;
     });
     assert_eq!(*done.lock(), 3);
@@ -270,14 +334,23 @@ fn a_cycle_over_two_nodes_has_one_victim() {
     for seed in 0..5 {
         let cluster = Cluster::new(seed);
         let rt = cluster.rt.clone();
-        let (a, b) = (cluster.manager(1).begin().unwrap(), cluster.manager(2).begin().unwrap());
+        let (a, b) = (
+            cluster.manager(1).begin().unwrap(),
+            cluster.manager(2).begin().unwrap(),
+        );
         let sub = cluster.manager(2).begin_child(b).unwrap();
         let other = cluster.manager(1).clone();
         let first = Arc::new(Mutex::new(None));
         let slot = first.clone();
-        rt.spawn("test", Box::pin(async move { *slot.lock() = Some(other.wait_for(Some(a), sub).await) }));
+        rt.spawn(
+            "test",
+            Box::pin(async move { *slot.lock() = Some(other.wait_for(Some(a), sub).await) }),
+        );
         let outcome = rt.block_on(cluster.manager(2).wait_for(Some(b), a));
-        assert!(matches!(outcome, Err(Error::Deadlock)), "the highest id is the victim: {outcome:?}");
+        assert!(
+            matches!(outcome, Err(Error::Deadlock)),
+            "the highest id is the victim: {outcome:?}"
+        );
         assert!(first.lock().is_none(), "the other goes on waiting");
         cluster.manager(2).abort(b);
         rt.block_on(async { rt.sleep(MILLISECOND * 600).await });
@@ -288,7 +361,10 @@ fn a_cycle_over_two_nodes_has_one_victim() {
 #[test]
 fn a_wait_without_a_cycle_ends_at_the_limit() {
     let cluster = Cluster::new(1);
-    let (a, b) = (cluster.manager(1).begin().unwrap(), cluster.manager(2).begin().unwrap());
+    let (a, b) = (
+        cluster.manager(1).begin().unwrap(),
+        cluster.manager(2).begin().unwrap(),
+    );
     let outcome = cluster.rt.block_on(cluster.manager(2).wait_for(Some(b), a));
     assert!(matches!(outcome, Err(Error::LockTimeout)));
 }
@@ -307,8 +383,14 @@ fn a_sub_transaction_rolled_back_alone_stays_aborted() {
         let scn = one.commit(root).await.unwrap();
         let stored = cluster.world.lock().stored.clone();
         assert_eq!(stored, BTreeMap::from([(root, scn), (kept, scn)]));
-        assert_eq!(cluster.manager(2).resolve(kept).await.unwrap(), TxnStatus::Committed(scn));
-        assert_eq!(cluster.manager(2).resolve(gone).await.unwrap(), TxnStatus::Aborted);
+        assert_eq!(
+            cluster.manager(2).resolve(kept).await.unwrap(),
+            TxnStatus::Committed(scn)
+        );
+        assert_eq!(
+            cluster.manager(2).resolve(gone).await.unwrap(),
+            TxnStatus::Aborted
+        );
     });
 }
 
@@ -329,11 +411,17 @@ fn the_horizon_follows_but_never_passes_a_snapshot() {
         let scn = old.scn();
         drop(old);
         cluster.rt.sleep(Duration::from_secs(5)).await;
-        assert!(cluster.manager(1).scns().horizon() <= scn, "a copy is as good as the first");
+        assert!(
+            cluster.manager(1).scns().horizon() <= scn,
+            "a copy is as good as the first"
+        );
         drop(copy);
         cluster.rt.sleep(Duration::from_secs(5)).await;
         for id in 1..=3 {
-            assert!(cluster.manager(id).scns().horizon() > scn, "idle nodes tell their floor too");
+            assert!(
+                cluster.manager(id).scns().horizon() > scn,
+                "idle nodes tell their floor too"
+            );
         }
     });
 }

@@ -31,7 +31,10 @@ impl TransactionManager {
     pub async fn wait_for(self: &Arc<Self>, waiter: Option<TxnId>, holder: TxnId) -> Result<(), Error> {
         let _edge = waiter.map(|waiter| {
             let mut state = self.state.lock();
-            let entry = state.active.get_mut(&waiter).expect("a transaction that waits is active");
+            let entry = state
+                .active
+                .get_mut(&waiter)
+                .expect("a transaction that waits is active");
             assert!(entry.root == waiter, "{waiter} waits as a top transaction");
             entry.waits_for = Some(holder);
             Edge(self, waiter)
@@ -49,7 +52,11 @@ impl TransactionManager {
                     return Err(Error::Deadlock);
                 },
             }
-            if self.config.lock_timeout.is_some_and(|limit| self.rt.now().since(begun) >= limit) {
+            if self
+                .config
+                .lock_timeout
+                .is_some_and(|limit| self.rt.now().since(begun) >= limit)
+            {
                 return Err(Error::LockTimeout);
             }
         }
@@ -57,7 +64,9 @@ impl TransactionManager {
 
     /// Until `holder` has ended, or its node has left the view.
     async fn ended(self: &Arc<Self>, holder: TxnId) -> Result<(), Error> {
-        let node = holder.node().ok_or(Error::State("a row names a transaction of no node"))?;
+        let node = holder
+            .node()
+            .ok_or(Error::State("a row names a transaction of no node"))?;
         if node == self.me {
             if let Some(end) = self.register(holder) {
                 // A closed channel is an end too.
@@ -82,7 +91,10 @@ impl TransactionManager {
             return None;
         }
         let (end, ended) = oneshot::channel();
-        let entry = state.active.get_mut(&holder).expect("only active ones are not final");
+        let entry = state
+            .active
+            .get_mut(&holder)
+            .expect("only active ones are not final");
         entry.waiters.retain(|waiter| !waiter.is_closed());
         entry.waiters.push(end);
         Some(ended)
@@ -110,7 +122,9 @@ impl TransactionManager {
     /// The top transaction of `txn`, and what that waits for.
     pub(super) fn waits_for(&self, txn: TxnId) -> (TxnId, Option<TxnId>) {
         let state = self.state.lock();
-        let Some(entry) = state.active.get(&txn) else { return (txn, None) };
+        let Some(entry) = state.active.get(&txn) else {
+            return (txn, None);
+        };
         // A sub-transaction that was rolled back holds nothing any more.
         if entry.status == TxnStatus::Aborted {
             return (txn, None);
@@ -129,7 +143,9 @@ impl TransactionManager {
 
     /// Whether `waiter` is on a cycle of waits, seen twice, and has the highest id of it.
     async fn is_victim(&self, waiter: TxnId) -> bool {
-        let Some(cycle) = self.cycle(waiter).await else { return false };
+        let Some(cycle) = self.cycle(waiter).await else {
+            return false;
+        };
         if cycle.iter().max() != Some(&waiter) {
             return false;
         }

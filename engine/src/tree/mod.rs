@@ -57,7 +57,13 @@ impl<'a, P: Pages> Tree<'a, P> {
         id: TreeId,
         me: NodeId,
     ) -> Self {
-        Self { pages, redo, space, id, me }
+        Self {
+            pages,
+            redo,
+            space,
+            id,
+            me,
+        }
     }
 
     /// Which tree.
@@ -73,11 +79,19 @@ impl<'a, P: Pages> Tree<'a, P> {
         let mut mtr = Mtr::new(self.pages);
         let root = mtr.hold(self.id.page(ROOT))?;
         let map = mtr.hold(self.id.page(0))?;
-        if aquifer_engine_proto::page::kind_of(mtr.bytes(root)).map_err(|e| corrupt(mtr.id(root), e))?.is_some() {
+        if aquifer_engine_proto::page::kind_of(mtr.bytes(root))
+            .map_err(|e| corrupt(mtr.id(root), e))?
+            .is_some()
+        {
             return Ok(None);
         }
         mtr.change(map, &PageOperation::Format(PageContent::SpaceMap))?;
-        let leaf = PageContent::Leaf { low: Vec::new(), high: None, right: 0, rows: Vec::new() };
+        let leaf = PageContent::Leaf {
+            low: Vec::new(),
+            high: None,
+            right: 0,
+            rows: Vec::new(),
+        };
         mtr.change(root, &PageOperation::Format(leaf))?;
         Ok(mtr.commit(self.redo))
     }

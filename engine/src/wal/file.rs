@@ -36,10 +36,20 @@ impl RedoFile for GroupFile {
         self.size
     }
     fn read_at(&self, offset: u64, buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, String>> {
-        Box::pin(async move { self.group.read_at(self.file, offset, buffer).await.map_err(|e| e.to_string()) })
+        Box::pin(async move {
+            self.group
+                .read_at(self.file, offset, buffer)
+                .await
+                .map_err(|e| e.to_string())
+        })
     }
     fn write_at(&self, offset: u64, buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, String>> {
-        Box::pin(async move { self.group.write_at(self.file, offset, buffer).await.map_err(|e| e.to_string()) })
+        Box::pin(async move {
+            self.group
+                .write_at(self.file, offset, buffer)
+                .await
+                .map_err(|e| e.to_string())
+        })
     }
     fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move { self.group.flush().await.map_err(|e| e.to_string()) })

@@ -94,7 +94,10 @@ impl StreamHeader {
     }
 
     fn encode(&self) -> IoBuffer {
-        assert!(self.segments.len() <= SEGMENTS_MAX, "checked by whoever adds a life");
+        assert!(
+            self.segments.len() <= SEGMENTS_MAX,
+            "checked by whoever adds a life"
+        );
         let mut block = IoBuffer::zeroed(BLOCK);
         block[0..4].copy_from_slice(&MAGIC);
         block[8..10].copy_from_slice(&VERSION.to_le_bytes());
@@ -165,11 +168,16 @@ impl StreamHeader {
 
     /// Adds a life that begins at the block behind the sealed end.
     pub(super) fn begin_life(&mut self, incarnation: Incarnation) -> Result<Lsn, WalError> {
-        let Some(end) = self.sealed_end() else { return Err(WalError::NotSealed(self.stream)) };
+        let Some(end) = self.sealed_end() else {
+            return Err(WalError::NotSealed(self.stream));
+        };
         if let Some(last) = self.segments.last()
             && last.incarnation >= incarnation
         {
-            return Err(WalError::OldIncarnation { stream: self.stream, found: last.incarnation });
+            return Err(WalError::OldIncarnation {
+                stream: self.stream,
+                found: last.incarnation,
+            });
         }
         let first = Lsn(end.0.next_multiple_of(BLOCK as u64));
         if self.clean {
@@ -180,7 +188,11 @@ impl StreamHeader {
             return Err(WalError::TooManyLives(self.stream));
         }
         self.clean = false;
-        self.segments.push(Segment { incarnation, first, end: None });
+        self.segments.push(Segment {
+            incarnation,
+            first,
+            end: None,
+        });
         Ok(first)
     }
 }
@@ -189,23 +201,37 @@ impl StreamHeader {
 pub async fn format_stream(file: &dyn RedoFile, stream: NodeId) -> Result<(), WalError> {
     let ring_bytes = file.size().saturating_sub(RING_OFFSET) / BLOCK as u64 * BLOCK as u64;
     assert!(ring_bytes >= 4 * BLOCK as u64, "a redo file has room for a ring");
-    let mut header =
-        StreamHeader { stream, generation: 0, ring_bytes, horizon: Lsn(0), clean: true, segments: Vec::new() };
+    let mut header = StreamHeader {
+        stream,
+        generation: 0,
+        ring_bytes,
+        horizon: Lsn(0),
+        clean: true,
+        segments: Vec::new(),
+    };
     header.write(file).await?;
     header.write(file).await
 }
 
 /// The header in force.
 pub async fn read_header(file: &dyn RedoFile, stream: NodeId) -> Result<StreamHeader, WalError> {
-    let both = file.read_at(0, IoBuffer::zeroed(RING_OFFSET as usize)).await.map_err(WalError::Io)?;
+    let both = file
+        .read_at(0, IoBuffer::zeroed(RING_OFFSET as usize))
+        .await
+        .map_err(WalError::Io)?;
     let copies = both.chunks_exact(BLOCK).filter_map(StreamHeader::decode);
     let ring_fits = |header: &StreamHeader| {
         header.stream == stream
             && header.ring_bytes >= BLOCK as u64
             && header.ring_bytes.is_multiple_of(BLOCK as u64)
-            && RING_OFFSET.checked_add(header.ring_bytes).is_some_and(|end| end <= file.size())
+            && RING_OFFSET
+                .checked_add(header.ring_bytes)
+                .is_some_and(|end| end <= file.size())
     };
-    copies.filter(ring_fits).max_by_key(|header| header.generation).ok_or(WalError::NoHeader(stream))
+    copies
+        .filter(ring_fits)
+        .max_by_key(|header| header.generation)
+        .ok_or(WalError::NoHeader(stream))
 }
 
 /// Seals the stream of a dead node at `end`, where [`StreamReader`](super::StreamReader) found its end. Whoever calls
@@ -214,9 +240,16 @@ pub async fn read_header(file: &dyn RedoFile, stream: NodeId) -> Result<StreamHe
 pub async fn seal(file: &dyn RedoFile, stream: NodeId, end: Lsn) -> Result<StreamHeader, WalError> {
     let mut header = read_header(file, stream).await?;
     match header.sealed_end() {
-        Some(sealed) => assert!(sealed == end, "stream {stream} sealed at {sealed:?}, then at {end:?}"),
+        Some(sealed) => assert!(
+            sealed == end,
+            "stream {stream} sealed at {sealed:?}, then at {end:?}"
+        ),
         None => {
-            header.segments.last_mut().expect("an unsealed stream has a life").end = Some(end);
+            header
+                .segments
+                .last_mut()
+                .expect("an unsealed stream has a life")
+                .end = Some(end);
             header.write(file).await?;
         }
     }
@@ -226,7 +259,9 @@ pub async fn seal(file: &dyn RedoFile, stream: NodeId, end: Lsn) -> Result<Strea
 /// Marks the sealed stream of a dead node as not needed: every change in it is on storage.
 pub async fn mark_clean(file: &dyn RedoFile, stream: NodeId) -> Result<(), WalError> {
     let mut header = read_header(file, stream).await?;
-    let Some(end) = header.sealed_end() else { return Err(WalError::NotSealed(stream)) };
+    let Some(end) = header.sealed_end() else {
+        return Err(WalError::NotSealed(stream));
+    };
     if header.clean {
         return Ok(());
     }

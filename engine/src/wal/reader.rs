@@ -1,7 +1,7 @@
 //! Reading a stream from its horizon to its end: for recovery, and by anybody for a page's chain.
 
-use super::header::{RING_OFFSET, StreamHeader, WalError, read_header};
 use super::RedoFile;
+use super::header::{RING_OFFSET, StreamHeader, WalError, read_header};
 use aquifer_buffer_pool_proto::Lsn;
 use aquifer_dss::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::NodeId;
@@ -27,7 +27,15 @@ impl<'a> StreamReader<'a> {
     pub async fn open(file: &'a dyn RedoFile, stream: NodeId) -> Result<Self, WalError> {
         let header = read_header(file, stream).await?;
         let end = header.horizon;
-        Ok(Self { file, header, segment: 0, cursor: None, buffer: Vec::new(), start: 0, end })
+        Ok(Self {
+            file,
+            header,
+            segment: 0,
+            cursor: None,
+            buffer: Vec::new(),
+            start: 0,
+            end,
+        })
     }
 
     /// The header as read.
@@ -43,7 +51,9 @@ impl<'a> StreamReader<'a> {
     /// The next group, or `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Group>, WalError> {
         loop {
-            let Some(segment) = self.header.segments.get(self.segment).copied() else { return Ok(None) };
+            let Some(segment) = self.header.segments.get(self.segment).copied() else {
+                return Ok(None);
+            };
             let mut cursor = match self.cursor {
                 Some(cursor) => cursor,
                 None => self.enter(segment.first),
@@ -70,7 +80,11 @@ impl<'a> StreamReader<'a> {
                 Step::More(length) => self.fill(position.0, length as u64, limit).await?,
                 Step::End => {
                     if let Some(sealed) = segment.end {
-                        return Err(WalError::Hole { stream: self.header.stream, position, sealed });
+                        return Err(WalError::Hole {
+                            stream: self.header.stream,
+                            position,
+                            sealed,
+                        });
                     }
                     self.end = position;
                     self.leave();
@@ -103,13 +117,19 @@ impl<'a> StreamReader<'a> {
         self.buffer.drain(..dropped);
         self.start = keep;
         let limit = limit.next_multiple_of(BLOCK as u64);
-        let target = (position + length.max(CHUNK)).next_multiple_of(BLOCK as u64).min(limit);
+        let target = (position + length.max(CHUNK))
+            .next_multiple_of(BLOCK as u64)
+            .min(limit);
         let mut at = self.start + self.buffer.len() as u64;
         while at < target {
             let in_ring = at % self.header.ring_bytes;
             let piece = (target - at).min(self.header.ring_bytes - in_ring);
             let buffer = IoBuffer::zeroed(piece as usize);
-            let read = self.file.read_at(RING_OFFSET + in_ring, buffer).await.map_err(WalError::Io)?;
+            let read = self
+                .file
+                .read_at(RING_OFFSET + in_ring, buffer)
+                .await
+                .map_err(WalError::Io)?;
             self.buffer.extend_from_slice(&read);
             at += piece;
         }

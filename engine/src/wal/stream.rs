@@ -31,7 +31,12 @@ pub struct RedoConfig {
 
 impl Default for RedoConfig {
     fn default() -> Self {
-        Self { flush_bytes: 256 << 10, margin_bytes: 16 << 20, recovery_bytes: 32 << 20, sample_bytes: 1 << 20 }
+        Self {
+            flush_bytes: 256 << 10,
+            margin_bytes: 16 << 20,
+            recovery_bytes: 32 << 20,
+            sample_bytes: 1 << 20,
+        }
     }
 }
 
@@ -60,7 +65,9 @@ struct Log {
 impl Log {
     fn horizon(&self, durable: u64) -> u64 {
         let kept = self.retention.horizon().map_or(durable, |lsn| lsn.0);
-        self.inherited.map_or(kept, |lsn| lsn.0.min(kept)).max(self.durable_horizon)
+        self.inherited
+            .map_or(kept, |lsn| lsn.0.min(kept))
+            .max(self.durable_horizon)
     }
 
     fn used(&self) -> u64 {
@@ -164,7 +171,8 @@ impl RedoStream {
         let (lsn, end) = (log.next, log.next + length);
         if end.next_multiple_of(BLOCK as u64) - log.durable_horizon > self.ring_bytes {
             log.closed = true;
-            self.rt.abort("the redo ring is full: a mini-transaction was begun without room");
+            self.rt
+                .abort("the redo ring is full: a mini-transaction was begun without room");
             return Lsn(u64::MAX);
         }
         let stamp = GroupStamp {
@@ -218,7 +226,11 @@ impl RedoStream {
         let log = self.log.lock();
         let most = (self.ring_bytes / 2).min(self.config.recovery_bytes);
         let kept = log.next - log.horizon(*self.durable.borrow());
-        if kept <= most { Vec::new() } else { log.retention.pinning(Lsn(log.next - most / 2), limit) }
+        if kept <= most {
+            Vec::new()
+        } else {
+            log.retention.pinning(Lsn(log.next - most / 2), limit)
+        }
     }
 
     /// What this life changed and does not know to be on storage: told to the node that recovers (HZ-1).
@@ -248,7 +260,9 @@ impl RedoStream {
     pub fn inherit(&self, dead: NodeId, pages: impl IntoIterator<Item = (PageId, Psn)>) {
         let mut inherited = self.inherited.lock();
         let early = inherited.early.remove(&dead).unwrap_or_default();
-        let missing = pages.into_iter().filter(|(page, psn)| early.get(page).is_none_or(|known| known < psn));
+        let missing = pages
+            .into_iter()
+            .filter(|(page, psn)| early.get(page).is_none_or(|known| known < psn));
         let missing = missing.collect();
         inherited.pages.insert(dead, missing);
         self.inherited_changed.notify_waiters();
@@ -264,7 +278,10 @@ impl RedoStream {
     /// clean, `None` when nothing was inherited from it.
     pub fn inherited(&self, dead: NodeId, limit: usize) -> Option<Vec<PageId>> {
         let inherited = self.inherited.lock();
-        inherited.pages.get(&dead).map(|pages| pages.keys().take(limit).copied().collect())
+        inherited
+            .pages
+            .get(&dead)
+            .map(|pages| pages.keys().take(limit).copied().collect())
     }
 
     /// Waits until every page inherited from `dead` is on storage, or the inheritance was forgotten (false).
@@ -361,21 +378,31 @@ impl RedoStream {
         if log.closed || log.pending.is_empty() || log.requested <= *self.durable.borrow() {
             return None;
         }
-        let unit = Unit { start: log.pending_start, end: log.next, bytes: std::mem::take(&mut log.pending) };
+        let unit = Unit {
+            start: log.pending_start,
+            end: log.next,
+            bytes: std::mem::take(&mut log.pending),
+        };
         log.next = log.next.next_multiple_of(BLOCK as u64);
         log.pending_start = log.next;
         Some(unit)
     }
 
     async fn write_unit(&self, unit: Unit) -> Result<(), WalError> {
-        assert!(unit.start.is_multiple_of(BLOCK as u64), "a flush unit begins at a block");
+        assert!(
+            unit.start.is_multiple_of(BLOCK as u64),
+            "a flush unit begins at a block"
+        );
         let mut at = unit.start;
         let mut rest = &unit.bytes[..];
         while !rest.is_empty() {
             let in_ring = at % self.ring_bytes;
             let piece = rest.len().min((self.ring_bytes - in_ring) as usize);
             let buffer = IoBuffer::copy_padded(&rest[..piece]);
-            self.file.write_at(RING_OFFSET + in_ring, buffer).await.map_err(WalError::Io)?;
+            self.file
+                .write_at(RING_OFFSET + in_ring, buffer)
+                .await
+                .map_err(WalError::Io)?;
             at += piece as u64;
             rest = &rest[piece..];
         }
@@ -412,7 +439,10 @@ impl Redo for RedoStream {
                 return;
             }
             self.request(position);
-            durable.wait_for(|at| *at >= position.0).await.expect("the sender lives as long as the stream");
+            durable
+                .wait_for(|at| *at >= position.0)
+                .await
+                .expect("the sender lives as long as the stream");
         })
     }
 

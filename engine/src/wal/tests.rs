@@ -55,7 +55,10 @@ struct MemoryFile(Mutex<MemoryState>);
 
 impl MemoryFile {
     fn new(bytes: Vec<u8>) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(MemoryState { bytes, ..Default::default() })))
+        Arc::new(Self(Mutex::new(MemoryState {
+            bytes,
+            ..Default::default()
+        })))
     }
     fn note(&self, event: Event) {
         self.0.lock().events.push(event);
@@ -99,15 +102,30 @@ fn node() -> NodeId {
 }
 
 fn page(number: u32) -> PageId {
-    PageId { file: FileId(9), number }
+    PageId {
+        file: FileId(9),
+        number,
+    }
 }
 
 fn small() -> RedoConfig {
-    RedoConfig { flush_bytes: 9000, margin_bytes: 8 << 10, recovery_bytes: 24 << 10, sample_bytes: 4 << 10 }
+    RedoConfig {
+        flush_bytes: 9000,
+        margin_bytes: 8 << 10,
+        recovery_bytes: 24 << 10,
+        sample_bytes: 4 << 10,
+    }
 }
 
 async fn open(file: &Arc<MemoryFile>, life: u64) -> Result<Arc<RedoStream>, WalError> {
-    RedoStream::open_own(TestRuntime::new(), file.clone(), small(), node(), Incarnation(life)).await
+    RedoStream::open_own(
+        TestRuntime::new(),
+        file.clone(),
+        small(),
+        node(),
+        Incarnation(life),
+    )
+    .await
 }
 
 /// A workload over pages whose PSNs it knows.
@@ -124,7 +142,11 @@ impl Workload {
                 let psn = &mut self.psn[*number as usize];
                 *psn += 1;
                 let operation = vec![*number as u8 ^ *psn as u8; size];
-                RedoRecord { page: page(*number), prev_psn: Psn(*psn - 1), operation }
+                RedoRecord {
+                    page: page(*number),
+                    prev_psn: Psn(*psn - 1),
+                    operation,
+                }
             })
             .collect();
         let end = stream.append(&records);
@@ -137,7 +159,11 @@ impl Workload {
             let all = self.psn.len() as u32;
             stream.wait_room().await;
             self.append(stream, &[round % all], 100 + (round as usize * 977) % 3000);
-            let end = self.append(stream, &[(round + 1) % all, (round + 3) % all], (round as usize * 331) % 1500);
+            let end = self.append(
+                stream,
+                &[(round + 1) % all, (round + 3) % all],
+                (round as usize * 331) % 1500,
+            );
             if round % 3 != 0 {
                 stream.wait(end).await;
                 file.note(Event::Durable(stream.durable()));
@@ -159,15 +185,22 @@ impl Workload {
 
 /// What the device may hold after a cut behind `events`: un-flushed writes kept, dropped, or torn at 512.
 fn images(start: &[u8], events: &[Event]) -> Vec<Vec<u8>> {
-    let flushed = events.iter().rposition(|e| matches!(e, Event::Flush)).map_or(0, |at| at + 1);
+    let flushed = events
+        .iter()
+        .rposition(|e| matches!(e, Event::Flush))
+        .map_or(0, |at| at + 1);
     let mut images = Vec::new();
     for variant in 0..6u64 {
         let mut bytes = start.to_vec();
         let mut seed = variant.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ events.len() as u64;
         for (index, event) in events.iter().enumerate() {
-            let Event::Write(offset, data) = event else { continue };
+            let Event::Write(offset, data) = event else {
+                continue;
+            };
             for (sector, chunk) in data.chunks(512).enumerate() {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                seed = seed
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 let kept = index < flushed || variant == 0 || (variant > 1 && seed >> 62 != 0);
                 if kept {
                     let at = *offset as usize + sector * 512;
@@ -186,21 +219,37 @@ async fn check_cut(image: Vec<u8>, events: &[Event], appended: &[(Lsn, Vec<RedoR
     let read: Vec<_> = groups.iter().map(|g| (g.end, g.records.clone())).collect();
     if let Some(first) = read.first() {
         let at = appended.iter().position(|a| a.0 == first.0).unwrap();
-        assert_eq!(read[..], appended[at..at + read.len()], "cut {cut}: what is read has no gap");
+        assert_eq!(
+            read[..],
+            appended[at..at + read.len()],
+            "cut {cut}: what is read has no gap"
+        );
     }
-    let durable = events.iter().filter_map(|e| if let Event::Durable(l) = e { Some(*l) } else { None }).max();
+    let durable = events
+        .iter()
+        .filter_map(|e| if let Event::Durable(l) = e { Some(*l) } else { None })
+        .max();
     for (group_end, records) in appended.iter().filter(|a| Some(a.0) <= durable) {
         let needed = records.iter().any(|record| {
-            !events.iter().any(|e| matches!(e, Event::OnStorage(p, psn) if *p == record.page && *psn > record.prev_psn))
+            !events
+                .iter()
+                .any(|e| matches!(e, Event::OnStorage(p, psn) if *p == record.page && *psn > record.prev_psn))
         });
-        assert!(!needed || read.iter().any(|r| r.0 == *group_end), "cut {cut}: durable group {group_end:?} is lost");
+        assert!(
+            !needed || read.iter().any(|r| r.0 == *group_end),
+            "cut {cut}: durable group {group_end:?} is lost"
+        );
     }
     // The next life continues behind the seal, and both lives are read.
     assert_eq!(open(&file, 8).await.err(), Some(WalError::NotSealed(node())));
     seal(&*file, node(), end).await.unwrap();
     seal(&*file, node(), end).await.unwrap();
     let stream = open(&file, 8).await.unwrap();
-    let last = stream.append(&[RedoRecord { page: page(50), prev_psn: Psn(cut as u64), operation: vec![1; 300] }]);
+    let last = stream.append(&[RedoRecord {
+        page: page(50),
+        prev_psn: Psn(cut as u64),
+        operation: vec![1; 300],
+    }]);
     stream.wait(last).await;
     let (header, again, end) = read_stream(&*file, node()).await.unwrap();
     assert_eq!(again.len(), groups.len() + 1, "cut {cut}");
@@ -215,10 +264,17 @@ async fn every_cut_keeps_what_was_reported_durable_and_nothing_behind_a_gap() {
     let stream = open(&fresh, 7).await.unwrap();
     let start = fresh.0.lock().bytes.clone();
     fresh.0.lock().events.clear();
-    let mut workload = Workload { psn: vec![0; 5], appended: Vec::new() };
+    let mut workload = Workload {
+        psn: vec![0; 5],
+        appended: Vec::new(),
+    };
     workload.run(&stream, &fresh, 60).await;
     let events = fresh.0.lock().events.clone();
-    assert!(stream.end().0 > 2 * (64 << 10), "the ring was lapped twice: {:?}", stream.end());
+    assert!(
+        stream.end().0 > 2 * (64 << 10),
+        "the ring was lapped twice: {:?}",
+        stream.end()
+    );
     let mut cuts = 0;
     for cut in 0..=events.len() {
         if cut == events.len() || matches!(events[cut], Event::Write(..) | Event::Flush) {
@@ -236,7 +292,10 @@ async fn a_full_ring_waits_for_write_back_and_names_the_pages_that_pin_it() {
     let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
     format_stream(&*file, node()).await.unwrap();
     let stream = open(&file, 1).await.unwrap();
-    let mut workload = Workload { psn: vec![0; 4], appended: Vec::new() };
+    let mut workload = Workload {
+        psn: vec![0; 4],
+        appended: Vec::new(),
+    };
     workload.append(&stream, &[3], 10);
     while stream.has_room() {
         let end = workload.append(&stream, &[0, 1], 1000);
@@ -268,14 +327,24 @@ async fn one_flush_serves_everybody_who_waits() {
     file.0.lock().events.clear();
     let mut waits = Vec::new();
     for number in 0..50 {
-        let end = stream.append(&[RedoRecord { page: page(number), prev_psn: Psn(0), operation: vec![0; 20] }]);
+        let end = stream.append(&[RedoRecord {
+            page: page(number),
+            prev_psn: Psn(0),
+            operation: vec![0; 20],
+        }]);
         let stream = stream.clone();
         waits.push(tokio::spawn(async move { stream.wait(end).await }));
     }
     for wait in waits {
         wait.await.unwrap();
     }
-    let flushes = file.0.lock().events.iter().filter(|e| matches!(e, Event::Flush)).count();
+    let flushes = file
+        .0
+        .lock()
+        .events
+        .iter()
+        .filter(|e| matches!(e, Event::Flush))
+        .count();
     assert!(flushes <= 2, "{flushes} flushes for 50 commits");
 }
 
@@ -284,9 +353,15 @@ async fn a_failed_write_is_final() {
     let file = MemoryFile::new(vec![0; (RING_OFFSET + (1 << 20)) as usize]);
     format_stream(&*file, node()).await.unwrap();
     let rt = TestRuntime::new();
-    let stream = RedoStream::open_own(rt.clone(), file.clone(), small(), node(), Incarnation(1)).await.unwrap();
+    let stream = RedoStream::open_own(rt.clone(), file.clone(), small(), node(), Incarnation(1))
+        .await
+        .unwrap();
     file.0.lock().fail = true;
-    let end = stream.append(&[RedoRecord { page: page(1), prev_psn: Psn(0), operation: vec![1] }]);
+    let end = stream.append(&[RedoRecord {
+        page: page(1),
+        prev_psn: Psn(0),
+        operation: vec![1],
+    }]);
     stream.request(end);
     while rt.0.lock().is_none() {
         tokio::task::yield_now().await;
@@ -328,14 +403,22 @@ async fn earlier_lives_pin_the_stream_until_their_pages_are_on_storage() {
     let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
     format_stream(&*file, node()).await.unwrap();
     let stream = open(&file, 1).await.unwrap();
-    let end = stream.append(&[RedoRecord { page: page(1), prev_psn: Psn(3), operation: vec![1; 9] }]);
+    let end = stream.append(&[RedoRecord {
+        page: page(1),
+        prev_psn: Psn(3),
+        operation: vec![1; 9],
+    }]);
     stream.wait(end).await;
     let (_, groups, end) = read_stream(&*file, node()).await.unwrap();
     seal(&*file, node(), end).await.unwrap();
     let stream = open(&file, 2).await.unwrap();
     stream.inherit(node(), [(page(1), Psn(4))]);
     stream.checkpoint().await.unwrap();
-    assert_eq!(read_stream(&*file, node()).await.unwrap().1, groups, "the old part is still there");
+    assert_eq!(
+        read_stream(&*file, node()).await.unwrap().1,
+        groups,
+        "the old part is still there"
+    );
     assert_eq!(stream.close_clean().await, Err(WalError::Needed(node())));
     stream.written_back(node(), &[(page(1), Psn(4))]);
     assert!(stream.inherited_flushed(node()).await);

@@ -23,7 +23,10 @@ impl BodyHash {
     pub fn of(body: &[u8]) -> Self {
         const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
         let start: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-        Self(body.iter().fold(start, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME)))
+        Self(
+            body.iter()
+                .fold(start, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME)),
+        )
     }
 }
 
@@ -62,7 +65,11 @@ impl BallotBlock {
     /// The block of `bytes`; `None` when a field is impossible.
     pub fn decode(bytes: &[u8; BALLOT_BLOCK_BYTES]) -> Option<Self> {
         let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-        let hash = |at: usize| BodyHash(u128::from_le_bytes(bytes[at..at + 16].try_into().expect("16 bytes")));
+        let hash = |at: usize| {
+            BodyHash(u128::from_le_bytes(
+                bytes[at..at + 16].try_into().expect("16 bytes"),
+            ))
+        };
         let ballot = |round: u64, node: u8| {
             ((round == 0) == (node == 0) && node <= NodeId::MAX).then_some(BallotNumber { round, node })
         };

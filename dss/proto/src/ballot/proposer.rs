@@ -75,14 +75,28 @@ impl Proposer {
         let instance = decided.0.next();
         assert!(own.instance <= instance, "an instance is never opened again");
         let round = own.promised.round.max(highest) + 1;
-        let promised = BallotNumber { round, node: me.get() };
-        let mut block =
-            BallotBlock { instance, promised, decided: decided.0, decided_value: decided.1, ..own };
+        let promised = BallotNumber {
+            round,
+            node: me.get(),
+        };
+        let mut block = BallotBlock {
+            instance,
+            promised,
+            decided: decided.0,
+            decided_value: decided.1,
+            ..own
+        };
         if own.instance < instance {
             block.accepted = BallotNumber::default();
             block.value = BodyHash::default();
         }
-        Self { me, proposal, block, phase: Phase::Asking, output: Some(BallotOutput::Publish(block)) }
+        Self {
+            me,
+            proposal,
+            block,
+            phase: Phase::Asking,
+            output: Some(BallotOutput::Publish(block)),
+        }
     }
 
     /// The next thing to do.
@@ -92,7 +106,10 @@ impl Proposer {
 
     /// The blocks of all other nodes, read after the flush of the own one.
     pub fn handle_blocks(&mut self, others: &[(NodeId, BallotBlock)]) {
-        assert!(matches!(self.phase, Phase::Asking | Phase::Choosing), "blocks are read after a publication");
+        assert!(
+            matches!(self.phase, Phase::Asking | Phase::Choosing),
+            "blocks are read after a publication"
+        );
         let instance = self.block.instance;
         let others = || others.iter().filter(|(node, _)| *node != self.me);
         if let Some((node, block)) = others().max_by_key(|(_, b)| b.decided)
@@ -106,9 +123,16 @@ impl Proposer {
             return self.finish(BallotOutput::Preempted);
         }
         if self.phase == Phase::Choosing {
-            let block = BallotBlock { decided: instance, decided_value: self.block.value, ..self.block };
+            let block = BallotBlock {
+                decided: instance,
+                decided_value: self.block.value,
+                ..self.block
+            };
             self.block = block;
-            return self.finish(BallotOutput::Decided { value: block.value, block });
+            return self.finish(BallotOutput::Decided {
+                value: block.value,
+                block,
+            });
         }
         let accepted = in_instance()
             .map(|(node, b)| (b.accepted, b.value, *node))
@@ -122,7 +146,9 @@ impl Proposer {
 
     /// The body asked for is in the own body place.
     pub fn handle_stored(&mut self) {
-        let Phase::Storing { value } = self.phase else { panic!("nothing was to be stored") };
+        let Phase::Storing { value } = self.phase else {
+            panic!("nothing was to be stored")
+        };
         self.block.value = value;
         self.block.accepted = self.block.promised;
         self.phase = Phase::Choosing;
@@ -131,7 +157,10 @@ impl Proposer {
 
     /// The source has another body by now: it has moved on.
     pub fn handle_missing(&mut self) {
-        assert!(matches!(self.phase, Phase::Storing { .. }), "nothing was to be stored");
+        assert!(
+            matches!(self.phase, Phase::Storing { .. }),
+            "nothing was to be stored"
+        );
         self.finish(BallotOutput::Preempted);
     }
 

@@ -14,9 +14,19 @@ fn node(index: usize) -> NodeId {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Doing {
     Idle,
-    Read { proposer: Proposer, collected: Vec<(NodeId, BallotBlock)> },
-    Perform { proposer: Proposer, output: BallotOutput },
-    Learn { node: NodeId, epoch: Epoch, value: BodyHash },
+    Read {
+        proposer: Proposer,
+        collected: Vec<(NodeId, BallotBlock)>,
+    },
+    Perform {
+        proposer: Proposer,
+        output: BallotOutput,
+    },
+    Learn {
+        node: NodeId,
+        epoch: Epoch,
+        value: BodyHash,
+    },
     Over,
 }
 
@@ -41,7 +51,13 @@ struct World {
 impl World {
     fn new(actors: usize, attempts: u8, crashes: u8) -> Self {
         let decided = (Epoch(0), BodyHash(0));
-        let actor = Actor { doing: Doing::Idle, attempts, crashes, decided, highest: 0 };
+        let actor = Actor {
+            doing: Doing::Idle,
+            attempts,
+            crashes,
+            decided,
+            highest: 0,
+        };
         Self {
             blocks: alloc::vec![BallotBlock::default(); actors],
             places: alloc::vec![[BodyHash(0); 2]; actors],
@@ -61,7 +77,11 @@ impl World {
     }
 
     fn again(&mut self, i: usize) {
-        self.actors[i].doing = if self.actors[i].attempts == 0 { Doing::Over } else { Doing::Idle };
+        self.actors[i].doing = if self.actors[i].attempts == 0 {
+            Doing::Over
+        } else {
+            Doing::Idle
+        };
     }
 
     fn crash(&mut self, i: usize) {
@@ -95,7 +115,10 @@ impl World {
         match output {
             BallotOutput::Publish(block) => {
                 self.blocks[i] = block;
-                self.actors[i].doing = Doing::Read { proposer, collected: Vec::new() };
+                self.actors[i].doing = Doing::Read {
+                    proposer,
+                    collected: Vec::new(),
+                };
             }
             BallotOutput::Store { value, source } => {
                 let place = (self.actors[i].decided.0.0 as usize + 1) % 2;
@@ -109,7 +132,11 @@ impl World {
             }
             BallotOutput::Decided { value, block } => {
                 self.note_decided(block.instance, value);
-                assert_eq!(self.places[i][block.instance.0 as usize % 2], value, "the body is there");
+                assert_eq!(
+                    self.places[i][block.instance.0 as usize % 2],
+                    value,
+                    "the body is there"
+                );
                 self.blocks[i] = block;
                 self.actors[i].decided = (block.decided, value);
                 self.again(i);
@@ -125,8 +152,12 @@ impl World {
         match core::mem::replace(&mut self.actors[i].doing, Doing::Over) {
             Doing::Idle => self.start(i),
             Doing::Perform { proposer, output } => self.perform(i, proposer, output),
-            Doing::Read { mut proposer, mut collected } => {
-                let next = (0..self.blocks.len()).find(|j| *j != i && !collected.iter().any(|c| c.0 == node(*j)));
+            Doing::Read {
+                mut proposer,
+                mut collected,
+            } => {
+                let next =
+                    (0..self.blocks.len()).find(|j| *j != i && !collected.iter().any(|c| c.0 == node(*j)));
                 if let Some(j) = next {
                     let round = self.blocks[j].promised.round;
                     self.actors[i].highest = self.actors[i].highest.max(round);
@@ -183,7 +214,12 @@ fn explore(start: World) -> (usize, BTreeSet<Vec<u128>>) {
 fn two_proposers_never_decide_two_values_over_two_instances_with_crashes() {
     let (states, outcomes) = explore(World::new(2, 3, 1));
     assert!(states > 1000, "{states} states");
-    for outcome in [alloc::vec![10], alloc::vec![11], alloc::vec![10, 21], alloc::vec![11, 20]] {
+    for outcome in [
+        alloc::vec![10],
+        alloc::vec![11],
+        alloc::vec![10, 21],
+        alloc::vec![11, 20],
+    ] {
         assert!(outcomes.contains(&outcome), "reached {outcome:?} of {outcomes:?}");
     }
 }
@@ -200,7 +236,14 @@ fn blocks_survive_encoding_and_garbage_is_refused() {
     let promised = BallotNumber { round: 9, node: 3 };
     let accepted = BallotNumber { round: 7, node: 64 };
     let (value, decided_value) = (BodyHash::of(b"a"), BodyHash::of(b"b"));
-    let block = BallotBlock { instance: Epoch(5), promised, accepted, value, decided: Epoch(4), decided_value };
+    let block = BallotBlock {
+        instance: Epoch(5),
+        promised,
+        accepted,
+        value,
+        decided: Epoch(4),
+        decided_value,
+    };
     assert_eq!(BallotBlock::decode(&block.encode()), Some(block));
     assert_eq!(BallotBlock::decode(&[0xff; BALLOT_BLOCK_BYTES]), None);
     assert_ne!(value, decided_value);

@@ -20,7 +20,12 @@ impl FreeMap {
     /// A map of `units` free units, searched from `cursor`.
     pub fn new(units: u32, cursor: u32) -> Self {
         let cursor = if cursor < units { cursor } else { 0 };
-        Self { words: vec![0; units.div_ceil(64) as usize], units, free: units, cursor }
+        Self {
+            words: vec![0; units.div_ceil(64) as usize],
+            units,
+            free: units,
+            cursor,
+        }
     }
 
     /// How many units are free.
@@ -44,7 +49,9 @@ impl FreeMap {
 
     /// Marks a run as taken; false when part of it is outside or taken already (nothing is changed then).
     pub fn take(&mut self, start: u32, count: u32) -> bool {
-        let Some(end) = start.checked_add(count) else { return false };
+        let Some(end) = start.checked_add(count) else {
+            return false;
+        };
         if end > self.units || (start..end).any(|unit| self.is_taken(unit)) {
             return false;
         }

@@ -27,19 +27,28 @@ pub struct CatalogImage {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Content {
     Directory,
-    File { kind: super::FileKind, size: u64, extents: Vec<Extent> },
+    File {
+        kind: super::FileKind,
+        size: u64,
+        extents: Vec<Extent>,
+    },
 }
 
 impl Catalog {
     /// The bytes of a checkpoint's body.
     pub fn encode(&self) -> Vec<u8> {
-        let volume = |map: &FreeMap| Volume { units: map.units(), cursor: map.cursor() };
+        let volume = |map: &FreeMap| Volume {
+            units: map.units(),
+            cursor: map.cursor(),
+        };
         let inode = |(id, inode): (&FileId, &Inode)| {
             let content = match &inode.node {
                 Node::Directory { .. } => Content::Directory,
-                Node::File { kind, size, extents } => {
-                    Content::File { kind: *kind, size: *size, extents: extents.clone() }
-                }
+                Node::File { kind, size, extents } => Content::File {
+                    kind: *kind,
+                    size: *size,
+                    extents: extents.clone(),
+                },
             };
             (*id, inode.parent, inode.name.clone(), content)
         };
@@ -49,9 +58,17 @@ impl Catalog {
             next_file: self.next_file,
             volumes: self.volumes.iter().map(volume).collect(),
             inodes: self.inodes.iter().map(inode).collect(),
-            config: self.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            config: self
+                .config
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
             limbo: self.limbo.clone(),
-            sessions: self.sessions.iter().map(|(node, session)| (*node, session.clone())).collect(),
+            sessions: self
+                .sessions
+                .iter()
+                .map(|(node, session)| (*node, session.clone()))
+                .collect(),
             history: self.history.clone(),
         };
         postcard::to_allocvec(&image).expect("plain data always encodes")
@@ -67,20 +84,34 @@ impl Catalog {
 impl CatalogImage {
     fn build(self) -> Option<Catalog> {
         let units_fit = |volume: &Volume| volume.units <= 1 << 26;
-        if self.au_bytes == 0 || self.next_file > 1 << 62 || self.volumes.len() > 64 || !self.volumes.iter().all(units_fit) {
+        if self.au_bytes == 0
+            || self.next_file > 1 << 62
+            || self.volumes.len() > 64
+            || !self.volumes.iter().all(units_fit)
+        {
             return None;
         }
-        let volumes = self.volumes.iter().map(|volume| FreeMap::new(volume.units, volume.cursor)).collect();
+        let volumes = self
+            .volumes
+            .iter()
+            .map(|volume| FreeMap::new(volume.units, volume.cursor))
+            .collect();
         let mut catalog = Catalog {
             au_bytes: self.au_bytes,
-            capacity: usize::try_from(self.capacity).ok().filter(|bytes| *bytes <= 1 << 40)?,
+            capacity: usize::try_from(self.capacity)
+                .ok()
+                .filter(|bytes| *bytes <= 1 << 40)?,
             weight: 0,
             next_file: self.next_file,
             volumes,
             inodes: inodes(self.inodes, self.next_file)?,
             config: self.config.into_iter().collect(),
             limbo: self.limbo,
-            sessions: self.sessions.into_iter().filter(|(node, _)| is_node(*node)).collect(),
+            sessions: self
+                .sessions
+                .into_iter()
+                .filter(|(node, _)| is_node(*node))
+                .collect(),
             history: self.history,
         };
         catalog.take_units()?;
@@ -94,33 +125,37 @@ fn is_node(node: NodeId) -> bool {
 }
 
 /// The inodes with the entries of their directories; `None` when names clash or somebody has no way to the root.
-fn inodes(
-    stored: Vec<(FileId, FileId, String, Content)>,
-    next_file: u64,
-) -> Option<BTreeMap<FileId, Inode>> {
+fn inodes(stored: Vec<(FileId, FileId, String, Content)>, next_file: u64) -> Option<BTreeMap<FileId, Inode>> {
     let mut inodes = BTreeMap::new();
     for (id, parent, name, content) in stored {
         let node = match content {
-            Content::Directory => Node::Directory { entries: BTreeMap::new() },
+            Content::Directory => Node::Directory {
+                entries: BTreeMap::new(),
+            },
             Content::File { kind, size, extents } => Node::File { kind, size, extents },
         };
         if id.0 >= next_file || inodes.insert(id, Inode { parent, name, node }).is_some() {
             return None;
         }
     }
-    let links: Vec<_> = inodes.iter().map(|(id, inode)| (*id, inode.parent, inode.name.clone())).collect();
+    let links: Vec<_> = inodes
+        .iter()
+        .map(|(id, inode)| (*id, inode.parent, inode.name.clone()))
+        .collect();
     for (id, parent, name) in links {
         if id == ROOT {
             continue;
         }
-        let Node::Directory { entries } = &mut inodes.get_mut(&parent)?.node else { return None };
+        let Node::Directory { entries } = &mut inodes.get_mut(&parent)?.node else {
+            return None;
+        };
         if entries.insert(name, id).is_some() {
             return None;
         }
     }
-    let root_is_sound = inodes.get(&ROOT).is_some_and(|root| {
-        root.parent == ROOT && matches!(root.node, Node::Directory { .. })
-    });
+    let root_is_sound = inodes
+        .get(&ROOT)
+        .is_some_and(|root| root.parent == ROOT && matches!(root.node, Node::Directory { .. }));
     (root_is_sound && reachable(&inodes) == inodes.len()).then_some(inodes)
 }
 

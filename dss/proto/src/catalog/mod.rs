@@ -95,13 +95,18 @@ impl Catalog {
 
     /// Applies one record of journal entry `sequence`.
     pub fn apply(&mut self, sequence: u64, record: &Record) -> Outcome {
-        let Some(origin) = record.origin else { return self.perform(sequence, &record.operation) };
+        let Some(origin) = record.origin else {
+            return self.perform(sequence, &record.operation);
+        };
         if let Some(outcome) = self.known_outcome(&origin) {
             return outcome;
         }
         let session = self.sessions.entry(origin.node).or_default();
         if session.id != origin.session {
-            *session = Session { id: origin.session, ..Session::default() };
+            *session = Session {
+                id: origin.session,
+                ..Session::default()
+            };
         }
         if origin.settled > session.settled {
             session.settled = origin.settled;
@@ -115,7 +120,10 @@ impl Catalog {
 
     /// What a request came to, when it was done before (DSS-4).
     pub fn known_outcome(&self, origin: &Origin) -> Option<Outcome> {
-        let session = self.sessions.get(&origin.node).filter(|session| session.id == origin.session)?;
+        let session = self
+            .sessions
+            .get(&origin.node)
+            .filter(|session| session.id == origin.session)?;
         if origin.request < session.settled {
             return Some(Err(OperationError::Settled));
         }
@@ -124,7 +132,12 @@ impl Catalog {
 
     fn perform(&mut self, sequence: u64, operation: &Operation) -> Outcome {
         match operation {
-            Operation::Create { path, size, kind, exclusive } => self.create(path, *size, *kind, *exclusive),
+            Operation::Create {
+                path,
+                size,
+                kind,
+                exclusive,
+            } => self.create(path, *size, *kind, *exclusive),
             Operation::Allocate { file, size } => self.allocate(*file, *size),
             Operation::Remove { path } => self.remove(sequence, path),
             Operation::Rename { from, to } => self.rename(from, to),
@@ -136,8 +149,15 @@ impl Catalog {
     }
 
     fn allocate(&mut self, file: FileId, size: u64) -> Outcome {
-        let Some(inode) = self.inodes.get(&file) else { return Err(OperationError::NotFound) };
-        let Node::File { size: old, ref extents, .. } = inode.node else {
+        let Some(inode) = self.inodes.get(&file) else {
+            return Err(OperationError::NotFound);
+        };
+        let Node::File {
+            size: old,
+            ref extents,
+            ..
+        } = inode.node
+        else {
             return Err(OperationError::IsADirectory);
         };
         if size <= old {
@@ -147,7 +167,12 @@ impl Catalog {
         self.grow(&mut extents, size)?;
         let inode = self.inodes.get_mut(&file).expect("looked up above");
         let before = inode.weight();
-        if let Node::File { size: current, extents: list, .. } = &mut inode.node {
+        if let Node::File {
+            size: current,
+            extents: list,
+            ..
+        } = &mut inode.node
+        {
             *current = size;
             *list = extents;
         }
@@ -169,7 +194,14 @@ impl Catalog {
             let run = self.volumes[volume].next_run(wanted);
             let (start, count) = run.expect("the emptiest volume has space while the group has");
             missing -= u64::from(count);
-            push_extent(extents, Extent { volume: volume as u16, start, count });
+            push_extent(
+                extents,
+                Extent {
+                    volume: volume as u16,
+                    start,
+                    count,
+                },
+            );
         }
         let fits = self.require_room((extents.len() - old) * tree::EXTENT_WEIGHT);
         if fits.is_err() {
@@ -180,7 +212,9 @@ impl Catalog {
 
     fn emptiest_volume(&self) -> usize {
         let volumes = self.volumes.iter().enumerate();
-        volumes.max_by_key(|(index, map)| (map.free(), usize::MAX - index)).map_or(0, |(index, _)| index)
+        volumes
+            .max_by_key(|(index, map)| (map.free(), usize::MAX - index))
+            .map_or(0, |(index, _)| index)
     }
 
     fn set_config(&mut self, key: &str, value: Option<&str>) -> Outcome {
@@ -218,7 +252,11 @@ impl Catalog {
         if self.history.len() >= HISTORY {
             self.history.remove(0);
         }
-        self.history.push(HistoryEntry { sequence, leader, epoch });
+        self.history.push(HistoryEntry {
+            sequence,
+            leader,
+            epoch,
+        });
         Ok(Reply::Done)
     }
 
@@ -228,15 +266,27 @@ impl Catalog {
     }
 
     fn require_room(&self, more: usize) -> Result<(), OperationError> {
-        let sessions: usize = self.sessions.values().map(|session| 32 + 16 * session.outcomes.len()).sum();
+        let sessions: usize = self
+            .sessions
+            .values()
+            .map(|session| 32 + 16 * session.outcomes.len())
+            .sum();
         let fits = self.weight.saturating_add(more).saturating_add(sessions) <= self.room();
-        if fits { Ok(()) } else { Err(OperationError::NoMetadataSpace) }
+        if fits {
+            Ok(())
+        } else {
+            Err(OperationError::NoMetadataSpace)
+        }
     }
 
     fn weigh(&self) -> usize {
         let fixed = 128 + HISTORY * 24 + self.volumes.len() * 16;
         let inodes: usize = self.inodes.values().map(Inode::weight).sum();
-        let config: usize = self.config.iter().map(|(key, value)| key.len() + value.len() + 10).sum();
+        let config: usize = self
+            .config
+            .iter()
+            .map(|(key, value)| key.len() + value.len() + 10)
+            .sum();
         let limbo: usize = self.limbo.iter().map(tree::limbo_weight).sum();
         fixed + inodes + config + limbo
     }
@@ -273,7 +323,9 @@ impl Catalog {
 
     /// All configuration values in the order of keys.
     pub fn configs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.config.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        self.config
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// Removed units that wait for the members (HZ-7), oldest first.

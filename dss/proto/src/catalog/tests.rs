@@ -3,7 +3,8 @@
 use super::*;
 use crate::envelope::{open_block, seal_block};
 use crate::journal::{
-    Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry, encode_checkpoint, encode_entry, sequence_of,
+    Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry, encode_checkpoint, encode_entry,
+    sequence_of,
 };
 use crate::label::{Label, Uuid};
 use crate::storage_message::StorageMessage;
@@ -15,16 +16,32 @@ use proptest::prelude::*;
 const GROUP: Uuid = Uuid([9; 16]);
 
 fn record(operation: Operation) -> Record {
-    Record { origin: None, operation }
+    Record {
+        origin: None,
+        operation,
+    }
 }
 
 fn asked(session: u64, request: u64, settled: u64, operation: Operation) -> Record {
     let node = NodeId::new(3).unwrap();
-    Record { origin: Some(Origin { node, session, request, settled }), operation }
+    Record {
+        origin: Some(Origin {
+            node,
+            session,
+            request,
+            settled,
+        }),
+        operation,
+    }
 }
 
 fn create(path: &str, size: u64) -> Operation {
-    Operation::Create { path: path.to_string(), size, kind: FileKind::Plain, exclusive: true }
+    Operation::Create {
+        path: path.to_string(),
+        size,
+        kind: FileKind::Plain,
+        exclusive: true,
+    }
 }
 
 #[test]
@@ -34,8 +51,14 @@ fn a_repeated_request_is_answered_and_not_done_again() {
     assert_eq!(catalog.apply(2, &asked(1, 1, 1, create("/a", 1))), first);
     let another = catalog.apply(3, &asked(1, 2, 2, create("/a", 1)));
     assert_eq!(another, Err(OperationError::AlreadyExists));
-    assert_eq!(catalog.apply(4, &asked(1, 1, 1, create("/b", 1))), Err(OperationError::Settled));
-    assert!(catalog.apply(5, &asked(2, 1, 1, create("/b", 1))).is_ok(), "another life starts again");
+    assert_eq!(
+        catalog.apply(4, &asked(1, 1, 1, create("/b", 1))),
+        Err(OperationError::Settled)
+    );
+    assert!(
+        catalog.apply(5, &asked(2, 1, 1, create("/b", 1))).is_ok(),
+        "another life starts again"
+    );
     assert_eq!(catalog.free_units(), 6);
 }
 
@@ -43,11 +66,20 @@ fn a_repeated_request_is_answered_and_not_done_again() {
 fn removed_units_wait_in_limbo_until_released() {
     let mut catalog = Catalog::new(4096, &[4], 1 << 16);
     catalog.apply(1, &record(create("/a", 4 * 4096))).unwrap();
-    catalog.apply(2, &record(Operation::Remove { path: "/a".into() })).unwrap();
-    assert_eq!(catalog.apply(3, &record(create("/b", 1))), Err(OperationError::NoSpace));
-    catalog.apply(4, &record(Operation::Release { through: 1 })).unwrap();
+    catalog
+        .apply(2, &record(Operation::Remove { path: "/a".into() }))
+        .unwrap();
+    assert_eq!(
+        catalog.apply(3, &record(create("/b", 1))),
+        Err(OperationError::NoSpace)
+    );
+    catalog
+        .apply(4, &record(Operation::Release { through: 1 }))
+        .unwrap();
     assert_eq!(catalog.free_units(), 0);
-    catalog.apply(5, &record(Operation::Release { through: 2 })).unwrap();
+    catalog
+        .apply(5, &record(Operation::Release { through: 2 }))
+        .unwrap();
     assert_eq!(catalog.free_units(), 4);
     catalog.apply(6, &record(create("/b", 1))).unwrap();
 }
@@ -55,12 +87,24 @@ fn removed_units_wait_in_limbo_until_released() {
 #[test]
 fn a_directory_cannot_go_into_itself_or_away_while_it_has_entries() {
     let mut catalog = Catalog::new(4096, &[4], 1 << 16);
-    catalog.apply(1, &record(Operation::MakeDirectory { path: "/a/b".into() })).unwrap();
-    let into = Operation::Rename { from: "/a".into(), to: "/a/b/c".into() };
+    catalog
+        .apply(1, &record(Operation::MakeDirectory { path: "/a/b".into() }))
+        .unwrap();
+    let into = Operation::Rename {
+        from: "/a".into(),
+        to: "/a/b/c".into(),
+    };
     assert_eq!(catalog.apply(2, &record(into)), Err(OperationError::Invalid));
-    assert_eq!(catalog.apply(3, &record(Operation::Remove { path: "/a".into() })), Err(OperationError::NotEmpty));
+    assert_eq!(
+        catalog.apply(3, &record(Operation::Remove { path: "/a".into() })),
+        Err(OperationError::NotEmpty)
+    );
     for bad in ["a", "//", "/a//b", "/a/.", "/..", "", "/x\0"] {
-        assert_eq!(catalog.apply(4, &record(create(bad, 0))), Err(OperationError::Invalid), "{bad:?}");
+        assert_eq!(
+            catalog.apply(4, &record(create(bad, 0))),
+            Err(OperationError::Invalid),
+            "{bad:?}"
+        );
     }
 }
 
@@ -70,7 +114,10 @@ fn metadata_never_outgrows_its_checkpoint() {
     let mut catalog = Catalog::new(4096, &[100_000], capacity);
     let mut refused = 0;
     for number in 0..2000 {
-        let outcome = catalog.apply(number, &asked(1, number + 1, number, create(&format!("/{number}"), 4096)));
+        let outcome = catalog.apply(
+            number,
+            &asked(1, number + 1, number, create(&format!("/{number}"), 4096)),
+        );
         refused += usize::from(outcome == Err(OperationError::NoMetadataSpace));
     }
     assert!(refused > 0 && catalog.encode().len() <= capacity);

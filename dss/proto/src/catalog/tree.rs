@@ -1,8 +1,6 @@
 //! Files and directories of the catalogue: names, look-up, and the operations on them.
 
-use super::{
-    Catalog, Extent, FileKind, Limbo, NAME_BYTES, OperationError, Outcome, PATH_BYTES, ROOT, Reply,
-};
+use super::{Catalog, Extent, FileKind, Limbo, NAME_BYTES, OperationError, Outcome, PATH_BYTES, ROOT, Reply};
 use crate::FileId;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -44,7 +42,13 @@ pub enum Node {
 
 impl Inode {
     pub(super) fn root() -> Self {
-        Self { parent: ROOT, name: String::new(), node: Node::Directory { entries: BTreeMap::new() } }
+        Self {
+            parent: ROOT,
+            name: String::new(),
+            node: Node::Directory {
+                entries: BTreeMap::new(),
+            },
+        }
     }
 
     /// Bytes it takes in a checkpoint at most, with its entry in the parent.
@@ -64,7 +68,10 @@ pub(super) fn limbo_weight(limbo: &Limbo) -> usize {
 
 /// The names of an absolute path; the root has none.
 fn names(path: &str) -> Result<Vec<&str>, OperationError> {
-    let rest = path.strip_prefix('/').filter(|_| path.len() <= PATH_BYTES).ok_or(OperationError::Invalid)?;
+    let rest = path
+        .strip_prefix('/')
+        .filter(|_| path.len() <= PATH_BYTES)
+        .ok_or(OperationError::Invalid)?;
     if rest.is_empty() {
         return Ok(Vec::new());
     }
@@ -72,7 +79,11 @@ fn names(path: &str) -> Result<Vec<&str>, OperationError> {
     let sound = |name: &&str| {
         !name.is_empty() && *name != "." && *name != ".." && name.len() <= NAME_BYTES && !name.contains('\0')
     };
-    if names.iter().all(sound) { Ok(names) } else { Err(OperationError::Invalid) }
+    if names.iter().all(sound) {
+        Ok(names)
+    } else {
+        Err(OperationError::Invalid)
+    }
 }
 
 impl Catalog {
@@ -132,7 +143,11 @@ impl Catalog {
     fn link(&mut self, parent: FileId, name: &str, node: Node) -> FileId {
         let id = FileId(self.next_file);
         self.next_file += 1;
-        let inode = Inode { parent, name: name.into(), node };
+        let inode = Inode {
+            parent,
+            name: name.into(),
+            node,
+        };
         self.weight += inode.weight();
         self.inodes.insert(id, inode);
         self.entries(parent).insert(name.into(), id);
@@ -149,7 +164,13 @@ impl Catalog {
     /// Directories for `missing` below `parent`; the last one.
     fn make_directories(&mut self, parent: FileId, missing: &[&str]) -> FileId {
         missing.iter().fold(parent, |parent, name| {
-            self.link(parent, name, Node::Directory { entries: BTreeMap::new() })
+            self.link(
+                parent,
+                name,
+                Node::Directory {
+                    entries: BTreeMap::new(),
+                },
+            )
         })
     }
 
@@ -174,7 +195,11 @@ impl Catalog {
         let mut extents = Vec::new();
         self.grow(&mut extents, size)?;
         let parent = self.make_directories(existing, above);
-        Ok(Reply::File(self.link(parent, name, Node::File { kind, size, extents })))
+        Ok(Reply::File(self.link(
+            parent,
+            name,
+            Node::File { kind, size, extents },
+        )))
     }
 
     pub(super) fn make_directory(&mut self, path: &str) -> Outcome {
@@ -201,7 +226,11 @@ impl Catalog {
         if let Node::File { extents, .. } = inode.node
             && !extents.is_empty()
         {
-            let limbo = Limbo { sequence, file, extents };
+            let limbo = Limbo {
+                sequence,
+                file,
+                extents,
+            };
             self.weight += limbo_weight(&limbo);
             self.limbo.push(limbo);
         }
@@ -212,7 +241,9 @@ impl Catalog {
         let file = self.lookup(from)?;
         let target = names(to)?;
         let (existing, missing) = self.resolve(&target)?;
-        let Some((name, above)) = missing.split_last() else { return Err(OperationError::AlreadyExists) };
+        let Some((name, above)) = missing.split_last() else {
+            return Err(OperationError::AlreadyExists);
+        };
         if matches!(self.inodes[&existing].node, Node::File { .. }) {
             return Err(OperationError::NotADirectory);
         }

@@ -62,7 +62,10 @@ pub struct Core {
 impl Core {
     /// A node that has just started in the life `me`; `decided` is the last decree on the device.
     pub fn new(now: Instant, me: Member, timing: Timing, decided: Decree) -> Self {
-        assert!(decided.view.incarnation(me.node) < Some(me.incarnation), "a life is in no view before it began");
+        assert!(
+            decided.view.incarnation(me.node) < Some(me.incarnation),
+            "a life is in no view before it began"
+        );
         let none = Arc::new(View::none());
         let previous = Arc::new(decided.view.clone());
         Self {
@@ -106,14 +109,21 @@ impl Core {
     /// Whom this node hears over the network.
     pub fn heard(&self, now: Instant) -> NodeSet {
         let recent = |(_, at): &(Incarnation, Instant)| now.since(*at) <= self.timing.heard_within();
-        self.heard.iter().filter(|(_, at)| recent(at)).map(|(node, _)| *node).collect()
+        self.heard
+            .iter()
+            .filter(|(_, at)| recent(at))
+            .map(|(node, _)| *node)
+            .collect()
     }
 
     /// All slots as just read.
     pub fn handle_slots(&mut self, now: Instant, slots: impl IntoIterator<Item = SlotFacts>) {
         for facts in slots.into_iter().filter(|facts| facts.node != self.me.node) {
             self.fenced = self.fenced.max(facts.fenced);
-            self.peers.entry(facts.node).or_insert_with(|| Peer::new(now, facts)).handle_slot(now, facts);
+            self.peers
+                .entry(facts.node)
+                .or_insert_with(|| Peer::new(now, facts))
+                .handle_slot(now, facts);
         }
     }
 
@@ -127,7 +137,9 @@ impl Core {
 
     /// A look at the lock of a life; true when it is news that this life is dead.
     pub fn handle_lock(&mut self, life: Member, held: bool) -> bool {
-        self.peers.get_mut(&life.node).is_some_and(|peer| peer.handle_lock(life.incarnation, held))
+        self.peers
+            .get_mut(&life.node)
+            .is_some_and(|peer| peer.handle_lock(life.incarnation, held))
     }
 
     /// A fence has succeeded.
@@ -179,7 +191,11 @@ impl Core {
 
     /// Whether a peer knows of a later decision, so that the ballot blocks must be read.
     pub fn is_behind(&self) -> bool {
-        let latest = self.peers.values().map(|peer| peer.facts.decided.max(peer.facts.fenced)).max();
+        let latest = self
+            .peers
+            .values()
+            .map(|peer| peer.facts.decided.max(peer.facts.fenced))
+            .max();
         latest > Some(self.decided.view.epoch)
     }
 
@@ -203,10 +219,16 @@ impl Core {
     /// How it stands with a life.
     pub fn life(&self, now: Instant, life: Member) -> LifeState {
         if life.node == self.me.node {
-            return if life == self.me { LifeState::Alive } else { LifeState::Dead };
+            return if life == self.me {
+                LifeState::Alive
+            } else {
+                LifeState::Dead
+            };
         }
         // A life without a slot was lost with the device it was written to.
-        self.peers.get(&life.node).map_or(LifeState::Dead, |p| p.life(now, &self.timing, life.incarnation))
+        self.peers
+            .get(&life.node)
+            .map_or(LifeState::Dead, |p| p.life(now, &self.timing, life.incarnation))
     }
 
     /// Whether a life is over, as far as this node can see.
@@ -221,21 +243,29 @@ impl Core {
 
     /// Whether this node has evidence that the present life of `node` is there.
     pub fn seen_alive(&self, now: Instant, node: NodeId) -> bool {
-        self.peers.get(&node).is_some_and(|peer| peer.seen_alive(now, &self.timing))
+        self.peers
+            .get(&node)
+            .is_some_and(|peer| peer.seen_alive(now, &self.timing))
     }
 
     /// Whether the lock of a life is not held and its slot was silent for the full time: what a lease can prove.
     pub fn lease_is_over(&self, now: Instant, life: Member) -> bool {
         self.life(now, life) == LifeState::Silent
-            && self.peers.get(&life.node).is_some_and(|peer| peer.locked != Some(true))
+            && self
+                .peers
+                .get(&life.node)
+                .is_some_and(|peer| peer.locked != Some(true))
     }
 
     /// The lives whose locks are worth a look at each heartbeat.
     pub fn watched(&self) -> impl Iterator<Item = Member> + '_ {
-        self.peers.values().filter(|peer| peer.facts.state != SlotState::Down).map(|peer| Member {
-            node: peer.facts.node,
-            incarnation: peer.facts.incarnation,
-        })
+        self.peers
+            .values()
+            .filter(|peer| peer.facts.state != SlotState::Down)
+            .map(|peer| Member {
+                node: peer.facts.node,
+                incarnation: peer.facts.incarnation,
+            })
     }
 
     /// What is to be done. `admit` says whether a node may join.
@@ -255,7 +285,9 @@ impl Core {
         if node == self.me.node {
             return self.heard(now);
         }
-        self.peers.get(&node).map_or(NodeSet::EMPTY, |peer| peer.facts.heard)
+        self.peers
+            .get(&node)
+            .map_or(NodeSet::EMPTY, |peer| peer.facts.heard)
     }
 
     fn connected(&self, now: Instant, nodes: NodeSet) -> NodeSet {
@@ -263,21 +295,34 @@ impl Core {
     }
 
     fn peer_state(&self, node: NodeId) -> SlotState {
-        if node == self.me.node { self.state } else { self.peers[&node].facts.state }
+        if node == self.me.node {
+            self.state
+        } else {
+            self.peers[&node].facts.state
+        }
     }
 
     fn present(&self, node: NodeId) -> Member {
         if node == self.me.node {
             return self.me;
         }
-        Member { node, incarnation: self.peers[&node].facts.incarnation }
+        Member {
+            node,
+            incarnation: self.peers[&node].facts.incarnation,
+        }
     }
 
     /// Due at once for the first of `proposers`, for the others so much later that the first has had its chance.
     fn in_turn(&self, now: Instant, since: Instant, proposers: NodeSet, plan: Plan) -> Proposal {
-        let Some(rank) = proposers.iter().position(|node| node == self.me.node) else { return Proposal::None };
+        let Some(rank) = proposers.iter().position(|node| node == self.me.node) else {
+            return Proposal::None;
+        };
         let due = since + self.timing.heartbeat * 3 * rank as u32;
-        if now >= due { Proposal::Due(plan) } else { Proposal::At(due) }
+        if now >= due {
+            Proposal::Due(plan)
+        } else {
+            Proposal::At(due)
+        }
     }
 
     fn plan_member(&mut self, now: Instant, admit: &dyn Fn(NodeId) -> bool) -> Proposal {
@@ -303,15 +348,26 @@ impl Core {
             // A node with storage and no network does not evict the rest (HZ-19).
             return Proposal::None;
         }
-        let leaving: NodeSet = alive.iter().filter(|n| self.peer_state(*n) == SlotState::Leaving).collect();
+        let leaving: NodeSet = alive
+            .iter()
+            .filter(|n| self.peer_state(*n) == SlotState::Leaving)
+            .collect();
         left.extend(leaving.iter().map(|node| self.present(node)));
         let stay = alive.without(leaving);
         let proposers = connected.intersection(stay);
         if dead.is_empty() && left.is_empty() {
             self.needed_since = None;
             if self.decided.view.epoch > self.fenced {
-                let first = if self.decided_here { NodeSet::of(self.me.node) } else { proposers };
-                let since = if self.decided_here { self.decided_at } else { self.decided_at + self.timing.longest_io };
+                let first = if self.decided_here {
+                    NodeSet::of(self.me.node)
+                } else {
+                    proposers
+                };
+                let since = if self.decided_here {
+                    self.decided_at
+                } else {
+                    self.decided_at + self.timing.longest_io
+                };
                 return self.in_turn(now, since, first, Plan::Fence);
             }
             return self.plan_join(now, stay, admit);
@@ -341,15 +397,18 @@ impl Core {
     }
 
     fn joiners(&self, now: Instant) -> impl Iterator<Item = NodeId> + '_ {
-        let waits = move |peer: &&Peer| {
-            peer.facts.state == SlotState::Joining && peer.seen_alive(now, &self.timing)
-        };
+        let waits =
+            move |peer: &&Peer| peer.facts.state == SlotState::Joining && peer.seen_alive(now, &self.timing);
         self.peers.values().filter(waits).map(|peer| peer.facts.node)
     }
 
     fn plan_first(&mut self, now: Instant) -> Proposal {
         let base = &self.decided.view;
-        if base.members.iter().any(|m| self.life(now, *m) == LifeState::Alive) {
+        if base
+            .members
+            .iter()
+            .any(|m| self.life(now, *m) == LifeState::Alive)
+        {
             self.needed_since = None;
             return Proposal::None;
         }
@@ -368,20 +427,35 @@ impl Core {
         let since = *self.needed_since.get_or_insert(now);
         let members = connected.iter().map(|node| self.present(node)).collect();
         let gone = |state: LifeState, base: &View| -> Vec<Member> {
-            base.members.iter().copied().filter(|m| (self.life(now, *m) == LifeState::Left) == (state == LifeState::Left)).collect()
+            base.members
+                .iter()
+                .copied()
+                .filter(|m| (self.life(now, *m) == LifeState::Left) == (state == LifeState::Left))
+                .collect()
         };
         let (dead, left) = (gone(LifeState::Dead, base), gone(LifeState::Left, base));
         let decree = self.decree(members, dead, left, true);
         self.in_turn(now, since, connected, Plan::Propose(decree))
     }
 
-    fn decree(&self, members: Vec<Member>, mut dead: Vec<Member>, left: Vec<Member>, founding: bool) -> Decree {
+    fn decree(
+        &self,
+        members: Vec<Member>,
+        mut dead: Vec<Member>,
+        left: Vec<Member>,
+        founding: bool,
+    ) -> Decree {
         if self.decided.view.epoch > self.fenced || founding {
             // Perhaps never fenced: the duty passes on.
             dead.extend(self.decided.dead.iter().filter(|m| !left.contains(m)));
         }
         dead.sort_by_key(|m| (m.node, m.incarnation));
         dead.dedup();
-        Decree { view: self.decided.view.successor(members), dead, left, founding }
+        Decree {
+            view: self.decided.view.successor(members),
+            dead,
+            left,
+            founding,
+        }
     }
 }

@@ -21,7 +21,12 @@ pub struct Decree {
 impl Decree {
     /// The decree before the first: nobody.
     pub fn none() -> Self {
-        Self { view: View::none(), dead: Vec::new(), left: Vec::new(), founding: false }
+        Self {
+            view: View::none(),
+            dead: Vec::new(),
+            left: Vec::new(),
+            founding: false,
+        }
     }
 
     /// A view that a view of `View::successor` can follow, as decoded from a device or a peer: members rise, the
@@ -39,6 +44,9 @@ impl Decree {
             && view.members.windows(2).all(|w| w[0].node < w[1].node)
             && nodes.contains(view.leader)
             && view.homes.len() == crate::HOME_SLOTS
-            && view.homes.iter().all(|home| known(*home) && nodes.contains(*home))
+            && view
+                .homes
+                .iter()
+                .all(|home| known(*home) && nodes.contains(*home))
     }
 }

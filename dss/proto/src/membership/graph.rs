@@ -7,12 +7,18 @@ use crate::{NodeId, NodeSet};
 pub fn largest_connected(nodes: NodeSet, heard: impl Fn(NodeId) -> NodeSet) -> NodeSet {
     let mut edges = [NodeSet::EMPTY; NodeId::MAX as usize];
     for node in nodes.iter() {
-        edges[node.index()] =
-            nodes.iter().filter(|p| *p != node && heard(node).contains(*p) && heard(*p).contains(node)).collect();
+        edges[node.index()] = nodes
+            .iter()
+            .filter(|p| *p != node && heard(node).contains(*p) && heard(*p).contains(node))
+            .collect();
     }
     // Missing edges are few in practice; the bound keeps a hostile graph from costing more than a blink. A search
     // cut short still gives a connected set, the same one at every node that sees the same graph.
-    let mut search = Search { edges, best: NodeSet::EMPTY, budget: 20_000 };
+    let mut search = Search {
+        edges,
+        best: NodeSet::EMPTY,
+        budget: 20_000,
+    };
     search.extend(NodeSet::EMPTY, nodes);
     search.best
 }
@@ -33,7 +39,10 @@ impl Search {
             self.budget -= 1;
             let Some(node) = candidates.first() else { return };
             candidates.remove(node);
-            self.extend(chosen.union(NodeSet::of(node)), candidates.intersection(self.edges[node.index()]));
+            self.extend(
+                chosen.union(NodeSet::of(node)),
+                candidates.intersection(self.edges[node.index()]),
+            );
         }
     }
 }

@@ -68,7 +68,14 @@ pub(super) struct Peer {
 
 impl Peer {
     pub fn new(now: Instant, facts: SlotFacts) -> Self {
-        Self { facts, changed: now, moved: false, held: false, locked: None, dead: None }
+        Self {
+            facts,
+            changed: now,
+            moved: false,
+            held: false,
+            locked: None,
+            dead: None,
+        }
     }
 
     /// A slot as read. Older contents (a read that overtook another) change nothing.
@@ -76,7 +83,10 @@ impl Peer {
         if facts.incarnation > self.facts.incarnation {
             // The new life took the lock before it wrote this, so the old life's descriptions are closed.
             let dead = Some(self.facts.incarnation).max(self.dead);
-            *self = Self { dead, ..Self::new(now, facts) };
+            *self = Self {
+                dead,
+                ..Self::new(now, facts)
+            };
         } else if facts.incarnation == self.facts.incarnation && facts.sequence > self.facts.sequence {
             self.facts = facts;
             self.changed = now;

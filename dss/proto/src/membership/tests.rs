@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{Epoch, Incarnation, Instant, Member, NodeId, NodeSet};
-use alloc::vec::Vec;
 use ::core::time::Duration;
+use alloc::vec::Vec;
 
 fn node(id: u8) -> NodeId {
     NodeId::new(id).unwrap()
@@ -14,7 +14,10 @@ fn set(ids: &[u8]) -> NodeSet {
 }
 
 fn life(id: u8) -> Member {
-    Member { node: node(id), incarnation: Incarnation(1) }
+    Member {
+        node: node(id),
+        incarnation: Incarnation(1),
+    }
 }
 
 fn at(ms: u64) -> Instant {
@@ -23,14 +26,29 @@ fn at(ms: u64) -> Instant {
 
 fn slot(id: u8, sequence: u64, state: SlotState, heard: &[u8]) -> SlotFacts {
     let (decided, fenced) = (Epoch(0), Epoch(0));
-    SlotFacts { node: node(id), incarnation: Incarnation(1), sequence, state, heard: set(heard), decided, fenced }
+    SlotFacts {
+        node: node(id),
+        incarnation: Incarnation(1),
+        sequence,
+        state,
+        heard: set(heard),
+        decided,
+        fenced,
+    }
 }
 
 /// Node `me` of a fenced view of 1, 2, 3, everybody's slot just written and lock held.
 fn member_of_three(me: u8) -> Core {
     let mut core = Core::new(at(0), life(me), Timing::default(), Decree::none());
     let view = Decree::none().view.successor([1, 2, 3].map(life).to_vec());
-    core.handle_decided(at(0), Decree { view, ..Decree::none() }, false);
+    core.handle_decided(
+        at(0),
+        Decree {
+            view,
+            ..Decree::none()
+        },
+        false,
+    );
     core.handle_fenced(Epoch(1));
     assert!(core.poll_install().is_some());
     for ms in [1000, 2000] {
@@ -44,7 +62,10 @@ fn member_of_three(me: u8) -> Core {
 
 /// `alive` write their slots at `ms`, hearing `network`; those of `network` are heard.
 fn beat(core: &mut Core, ms: u64, alive: &[u8], network: &[u8]) {
-    core.handle_slots(at(ms), alive.iter().map(|id| slot(*id, ms, SlotState::Member, network)));
+    core.handle_slots(
+        at(ms),
+        alive.iter().map(|id| slot(*id, ms, SlotState::Member, network)),
+    );
     for id in network {
         core.handle_message(at(ms), life(*id));
     }
@@ -69,7 +90,11 @@ fn a_lock_seen_free_after_it_was_seen_held_is_death_at_once_and_the_lowest_propo
     assert_eq!(members_of(&plan(&mut first, 2001)), Some(set(&[1, 2])));
     let mut second = member_of_three(2);
     second.handle_lock(life(3), false);
-    assert_eq!(plan(&mut second, 2001), Proposal::At(at(2751)), "the second waits for its turn");
+    assert_eq!(
+        plan(&mut second, 2001),
+        Proposal::At(at(2751)),
+        "the second waits for its turn"
+    );
     beat(&mut second, 2751, &[1], &[1, 2, 3]);
     assert_eq!(members_of(&plan(&mut second, 2751)), Some(set(&[1, 2])));
 }
@@ -77,11 +102,24 @@ fn a_lock_seen_free_after_it_was_seen_held_is_death_at_once_and_the_lowest_propo
 #[test]
 fn a_lock_never_seen_held_proves_nothing() {
     let mut core = member_of_three(1);
-    core.handle_slots(at(2100), [SlotFacts { incarnation: Incarnation(2), ..slot(3, 1, SlotState::Joining, &[]) }]);
-    let second_life = Member { incarnation: Incarnation(2), ..life(3) };
+    core.handle_slots(
+        at(2100),
+        [SlotFacts {
+            incarnation: Incarnation(2),
+            ..slot(3, 1, SlotState::Joining, &[])
+        }],
+    );
+    let second_life = Member {
+        incarnation: Incarnation(2),
+        ..life(3)
+    };
     assert!(!core.handle_lock(second_life, false));
     assert_eq!(core.life(at(2100), second_life), LifeState::Unlocked);
-    assert_eq!(core.life(at(2100), life(3)), LifeState::Dead, "a new life is proof that the old one is over");
+    assert_eq!(
+        core.life(at(2100), life(3)),
+        LifeState::Dead,
+        "a new life is proof that the old one is over"
+    );
 }
 
 #[test]
@@ -119,7 +157,11 @@ fn the_largest_connected_set_wins_and_the_isolated_node_keeps_still() {
 fn an_asymmetric_link_counts_as_none() {
     let heard = |_: NodeId| set(&[2, 3]);
     assert_eq!(largest_connected(set(&[1, 2, 3]), heard), set(&[2, 3]));
-    assert_eq!(largest_connected(set(&[1, 2]), |_| NodeSet::EMPTY), set(&[1]), "lowest among equals");
+    assert_eq!(
+        largest_connected(set(&[1, 2]), |_| NodeSet::EMPTY),
+        set(&[1]),
+        "lowest among equals"
+    );
     let all: NodeSet = (1..=64).map(node).collect();
     assert_eq!(largest_connected(all, |_| all), all);
 }
@@ -129,11 +171,17 @@ fn the_duty_to_fence_passes_to_the_next_view() {
     let mut core = member_of_three(1);
     core.handle_lock(life(2), true);
     let view = core.decided().view.successor([1, 2].map(life).to_vec());
-    let decree = Decree { view, dead: [life(3)].to_vec(), ..Decree::none() };
+    let decree = Decree {
+        view,
+        dead: [life(3)].to_vec(),
+        ..Decree::none()
+    };
     assert_eq!(core.handle_decided(at(2100), decree, false), Seen::Noted);
     assert!(core.poll_install().is_none(), "not before the proof");
     core.handle_lock(life(2), false);
-    let Proposal::Due(Plan::Propose(decree)) = plan(&mut core, 2101) else { panic!("a proposal is due") };
+    let Proposal::Due(Plan::Propose(decree)) = plan(&mut core, 2101) else {
+        panic!("a proposal is due")
+    };
     assert_eq!(decree.dead, [life(2), life(3)].to_vec());
     assert!(decree.is_sound());
 }
@@ -142,8 +190,14 @@ fn the_duty_to_fence_passes_to_the_next_view() {
 fn a_view_without_me_is_exclusion_and_a_wish_when_leaving() {
     let mut core = member_of_three(1);
     let view = core.decided().view.successor([2, 3].map(life).to_vec());
-    let decree = Decree { view, ..Decree::none() };
-    assert_eq!(core.handle_decided(at(2100), decree.clone(), false), Seen::Excluded);
+    let decree = Decree {
+        view,
+        ..Decree::none()
+    };
+    assert_eq!(
+        core.handle_decided(at(2100), decree.clone(), false),
+        Seen::Excluded
+    );
     let mut core = member_of_three(1);
     core.handle_leave();
     assert_eq!(core.handle_decided(at(2100), decree, false), Seen::Left);

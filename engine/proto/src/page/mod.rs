@@ -30,7 +30,8 @@ pub use leaf::{
     DELETED, LOCK_ONLY, LeafView, RowView, VERSION_OVERHEAD, VersionView, put_bytes, row_bytes_with, stamp,
 };
 pub use operation::{
-    ChildEntry, PageContent, PageOperation, PruneVersion, RowContent, Version, decode_operation, encode_operation,
+    ChildEntry, PageContent, PageOperation, PruneVersion, RowContent, Version, decode_operation,
+    encode_operation,
 };
 pub use slotted::{NodeView, capacity, node_bytes};
 pub use space::{CHUNK_PAGES, CHUNKS_PER_MAP, ChunkView, PAGES_PER_MAP, SpaceMapView};

@@ -9,14 +9,22 @@ use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn, Scn};
 use aquifer_dss_proto::{FileId, NodeId};
 use proptest::prelude::*;
 
-const ID: PageId = PageId { file: FileId(3), number: 9 };
+const ID: PageId = PageId {
+    file: FileId(3),
+    number: 9,
+};
 
 fn txn(sequence: u64) -> TxnId {
     TxnId::new(NodeId::new(2).unwrap(), sequence)
 }
 
 fn version(sequence: u64, value: &[u8]) -> Version {
-    Version { txn: txn(sequence), scn: Scn(0), flags: 0, value: value.to_vec() }
+    Version {
+        txn: txn(sequence),
+        scn: Scn(0),
+        flags: 0,
+        value: value.to_vec(),
+    }
 }
 
 fn page_of(content: PageContent) -> Box<[u8; PAGE_SIZE]> {
@@ -26,11 +34,20 @@ fn page_of(content: PageContent) -> Box<[u8; PAGE_SIZE]> {
 }
 
 fn leaf(rows: Vec<RowContent>) -> PageContent {
-    PageContent::Leaf { low: b"a".to_vec(), high: Some(b"zz".to_vec()), right: 12, rows }
+    PageContent::Leaf {
+        low: b"a".to_vec(),
+        high: Some(b"zz".to_vec()),
+        right: 12,
+        rows,
+    }
 }
 
 fn row(key: &[u8], versions: Vec<Version>) -> RowContent {
-    RowContent { key: key.to_vec(), truncated_below: Scn(0), versions }
+    RowContent {
+        key: key.to_vec(),
+        truncated_below: Scn(0),
+        versions,
+    }
 }
 
 /// Everything a page can be asked; only that it returns matters.
@@ -40,7 +57,13 @@ fn exercise(page: &[u8]) {
         let _ = map.free_pages(1, PAGES_PER_MAP, 3);
     }
     if let Ok(node) = NodeView::new(page) {
-        let _ = (node.low(), node.high(), node.right(), node.search(b"m"), node.free());
+        let _ = (
+            node.low(),
+            node.high(),
+            node.right(),
+            node.search(b"m"),
+            node.free(),
+        );
     }
     if let Ok(inner) = InnerView::new(page) {
         for slot in 0..inner.node().count() {
@@ -54,17 +77,36 @@ fn exercise(page: &[u8]) {
     }
     let key = b"m".to_vec();
     let operations = [
-        PageOperation::PutVersion { key: key.clone(), version: version(1, &[1; 900]) },
+        PageOperation::PutVersion {
+            key: key.clone(),
+            version: version(1, &[1; 900]),
+        },
         PageOperation::Prune {
             key: key.clone(),
-            versions: vec![PruneVersion { position: 0, txn: txn(1) }],
+            versions: vec![PruneVersion {
+                position: 0,
+                txn: txn(1),
+            }],
             truncated_below: Scn(3),
         },
         PageOperation::RemoveKey { key: key.clone() },
-        PageOperation::InsertChild(ChildEntry { key: key.clone(), child: 4 }),
-        PageOperation::TruncateRight { separator: key.clone(), right: 5 },
-        PageOperation::SetSpace { chunk: 3, owner: 1, page: 2 },
-        PageOperation::SetStatus { index: 1015, scn: Scn(4) },
+        PageOperation::InsertChild(ChildEntry {
+            key: key.clone(),
+            child: 4,
+        }),
+        PageOperation::TruncateRight {
+            separator: key.clone(),
+            right: 5,
+        },
+        PageOperation::SetSpace {
+            chunk: 3,
+            owner: 1,
+            page: 2,
+        },
+        PageOperation::SetStatus {
+            index: 1015,
+            scn: Scn(4),
+        },
         PageOperation::SetSequence { next: u64::MAX },
     ];
     for operation in operations {
@@ -169,14 +211,29 @@ proptest! {
 fn redo_applies_exactly_once_and_sees_a_gap() {
     let mut page = page_of(leaf(Vec::new()));
     set_psn(page.as_mut_slice(), Psn(7));
-    let operation = encode_operation(&PageOperation::PutVersion { key: b"k".to_vec(), version: version(1, b"v") });
-    let record = |psn| RedoRecord { page: ID, prev_psn: Psn(psn), operation: operation.clone() };
+    let operation = encode_operation(&PageOperation::PutVersion {
+        key: b"k".to_vec(),
+        version: version(1, b"v"),
+    });
+    let record = |psn| RedoRecord {
+        page: ID,
+        prev_psn: Psn(psn),
+        operation: operation.clone(),
+    };
     assert_eq!(redo(page.as_mut_slice(), &record(8)), Ok(Redone::Gap));
     assert_eq!(redo(page.as_mut_slice(), &record(7)), Ok(Redone::Applied));
     assert_eq!(redo(page.as_mut_slice(), &record(7)), Ok(Redone::Skipped));
     let format = encode_operation(&PageOperation::Format(PageContent::Status));
-    let format = RedoRecord { page: ID, prev_psn: Psn(20), operation: format };
-    assert_eq!(redo(page.as_mut_slice(), &format), Ok(Redone::Applied), "Format needs no base");
+    let format = RedoRecord {
+        page: ID,
+        prev_psn: Psn(20),
+        operation: format,
+    };
+    assert_eq!(
+        redo(page.as_mut_slice(), &format),
+        Ok(Redone::Applied),
+        "Format needs no base"
+    );
     assert_eq!(psn_of(page.as_slice()), Ok(Psn(21)));
     assert_eq!(file_of(page.as_slice()), Ok(ID));
 }
@@ -199,7 +256,10 @@ fn status_sequence_and_space_are_kept_and_final() {
     let take = |chunk, owner, page| PageOperation::SetSpace { chunk, owner, page };
     apply(page.as_mut_slice(), ID, &take(0, 1, 5)).unwrap();
     assert!(apply(page.as_mut_slice(), ID, &take(0, 1, 5)).is_err(), "used");
-    assert!(apply(page.as_mut_slice(), ID, &take(0, 2, 6)).is_err(), "another node's chunk");
+    assert!(
+        apply(page.as_mut_slice(), ID, &take(0, 2, 6)).is_err(),
+        "another node's chunk"
+    );
     let map = SpaceMapView::new(page.as_slice()).unwrap();
     assert_eq!(map.free_pages(2, 66, 9).unwrap(), [(1, 0), (1, 1)]);
     assert_eq!(map.free_pages(1, 200, 2).unwrap(), [(0, 1), (0, 2)]);
@@ -208,11 +268,21 @@ fn status_sequence_and_space_are_kept_and_final() {
 #[test]
 fn a_lock_does_not_replace_what_its_transaction_wrote() {
     let mut page = page_of(leaf(Vec::new()));
-    let put = |version| PageOperation::PutVersion { key: b"k".to_vec(), version };
-    let lock = Version { flags: LOCK_ONLY, ..version(1, b"") };
+    let put = |version| PageOperation::PutVersion {
+        key: b"k".to_vec(),
+        version,
+    };
+    let lock = Version {
+        flags: LOCK_ONLY,
+        ..version(1, b"")
+    };
     apply(page.as_mut_slice(), ID, &put(lock.clone())).unwrap();
     apply(page.as_mut_slice(), ID, &put(version(1, b"value"))).unwrap();
     apply(page.as_mut_slice(), ID, &put(lock)).unwrap();
-    let content = LeafView::new(page.as_slice()).unwrap().find(b"k").unwrap().to_content();
+    let content = LeafView::new(page.as_slice())
+        .unwrap()
+        .find(b"k")
+        .unwrap()
+        .to_content();
     assert_eq!(content.versions, [version(1, b"value")]);
 }
