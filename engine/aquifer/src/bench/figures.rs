@@ -4,13 +4,16 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// Nanoseconds of an hour: longer times count as this.
+const HOUR: u64 = 3_600_000_000_000;
+
 /// A distribution of times with three digits.
 pub struct Times(Histogram<u64>);
 
 impl Times {
     /// Without a sample.
     pub fn new() -> Self {
-        Self(Histogram::new(3).expect("three digits are allowed"))
+        Self(Histogram::new_with_bounds(1, HOUR, 3).expect("the bounds rise"))
     }
 
     /// Adds one.
