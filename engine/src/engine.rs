@@ -45,6 +45,16 @@ pub struct Engine {
     pub(crate) reform: Mutex<Reform>,
 }
 
+/// The parts of a node that its engine works with.
+pub(crate) struct EngineParts {
+    pub runtime: Arc<dyn Runtime>,
+    pub group: Arc<VolumeGroup>,
+    pub pool: Arc<Pool>,
+    pub redo: Arc<NodeRedo>,
+    pub txns: Arc<TransactionManager>,
+    pub lease: LeaseCheck,
+}
+
 /// Who runs a step: waits are charged to it, and what it learned of other transactions is kept here.
 pub(crate) struct Runner<'a> {
     /// The top transaction, if it has an id.
@@ -54,6 +64,26 @@ pub(crate) struct Runner<'a> {
 }
 
 impl Engine {
+    /// An engine that does not serve yet.
+    pub(crate) fn new(me: NodeId, parts: EngineParts) -> Arc<Self> {
+        let EngineParts { runtime, group, pool, redo, txns, lease } = parts;
+        Arc::new(Self {
+            me,
+            runtime,
+            group,
+            pool,
+            redo,
+            txns,
+            sizes: Arc::new(FileSizes::default()),
+            lease,
+            catalog: OnceLock::new(),
+            serving: watch::Sender::new(false),
+            want_sequences: Notify::new(),
+            sequences_taken: watch::Sender::new(0),
+            reform: Mutex::default(),
+        })
+    }
+
     /// This node.
     pub const fn node(&self) -> NodeId {
         self.me

@@ -17,21 +17,20 @@ pub use redo::NodeRedo;
 pub use router::Router;
 pub use status::{NodeStatus, Reform};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineParts};
 use crate::rpc::{EngineHandler, EngineRequest, EngineResponse, Reply, Rpc};
-use crate::space::FileSizes;
 use crate::status::StatusFiles;
 use crate::store::GroupStore;
 use crate::transaction::TransactionManager;
 use aquifer_buffer_pool::Pool;
 use aquifer_dss::group::{StorageError, VolumeGroup};
 use aquifer_dss::membership::{Membership, MembershipConfig, MembershipError, MembershipEvent};
-use aquifer_dss::seam::{Runtime, Service};
+use aquifer_dss::seam::{BlockDevice, Runtime, Service};
 use aquifer_dss_proto::{Epoch, NodeId, View};
 use parking_lot::Mutex;
 use status::Unclean;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use tokio::sync::{Notify, watch};
 
 /// Why a node does not start.
@@ -80,16 +79,12 @@ impl Node {
         } = seams;
         let me = config.id;
         let group = VolumeGroup::open(runtime.clone(), devices.clone(), me).await?;
-        let mut membership_config = MembershipConfig::new(me);
-        membership_config.timing = config.timing;
-        membership_config.addresses = config.addresses.clone();
-        membership_config.volumes = devices[1..].to_vec();
         let membership = Membership::start(
             runtime.clone(),
             group.control(),
             transport.clone(),
             fencer,
-            membership_config,
+            membership_config(&config, &devices),
         )
         .await?;
         links.start(membership.incarnation());
@@ -118,21 +113,15 @@ impl Node {
             let (membership, runtime) = (membership.clone(), runtime.clone());
             Box::new(move || membership.lease_valid(runtime.now()))
         };
-        let engine = Arc::new(Engine {
-            me,
+        let parts = EngineParts {
             runtime: runtime.clone(),
             group: group.clone(),
             pool: pool.clone(),
             redo: redo.clone(),
             txns: txns.clone(),
-            sizes: Arc::new(FileSizes::default()),
             lease,
-            catalog: OnceLock::new(),
-            serving: watch::Sender::new(false),
-            want_sequences: Notify::new(),
-            sequences_taken: watch::Sender::new(0),
-            reform: Mutex::default(),
-        });
+        };
+        let engine = Engine::new(me, parts);
         status_files.attach(&engine);
         let node = Arc::new(Self {
             config,
@@ -268,6 +257,14 @@ impl Node {
         self.membership.leave().await?;
         Ok(())
     }
+}
+
+fn membership_config(config: &NodeConfig, devices: &[Arc<dyn BlockDevice>]) -> MembershipConfig {
+    let mut membership = MembershipConfig::new(config.id);
+    membership.timing = config.timing;
+    membership.addresses = config.addresses.clone();
+    membership.volumes = devices[1..].to_vec();
+    membership
 }
 
 /// Answers requests of peers.

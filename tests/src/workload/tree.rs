@@ -90,7 +90,7 @@ impl TreeAgainstMap {
         let mut key = prefix(client.number);
         let number = client.below(self.size.keys);
         key.extend(number.to_be_bytes());
-        if number % 7 == 0 {
+        if number.is_multiple_of(7) {
             key.extend(std::iter::repeat_n(b'k', (number % 97) as usize));
         }
         match client.below(10) {

@@ -21,15 +21,18 @@ fn options(seed: u64, nodes: u8) -> ClusterOptions {
     options
 }
 
+/// The last counter by receiver, receiver's life, and sender.
+type Heard = Arc<Mutex<BTreeMap<(NodeId, Incarnation, NodeId), u64>>>;
+
 /// Each node writes a counter into its block and tells everybody; receivers check the order.
 #[derive(Default)]
 struct Counting {
-    heard: Arc<Mutex<BTreeMap<(NodeId, Incarnation, NodeId), u64>>>,
+    heard: Heard,
 }
 
 struct Ear {
     me: NodeId,
-    heard: Arc<Mutex<BTreeMap<(NodeId, Incarnation, NodeId), u64>>>,
+    heard: Heard,
 }
 
 impl Inbound for Ear {
@@ -161,7 +164,7 @@ fn a_fenced_life_writes_no_more() {
         let result = cluster.world.block_on(async move {
             inside.start(node(1));
             inside.world.sleep(Duration::from_millis(5)).await;
-            if inside.world.seed() % 2 == 0 {
+            if inside.world.seed().is_multiple_of(2) {
                 inside.world.pause(node(1));
             }
             let killer = inside.world.start_life(node(2));

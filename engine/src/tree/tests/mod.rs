@@ -139,8 +139,8 @@ fn verify(memory: &Memory, strict: bool) -> Vec<RowContent> {
             } else {
                 let inner = InnerView::new(guard.bytes()).unwrap();
                 assert_eq!(keys[0], low.as_slice());
-                for slot in 0..node.count() {
-                    children.insert(keys[slot].to_vec(), inner.child(slot).unwrap());
+                for (slot, key) in keys.iter().enumerate() {
+                    children.insert(key.to_vec(), inner.child(slot).unwrap());
                 }
             }
             match node.high().unwrap() {
