@@ -136,8 +136,8 @@ pub fn writable<E>(
     Ok(Writable::Free(None))
 }
 
-/// Indexes (rising) of the versions that no snapshot at or above `horizon` can see. A version whose status is not
-/// known now is kept. All of them go in one change: a deletion leaves together with what it hides.
+/// Indexes (rising) of the versions that no snapshot at or above `horizon` can see. A version that nothing covered hides is
+/// kept while its status is not known. All of them go in one change: a deletion leaves together with what it hides.
 pub fn prunable<E>(
     versions: impl IntoIterator<Item = VersionHead>,
     horizon: Scn,
@@ -146,11 +146,14 @@ pub fn prunable<E>(
     let mut gone = Vec::new();
     let mut hidden = false;
     for (index, version) in versions.into_iter().enumerate() {
-        let status = status_of(&version, &mut status);
-        match status {
-            // A version behind a covered one is seen by nobody, whatever became of it; but one that is not ended
-            // cannot lie there, since a row is written over only when its writer has ended.
-            Ok(status) if hidden && status.is_final() => gone.push(index),
+        if hidden {
+            // A version behind a covered one is seen by nobody, whatever became of it. Its writer has ended, since a row is
+            // written over only then, also when that is not known here: if it stayed while the deletion in front of
+            // it goes, the row would come back.
+            gone.push(index);
+            continue;
+        }
+        match status_of(&version, &mut status) {
             Ok(TxnStatus::Aborted) => gone.push(index),
             Ok(TxnStatus::Committed(_)) if version.lock_only => gone.push(index),
             Ok(TxnStatus::Committed(scn)) if scn <= horizon => {

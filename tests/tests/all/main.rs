@@ -2,5 +2,6 @@
 // A test that cannot go on has failed; helpers of tests are not seen as tests by the lint.
 #![allow(clippy::unwrap_used)]
 
+mod seeds;
 mod simulator;
 mod workloads;

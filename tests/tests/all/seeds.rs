@@ -1,0 +1,40 @@
+//! Whole nodes under faults: seeds that once failed, and determinism.
+//!
+//! A pinned seed says what it found. It means something only while the swarm draws the same for it; the bug's own unit test
+//! stays when it does not.
+
+use aquifer_tests::swarm::{Configuration, Overrides, Report, Subject, run};
+
+fn engine(seed: u64, workload: &str, calm: bool) -> Report {
+    let overrides = Overrides {
+        nodes: None,
+        workload: Some(workload.to_owned()),
+        calm,
+        trace: false,
+        subject: Subject::Engine,
+    };
+    run(&Configuration::draw(seed, &overrides))
+}
+
+fn passes(workload: &str, seeds: &[u64]) {
+    for seed in seeds {
+        let report = engine(*seed, workload, false);
+        assert_eq!(report.failure, None, "{}", report.replay);
+    }
+}
+
+/// A deletion was pruned without the version it hid, whose writer was not known at the node: the row came back.
+#[test]
+fn pruned_deletions_do_not_bring_rows_back() {
+    passes("tree", &[1, 4, 6, 12]);
+}
+
+#[test]
+fn a_seed_of_the_engine_is_one_run_with_and_without_faults() {
+    for (workload, seed) in [("tree", 1), ("bank", 2), ("register", 3), ("set", 4)] {
+        for calm in [true, false] {
+            let (first, second) = (engine(seed, workload, calm), engine(seed, workload, calm));
+            assert_eq!(first.digest, second.digest, "{}", first.replay);
+        }
+    }
+}
