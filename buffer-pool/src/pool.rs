@@ -9,7 +9,9 @@ use crate::frame::Frames;
 use crate::guard::{Hold, PageReadGuard, PageWriteGuard};
 use crate::table::PageTable;
 use crate::wire;
-use aquifer_buffer_pool_proto::{Contents, ImageInfo, Mode, Ownership, PAGE_SIZE, PageId, Psn, Redone};
+use aquifer_buffer_pool_proto::{
+    Contents, Envelope, ImageInfo, Mode, Ownership, PAGE_SIZE, PageId, Psn, Redone,
+};
 use aquifer_dss::seam::{IoBuffer, Runtime, Transport};
 use aquifer_dss_proto::{Epoch, Incarnation, Instant, NodeId, NodeSet, View};
 use parking_lot::{Mutex, MutexGuard};
@@ -42,6 +44,18 @@ pub(crate) struct Waiter {
     pub answer: oneshot::Sender<Result<Hold, PoolError>>,
 }
 
+/// A message of a later epoch: its sender installed a view before this node did. Kept, because losing it would cost every
+/// take-over a whole `retransmit`.
+pub(crate) struct EarlyMessage {
+    from: NodeId,
+    incarnation: Incarnation,
+    envelope: Envelope,
+    image: Option<Image>,
+}
+
+/// Early messages kept at most; the others are repeated by their senders.
+const EARLY_LIMIT: usize = 1024;
+
 /// What the core lock protects.
 pub(crate) struct Inner {
     pub core: Ownership<Image, FrameContents>,
@@ -49,6 +63,8 @@ pub(crate) struct Inner {
     pub policy: Box<dyn EvictionPolicy>,
     /// When the timer task will look next.
     pub armed: Option<Instant>,
+    /// Messages of a view that is not installed here yet, in order of arrival.
+    pub early: Vec<EarlyMessage>,
     pub closed: bool,
 }
 
@@ -107,6 +123,7 @@ impl Pool {
             waiters: BTreeMap::new(),
             policy: Box::new(Clock::default()),
             armed: None,
+            early: Vec::new(),
             closed: false,
         };
         let pool = Arc::new(Self {
@@ -150,6 +167,27 @@ impl Pool {
             return count(&self.figures.malformed);
         };
         let mut inner = self.inner.lock();
+        let message = EarlyMessage {
+            from,
+            incarnation,
+            envelope,
+            image,
+        };
+        if message.envelope.epoch > inner.core.view().epoch && inner.early.len() < EARLY_LIMIT {
+            inner.early.push(message);
+            return;
+        }
+        self.take(&mut inner, message);
+        self.pump(&mut inner);
+    }
+
+    fn take(&self, inner: &mut Inner, message: EarlyMessage) {
+        let EarlyMessage {
+            from,
+            incarnation,
+            envelope,
+            image,
+        } = message;
         if inner.core.view().incarnation(from) != Some(incarnation) {
             return count(&self.figures.strangers); // DIR-5
         }
@@ -157,7 +195,18 @@ impl Pool {
             count(&self.figures.transfers_in);
         }
         inner.core.handle_message(self.now(), from, envelope, image);
-        self.pump(&mut inner);
+    }
+
+    /// Takes the messages that came before the view of their epoch was installed; drops those of views that never were.
+    fn take_early(&self, inner: &mut Inner) {
+        let epoch = inner.core.view().epoch;
+        for message in std::mem::take(&mut inner.early) {
+            if message.envelope.epoch > epoch {
+                inner.early.push(message);
+            } else {
+                self.take(inner, message);
+            }
+        }
     }
 
     /// The page, if it is possessed. A local hit: no message, no allocation, no lock held afterwards but the latch.
@@ -267,6 +316,8 @@ impl Pool {
             self.frames.frame(index).open();
         }
         inner.core.install_view(self.now(), view, dead, pending_redo);
+        self.pump(&mut inner);
+        self.take_early(&mut inner);
         self.pump(&mut inner);
         let pages: Vec<PageId> = inner.waiters.keys().copied().collect();
         for page in pages {

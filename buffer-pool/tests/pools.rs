@@ -342,6 +342,49 @@ fn what_a_dead_node_made_durable_is_redone_and_the_rest_goes_on() {
     }
 }
 
+/// Members install a view one after the other. What the first ones say meanwhile is kept by the last one: otherwise each
+/// take-over would wait for the repetition of its claims, analysis and redo orders.
+#[test]
+fn a_view_change_does_not_wait_for_repetition() {
+    let mut cluster = Cluster::new(3, 8);
+    let work = [cluster.work(id(1), 4, 2), cluster.work(id(2), 4, 2)];
+    let clock = cluster.clock.clone();
+    clock.block_on(async {
+        for done in work {
+            done.await.unwrap();
+        }
+    });
+    cluster.network.detach(id(3));
+    cluster.pools.remove(&id(3));
+    let members = [1, 2].map(|n| Member {
+        node: id(n),
+        incarnation: Incarnation(1),
+    });
+    let view = Arc::new(cluster.view.successor(members.to_vec()));
+    let (leader, other) = (cluster.pools[&id(1)].clone(), cluster.pools[&id(2)].clone());
+    assert_eq!(view.leader, id(1));
+    let begun = clock.now();
+    clock.block_on(async {
+        leader.install_view(view.clone(), NodeSet::of(id(3)), true);
+        leader.analysed(Vec::new());
+        clock.sleep(Duration::from_millis(2)).await;
+        other.install_view(view.clone(), NodeSet::of(id(3)), true);
+        while leader.redo_outstanding() > 0 {
+            clock.sleep(Duration::from_millis(1)).await;
+        }
+        for number in 0..4 {
+            assert_eq!(value(&other, page(number * 64)).await, 4);
+        }
+    });
+    let took = clock.now().since(begun);
+    assert!(
+        took < Duration::from_millis(20),
+        "{took:?}: something was repeated"
+    );
+    let repeated: u64 = cluster.pools.values().map(|p| p.counters().retransmits).sum();
+    assert_eq!(repeated, 0);
+}
+
 #[test]
 fn a_node_leaves_cleanly_and_its_pages_are_on_storage() {
     let mut cluster = Cluster::new(2, 8);
