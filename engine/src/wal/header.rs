@@ -197,6 +197,25 @@ impl StreamHeader {
     }
 }
 
+/// Bytes written at a time when a stream is made.
+const FILL_BYTES: u64 = 1 << 20;
+
+/// Writes the whole file once. Where the device is a sparse file, a first write allocates and costs the file system a
+/// journal commit with each flush; afterwards a flush unit only overwrites.
+async fn fill(file: &dyn RedoFile) -> Result<(), WalError> {
+    let mut at = 0;
+    let mut zeros = IoBuffer::zeroed(FILL_BYTES.min(file.size()) as usize);
+    while at + BLOCK as u64 <= file.size() {
+        let length = FILL_BYTES.min(file.size() - at) as usize / BLOCK * BLOCK;
+        if zeros.len() != length {
+            zeros = IoBuffer::zeroed(length);
+        }
+        zeros = file.write_at(at, zeros).await.map_err(WalError::Io)?;
+        at += length as u64;
+    }
+    file.flush().await.map_err(WalError::Io)
+}
+
 /// Makes an empty, clean stream of `file` for `stream`.
 pub async fn format_stream(file: &dyn RedoFile, stream: NodeId) -> Result<(), WalError> {
     let ring_bytes = file.size().saturating_sub(RING_OFFSET) / BLOCK as u64 * BLOCK as u64;
@@ -209,6 +228,7 @@ pub async fn format_stream(file: &dyn RedoFile, stream: NodeId) -> Result<(), Wa
         clean: true,
         segments: Vec::new(),
     };
+    fill(file).await?;
     header.write(file).await?;
     header.write(file).await
 }
