@@ -9,7 +9,7 @@ use crate::wire;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
 use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Mode, Output, PAGE_SIZE, PageId, SurrenderKind};
 use aquifer_dss::seam::{IoBuffer, Service};
-use aquifer_dss_proto::Instant;
+use aquifer_dss_proto::{Instant, NodeId};
 use std::sync::Arc;
 
 /// What a surrender still waits for.
@@ -69,9 +69,7 @@ impl Pool {
                 meta.duty = meta.dirty;
             }
             Output::Denied(page) => self.fail_waiters(inner, page, &PoolError::Corrupt(page)),
-            Output::WriteBackWanted(page) => {
-                self.mark_wanted(page);
-            }
+            Output::WriteBackWanted(page, by) => self.answer_wanted(inner, page, by),
             Output::NotHeld(page) => self.spawn_note_stored(page),
             Output::WrittenBack(by, pages) => self.redo.written_back(by, &pages),
             Output::RedoReady => self.redo_ready.notify_waiters(),
@@ -317,7 +315,26 @@ impl Pool {
         self.runtime.spawn("pool-restore", Box::pin(task));
     }
 
-    /// Nobody holds a page that pins this node's redo: what storage has needs no redo.
+    /// The redo of `by` is pinned by a page. A notice may have been lost with a view change, or went to contributors
+    /// only, so a clean image is answered: storage has at least its PSN.
+    fn answer_wanted(&self, inner: &mut Inner, page: PageId, by: NodeId) {
+        let Some(index) = self.table.get(page) else {
+            return;
+        };
+        if self.mark_wanted(page, by) {
+            return;
+        }
+        let frame = self.frames.frame(index);
+        frame.latch();
+        let clean = !frame.meta.lock().dirty;
+        let psn = frame.psn();
+        frame.unlatch_exclusive();
+        if clean {
+            inner.core.handle_written_back(self.now(), by, vec![(page, psn)]);
+        }
+    }
+
+    /// Nobody has to write a page back that pins this node's redo: what storage has needs no redo.
     fn spawn_note_stored(self: &Arc<Self>, page: PageId) {
         let pool = self.clone();
         let task = async move {

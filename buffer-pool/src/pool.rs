@@ -406,21 +406,24 @@ impl Pool {
     pub fn want_flush(self: &Arc<Self>, pages: &[PageId]) {
         let mut inner = self.inner.lock();
         for page in pages {
-            if !self.mark_wanted(*page) {
+            if !self.mark_wanted(*page, self.me()) {
                 inner.core.handle_want_flush(self.now(), *page);
             }
         }
         self.pump(&mut inner);
     }
 
-    /// Marks a page that this node has the duty to write back.
-    pub(crate) fn mark_wanted(&self, page: PageId) -> bool {
+    /// Marks a page that this node has the duty to write back; `by` is told when it was.
+    pub(crate) fn mark_wanted(&self, page: PageId, by: NodeId) -> bool {
         let Some(index) = self.table.get(page) else {
             return false;
         };
         let mut meta = self.frames.frame(index).meta.lock();
         let mine = meta.page == Some(page) && meta.duty && meta.dirty;
-        meta.flush_wanted |= mine;
+        if mine {
+            meta.flush_wanted = true;
+            meta.contributors.insert(by);
+        }
         mine
     }
 

@@ -59,7 +59,10 @@ type Records = Vec<(PageId, Psn)>;
 
 /// The redo streams of all nodes: position = number of records.
 #[derive(Default)]
-struct Log(Mutex<BTreeMap<NodeId, (Records, usize)>>);
+struct Log(
+    Mutex<BTreeMap<NodeId, (Records, usize)>>,
+    Mutex<BTreeMap<NodeId, Records>>,
+);
 
 impl Log {
     fn append(&self, node: NodeId, page: PageId, psn: Psn) -> Lsn {
@@ -67,6 +70,12 @@ impl Log {
         let stream = streams.entry(node).or_default();
         stream.0.push((page, psn));
         Lsn(stream.0.len() as u64)
+    }
+
+    /// Whether `node` was told that storage has this page at `psn`, since the last time it was asked.
+    fn heard(&self, node: NodeId, page: PageId, psn: u64) -> bool {
+        let heard = self.1.lock().unwrap().remove(&node).unwrap_or_default();
+        heard.contains(&(page, Psn(psn)))
     }
 
     fn durable_targets(&self) -> BTreeMap<PageId, Psn> {
@@ -101,7 +110,10 @@ impl Redo for SlowRedo {
             stream.1 = stream.1.max(position.0 as usize);
         })
     }
-    fn written_back(&self, _by: NodeId, _pages: &[(PageId, Psn)]) {}
+    fn written_back(&self, _by: NodeId, pages: &[(PageId, Psn)]) {
+        let mut heard = self.log.1.lock().unwrap();
+        heard.entry(self.node).or_default().extend(pages);
+    }
 }
 
 struct Cluster {
@@ -436,4 +448,57 @@ fn the_cleaner_writes_what_is_wanted_at_once() {
     });
     assert_eq!(counter(&cluster.store.page(page(0)).unwrap()), 2);
     let _unused = NullRedo;
+}
+
+/// Makes the redo of `pool` durable, and lets its cleaner step.
+async fn written(cluster: &Cluster, pool: &Arc<Pool>) {
+    let redo = SlowRedo {
+        node: pool.me(),
+        log: cluster.log.clone(),
+        clock: cluster.clock.clone(),
+    };
+    redo.wait(Lsn(2)).await;
+    assert!(pool.write_back(8).await > 0, "a page is wanted");
+}
+
+/// A recovering leader asks for pages that it never changed, and notices are lost with a view change: whoever asks is told,
+/// whether the page is dirty, clean at its owner, clean at sharers, or held by nobody.
+#[test]
+fn who_asks_for_a_write_back_is_told_of_it() {
+    let cluster = Cluster::new(3, 8);
+    let (two, three) = (cluster.pools[&id(2)].clone(), cluster.pools[&id(3)].clone());
+    let clock = cluster.clock.clone();
+    let ask = |at: &Arc<Pool>| {
+        at.want_flush(&[page(0)]);
+        clock.block_on(clock.sleep(Duration::from_millis(5)));
+    };
+    clock.block_on(async {
+        increment(&two, page(0), &cluster.log).await.unwrap();
+        cluster.pools[&id(1)].want_flush(&[page(0)]);
+        clock.sleep(Duration::from_millis(5)).await;
+        written(&cluster, &two).await;
+    });
+    cluster.log.heard(id(3), page(0), 1);
+    ask(&three);
+    assert!(cluster.log.heard(id(3), page(0), 1), "the owner is clean");
+    clock.block_on(async {
+        increment(&two, page(0), &cluster.log).await.unwrap();
+        assert_eq!(value(&cluster.pools[&id(1)], page(0)).await, 2);
+    });
+    ask(&three);
+    assert!(
+        !cluster.log.heard(id(3), page(0), 2),
+        "the dirty holder has not written it"
+    );
+    clock.block_on(written(&cluster, &two));
+    clock.block_on(clock.sleep(Duration::from_millis(5)));
+    assert!(cluster.log.heard(id(3), page(0), 2), "the dirty holder wrote it");
+    ask(&three);
+    assert!(cluster.log.heard(id(3), page(0), 2), "the sharers are clean");
+    clock.block_on(async { two.flush_all().await.unwrap() });
+    ask(&three);
+    assert!(
+        cluster.log.heard(id(3), page(0), 2),
+        "a sharer that got it dirty does not know that it is clean, storage does"
+    );
 }

@@ -50,6 +50,11 @@ impl GroupStore {
         self.double_write.get_or_init(|| file);
     }
 
+    /// Whether pages may be on their way to storage.
+    pub fn can_write(&self) -> bool {
+        self.double_write.get().is_some()
+    }
+
     async fn read_page(&self, page: PageId) -> Result<IoBuffer, PageStoreError> {
         let buffer = IoBuffer::zeroed(PAGE_SIZE);
         self.group

@@ -512,11 +512,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
         let entry = self.entry(page);
         let (idle, holders) = (entry.state == State::Idle, entry.holders());
-        if idle && holders.is_empty() {
+        if idle && entry.owner.is_none() && entry.duty.is_none() {
             self.send(from, Message::NotHeld { page }, None);
         }
         for holder in holders.iter() {
-            self.send(holder, Message::WriteBackWanted { page }, None);
+            self.send(holder, Message::WriteBackWanted { page, by: from }, None);
         }
         self.start(page);
     }

@@ -152,9 +152,10 @@ pub enum Message {
     WrittenBack { by: NodeId, pages: Vec<(PageId, Psn)> },
     /// Anybody to home: my redo is pinned by this page.
     FlushWanted { page: PageId },
-    /// Home to holders: write it back soon if you have the duty.
-    WriteBackWanted { page: PageId },
-    /// Home to the asker of FlushWanted: nobody holds it, storage is current.
+    /// Home to holders: write it back soon if you have the duty, and tell `by`, whose redo is pinned; if your image is
+    /// clean, tell `by` at once.
+    WriteBackWanted { page: PageId, by: NodeId },
+    /// Home to the asker of FlushWanted: nobody has to write it back, storage is current.
     NotHeld { page: PageId },
     /// Home to members at a view change: say what you hold of these slots (ranges, ends included) and pages.
     Query {

@@ -81,9 +81,10 @@ pub enum Output<I> {
     Inherit(PageId),
     /// The page is broken: tell who waits for it.
     Denied(PageId),
-    /// Write it back soon, if this node has the duty.
-    WriteBackWanted(PageId),
-    /// Nobody holds it: storage's PSN tells what redo is not needed.
+    /// The redo of that node is pinned by the page. With the duty: write it back soon, and the node is one of those to
+    /// tell. With a clean image: `handle_written_back` at once, since an earlier notice may have been lost.
+    WriteBackWanted(PageId, NodeId),
+    /// Nobody has to write it back: storage's PSN tells what redo is not needed.
     NotHeld(PageId),
     /// A dirty holder wrote these back: the node's redo is not needed for them up to these PSNs.
     WrittenBack(NodeId, alloc::vec::Vec<(PageId, crate::page::Psn)>),
@@ -361,7 +362,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             Message::Drop { page, conversion } => self.on_drop(from, page, conversion),
             Message::Inherit { page, conversion } => self.on_inherit(from, page, conversion),
             Message::WrittenBack { by, pages } => self.outputs.push_back(Output::WrittenBack(by, pages)),
-            Message::WriteBackWanted { page } => self.outputs.push_back(Output::WriteBackWanted(page)),
+            Message::WriteBackWanted { page, by } => {
+                self.outputs.push_back(Output::WriteBackWanted(page, by));
+            }
             Message::NotHeld { page } => self.outputs.push_back(Output::NotHeld(page)),
             Message::Query { slots, pages } => self.on_query(from, &slots, &pages),
             Message::AnalysisAck { chunk } => self.settle(Key::Analysis(from, chunk)),

@@ -222,7 +222,7 @@ impl Sim {
                     frame.duty = frame.dirty;
                 }
                 Output::Denied(page) => panic!("{page} is denied"),
-                Output::WriteBackWanted(_) | Output::NotHeld(_) | Output::RedoReady => {}
+                Output::WriteBackWanted(..) | Output::NotHeld(_) | Output::RedoReady => {}
                 Output::WrittenBack(by, pages) => {
                     for (page, psn) in pages {
                         self.redo.entry((by, page)).or_default().retain(|p| *p > psn);

@@ -58,8 +58,6 @@ impl Node {
         self.runtime
             .spawn("sequences", Box::pin(self.clone().take_sequences()));
         self.runtime
-            .spawn("cleaner", Box::pin(self.clone().clean_pages()));
-        self.runtime
             .spawn("checkpoint", Box::pin(self.clone().checkpoint()));
         Ok(())
     }
@@ -107,7 +105,9 @@ impl Node {
         }
     }
 
-    async fn clean_pages(self: Arc<Self>) {
+    /// Runs from the first view on, before the own stream is open: a leader that redoes its own earlier life has to write
+    /// those pages back, or the stream is never clean and the node never serves.
+    pub(super) async fn clean_pages(self: Arc<Self>) {
         loop {
             if let Some(stream) = self.redo.stream() {
                 let pinning = stream.pressure(PRESSURE_PAGES);

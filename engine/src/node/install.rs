@@ -44,6 +44,7 @@ impl Node {
         } else {
             self.group.follow(view.epoch, view.leader);
         }
+        let first = !view.members.iter().any(|m| previous.members.contains(m));
         let joined: NodeSet = view
             .members
             .iter()
@@ -60,28 +61,30 @@ impl Node {
         self.engine.reform.lock().begin(view.epoch, self.runtime.now());
         if leads {
             self.runtime
-                .spawn("recovery", Box::pin(self.clone().recover(view)));
+                .spawn("recovery", Box::pin(self.clone().recover(view, first)));
         }
         if !self.brought_up.swap(true, Ordering::AcqRel) {
+            self.runtime
+                .spawn("cleaner", Box::pin(self.clone().clean_pages()));
             self.runtime.spawn("bring up", Box::pin(self.clone().bring_up()));
         }
         Ok(())
     }
 
     /// The leader's recovery of one view; ends with it.
-    async fn recover(self: Arc<Self>, view: Arc<View>) {
+    async fn recover(self: Arc<Self>, view: Arc<View>, first: bool) {
         let mut epoch = self.epoch.subscribe();
         let mine = view.epoch;
         tokio::select! {
             biased;
             _ = epoch.wait_for(|epoch| *epoch != mine) => {}
-            () = self.recover_until_clean(view) => {}
+            () = self.recover_until_clean(view, first) => {}
         }
     }
 
-    async fn recover_until_clean(self: &Arc<Self>, view: Arc<View>) {
+    async fn recover_until_clean(self: &Arc<Self>, view: Arc<View>, first: bool) {
         loop {
-            match self.recover_once(&view).await {
+            match self.recover_once(&view, first).await {
                 Ok(()) => return,
                 Err(RecoveryError::Superseded) => tracing::info!("a member left during the recovery"),
                 Err(error) => tracing::error!(%error, "recovery failed; it is tried again"),
@@ -90,7 +93,7 @@ impl Node {
         }
     }
 
-    async fn recover_once(self: &Arc<Self>, view: &Arc<View>) -> Result<(), RecoveryError> {
+    async fn recover_once(self: &Arc<Self>, view: &Arc<View>, first: bool) -> Result<(), RecoveryError> {
         let recovery = Recovery {
             runtime: self.runtime.clone(),
             group: self.group.clone(),
@@ -100,7 +103,9 @@ impl Node {
             peers: Arc::new(Peers(self.rpc.clone())),
             view: view.clone(),
         };
-        recovery.restore_torn().await?;
+        if first && !self.store.can_write() {
+            recovery.restore_torn().await?;
+        }
         self.open_double_write().await?;
         let report = recovery
             .run(|streams| *self.unclean.lock() = Unclean::Known(streams.iter().copied().collect()))

@@ -116,7 +116,7 @@ impl Recovery {
         report.pages = plan.targets().count();
         self.redo.inherit(inheritance(&streams, &plan));
         self.pool.analysed(plan.targets().collect());
-        self.redo_pages(plan, &streams).await?;
+        self.redo_pages(plan).await?;
         Ok(report)
     }
 
@@ -155,12 +155,11 @@ impl Recovery {
     }
 
     /// Puts whole images of their double-write areas over pages that are torn in place, for dead lives of nodes that are members
-    /// again: these nodes will overwrite their areas. It happens in a first view only, so that nobody writes pages now.
+    /// again: these nodes will overwrite their areas. For a first view only, and before its analysis: nobody writes pages
+    /// then, whereas later a page that is being written looks torn, and an old image would be put over a newer one.
     pub async fn restore_torn(&self) -> Result<(), RecoveryError> {
-        for stream in self.dead_streams().await? {
-            if self.view.contains(stream.node) {
-                self.restore_area(stream.node).await?;
-            }
+        for member in &self.view.members {
+            self.restore_area(member.node).await?;
         }
         Ok(())
     }

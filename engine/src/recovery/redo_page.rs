@@ -1,6 +1,6 @@
 //! Redo of single pages: the best base there is, then the records of all streams in PSN order.
 
-use super::{DeadStream, PARALLEL_REDO, Recovery, RecoveryError, planned};
+use super::{PARALLEL_REDO, Recovery, RecoveryError, planned};
 use crate::store::{self, DOUBLE_WRITE_BYTES};
 use crate::wal;
 use aquifer_buffer_pool::{PageStore, RedoTask};
@@ -23,19 +23,16 @@ struct Sources {
     living_read: bool,
 }
 
-/// Images of the dead nodes' double-write areas, the newest of each page.
+/// Images of the nodes' double-write areas, the newest of each page.
 type TornGuard = BTreeMap<PageId, (Psn, Vec<u8>)>;
 
 impl Recovery {
     /// Redoes every page that a home asks for, until all homes are satisfied.
-    pub(super) async fn redo_pages(
-        &self,
-        plan: RecoveryPlan,
-        streams: &[DeadStream],
-    ) -> Result<(), RecoveryError> {
+    pub(super) async fn redo_pages(&self, plan: RecoveryPlan) -> Result<(), RecoveryError> {
         let mut guard = TornGuard::new();
-        for stream in streams {
-            for (page, (psn, image)) in self.double_write_images(stream.node).await? {
+        // All areas: a leader writes what it redid for others while its own stream is clean.
+        for node in (1..=NodeId::MAX).filter_map(NodeId::new) {
+            for (page, (psn, image)) in self.double_write_images(node).await? {
                 let newer = guard.get(&page).is_none_or(|(known, _)| *known < psn);
                 if newer {
                     guard.insert(page, (psn, image));

@@ -81,10 +81,25 @@ fn main() -> ExitCode {
             SubjectName::Memory => Subject::Memory(planted),
         },
     };
+    if arguments.trace {
+        show_logs();
+    }
     match arguments.seed {
         Some(seed) => one(seed, &overrides),
         None => many(&arguments, &overrides),
     }
+}
+
+/// What the nodes log, among the events of the trace. `RUST_LOG` filters.
+fn show_logs() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("debug"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .without_time()
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 fn plant(name: &str) -> Option<Planted> {

@@ -29,6 +29,13 @@ fn pruned_deletions_do_not_bring_rows_back() {
     passes("tree", &[1, 4, 6, 12]);
 }
 
+/// A single node was killed and led again: it waited for the pages of its own earlier life to be written back, but its cleaner
+/// was started behind that, and it never served.
+#[test]
+fn a_node_that_recovers_itself_serves() {
+    passes("tree", &[17, 31]);
+}
+
 #[test]
 fn a_seed_of_the_engine_is_one_run_with_and_without_faults() {
     for (workload, seed) in [("tree", 1), ("bank", 2), ("register", 3), ("set", 4)] {
