@@ -6,7 +6,8 @@
 //!   a lock that the running task holds;
 //! - which ready task runs next is drawn from the seed; the clock jumps to the next event when no task is ready;
 //! - a stopped (SIGSTOP) node is not polled and receives nothing; what arrives meanwhile is kept, its I/O completes;
-//! - a panic of a node's task is a failure of the run. An `abort` is an event: the checks at the end decide;
+//! - a panic of a node's task is a failure of the run, and so is an `abort` whose reason is not one that the faults of the run
+//!   explain (`WorldOptions::explained`); any other `abort` is an event, the checks at the end decide;
 //! - no foreign code (poll, destructor, delivery) runs while the world's own lock is held.
 
 use super::random::Random;
@@ -67,6 +68,8 @@ pub struct WorldOptions {
     pub time_limit: Duration,
     /// Polls after which the run has failed.
     pub step_limit: u64,
+    /// Whether the faults of the run explain that a life ends itself for this reason; otherwise the run has failed.
+    pub explained: fn(&str) -> bool,
     /// Print every event.
     pub print: bool,
 }
@@ -82,6 +85,7 @@ impl Default for WorldOptions {
             clock_skew: 200,
             time_limit: Duration::from_secs(600),
             step_limit: 20_000_000,
+            explained: |_| true,
             print: std::env::var_os("AQUIFER_TRACE").is_some_and(|value| value != "0"),
         }
     }
@@ -261,6 +265,11 @@ impl World {
         }
     }
 
+    /// Why the run has failed, if it has: also when the scenario came to its end in the same step.
+    pub fn failure(&self) -> Option<Failure> {
+        self.inner.lock().failure.clone()
+    }
+
     /// Tells `hook` of every life that ends.
     pub fn add_hook(&self, hook: Arc<dyn CrashHook>) {
         self.hooks.lock().push(hook);
@@ -350,13 +359,27 @@ impl World {
         }
     }
 
+    /// A node ends its own life in order, by leaving its main function with an error. As an abort it needs an explanation.
+    pub fn exit(&self, life: Life, reason: &str) {
+        if !self.is_alive(life) {
+            return;
+        }
+        self.inner.lock().aborts.push((life, reason.to_owned()));
+        if !(self.options.explained)(reason) {
+            self.fail(format!(
+                "node {} (life {}) ended itself: {reason}",
+                life.node, life.number
+            ));
+        }
+        self.crash(life, reason);
+    }
+
     /// A node ends its own life; does not return to the task that calls it.
     pub fn abort(&self, life: Life, reason: &str) {
         if !self.is_alive(life) {
             return;
         }
-        self.inner.lock().aborts.push((life, reason.to_owned()));
-        self.crash(life, reason);
+        self.exit(life, reason);
         if !std::thread::panicking() {
             std::panic::resume_unwind(Box::new(Aborted));
         }

@@ -86,7 +86,7 @@ impl NodeProgram for EngineProgram {
                 Ok(node) => node,
                 Err(error) => {
                     // As the daemon does: it says why and exits; its supervisor starts it again.
-                    world.crash(context.life, &format!("does not start: {error}"));
+                    world.exit(context.life, &format!("does not start: {error}"));
                     return;
                 }
             };
@@ -99,7 +99,7 @@ impl NodeProgram for EngineProgram {
                 sessions.open(context.life, Arc::new(EngineDatabase(node.engine().clone())));
             }
             let reason = node.stopped().await.unwrap_or_default();
-            world.crash(context.life, &format!("stopped: {reason}"));
+            world.exit(context.life, &format!("stopped: {reason}"));
         })
     }
 }

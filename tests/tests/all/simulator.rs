@@ -208,9 +208,11 @@ impl NodeProgram for Ending {
 }
 
 #[test]
-fn a_panic_fails_the_run_and_an_abort_ends_the_node() {
-    let run = |panics| {
-        let cluster = Cluster::new(options(1, 1), Arc::new(Ending { panics }));
+fn a_panic_fails_the_run_and_so_does_an_abort_without_explanation() {
+    let run = |panics, explained| {
+        let mut options = options(1, 1);
+        options.world.explained = explained;
+        let cluster = Cluster::new(options, Arc::new(Ending { panics }));
         cluster.start_all();
         let world = cluster.world.clone();
         let result = cluster
@@ -220,9 +222,11 @@ fn a_panic_fails_the_run_and_an_abort_ends_the_node() {
         cluster.shut_down();
         (result, aborts)
     };
-    let (result, _) = run(true);
+    let (result, _) = run(true, |_| true);
     assert!(result.unwrap_err().message.contains("a broken rule"));
-    let (result, aborts) = run(false);
+    let (result, aborts) = run(false, |reason| reason == "lease lost");
     assert_eq!(result, Ok(()));
     assert_eq!(aborts.len(), 1);
+    let (result, _) = run(false, |_| false);
+    assert!(result.unwrap_err().message.contains("ended itself: lease lost"));
 }
