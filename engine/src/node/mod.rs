@@ -22,6 +22,7 @@ use crate::rpc::{EngineHandler, EngineRequest, EngineResponse, Reply, Rpc};
 use crate::status::StatusFiles;
 use crate::store::GroupStore;
 use crate::transaction::TransactionManager;
+use crate::wal::RedoStream;
 use aquifer_buffer_pool::Pool;
 use aquifer_dss::group::{StorageError, VolumeGroup};
 use aquifer_dss::membership::{Membership, MembershipConfig, MembershipError, MembershipEvent};
@@ -31,6 +32,7 @@ use parking_lot::Mutex;
 use status::Unclean;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// Why a node does not start.
@@ -43,6 +45,12 @@ pub enum NodeError {
     #[error(transparent)]
     Membership(#[from] MembershipError),
 }
+
+/// A clean stop waits so long for others to write back what this node changed.
+const STOP_WAITS: Duration = Duration::from_secs(3);
+
+/// ... and asks them again after this long.
+const STOP_ASKS_AGAIN: Duration = Duration::from_millis(20);
 
 /// A running node.
 pub struct Node {
@@ -248,14 +256,29 @@ impl Node {
         self.engine.serving.send_replace(false);
         if let Err(error) = self.pool.flush_all().await {
             tracing::error!(%error, "pages could not be written back; the others will redo them");
-        } else if let Some(stream) = self.redo.stream()
-            && let Err(error) = stream.close_clean().await
-        {
-            tracing::info!(%error, "the redo stream stays to be recovered by the others");
+        } else if let Some(stream) = self.redo.stream() {
+            self.wait_for_write_backs(stream).await;
+            if let Err(error) = stream.close_clean().await {
+                tracing::info!(%error, "the redo stream stays to be recovered by the others");
+            }
         }
         self.stopping.send_replace(true);
         self.membership.leave().await?;
         Ok(())
+    }
+
+    /// Others may hold pages dirty that this node changed, and a notice may be on its way or lost: asks until everything
+    /// is on storage, or for [`STOP_WAITS`].
+    async fn wait_for_write_backs(&self, stream: &RedoStream) {
+        let until = self.runtime.now() + STOP_WAITS;
+        while self.runtime.now() < until {
+            let pages: Vec<_> = stream.retention().iter().map(|entry| entry.page).collect();
+            if pages.is_empty() {
+                return;
+            }
+            self.pool.want_flush(&pages);
+            self.runtime.sleep(STOP_ASKS_AGAIN).await;
+        }
     }
 }
 

@@ -130,7 +130,8 @@ impl RedoStream {
             pending: Vec::new(),
             pending_start: first.0,
             requested: 0,
-            retention: Retention::new(config.sample_bytes),
+            // A page that is changed without pause pins up to a sample of log.
+            retention: Retention::new(config.sample_bytes.min(header.ring_bytes / 16)),
             inherited,
             durable_horizon: header.horizon.0,
             want_room: false,

@@ -6,9 +6,11 @@ use crate::sim::{Cluster, NodeContext, NodeProgram, SimTransport, World};
 use aquifer_dss::group::{GroupOptions, VolumeGroup};
 use aquifer_dss::membership::SlotView;
 use aquifer_dss::seam::BoxFuture;
-use aquifer_dss_proto::{FileId, Incarnation};
+use aquifer_dss_proto::{FileId, Incarnation, NodeId};
 use aquifer_engine::node::{Links, Node, NodeConfig, Router, Seams};
 use aquifer_engine::{Engine, Error, Isolation, Transaction, TreeId};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Weak};
 
@@ -18,6 +20,7 @@ pub struct EngineProgram {
     frames: usize,
     redo_bytes: u64,
     world: std::sync::OnceLock<Weak<World>>,
+    nodes: Arc<Mutex<BTreeMap<NodeId, Weak<Node>>>>,
 }
 
 impl EngineProgram {
@@ -28,7 +31,13 @@ impl EngineProgram {
             frames,
             redo_bytes,
             world: std::sync::OnceLock::new(),
+            nodes: Arc::default(),
         })
+    }
+
+    /// The last life of `node`, once it has started.
+    pub fn node(&self, node: NodeId) -> Option<Arc<Node>> {
+        self.nodes.lock().get(&node).and_then(Weak::upgrade)
     }
 
     /// Formats the disk of `cluster`; before any node starts.
@@ -61,7 +70,7 @@ impl Links for SimLinks {
 
 impl NodeProgram for EngineProgram {
     fn start(&self, context: NodeContext) -> BoxFuture<'static, ()> {
-        let sessions = self.sessions.clone();
+        let (sessions, nodes) = (self.sessions.clone(), self.nodes.clone());
         let world = self
             .world
             .get()
@@ -90,6 +99,7 @@ impl NodeProgram for EngineProgram {
                     return;
                 }
             };
+            nodes.lock().insert(context.node, Arc::downgrade(&node));
             if node.serving().await {
                 world.record(
                     "serving",
@@ -98,8 +108,10 @@ impl NodeProgram for EngineProgram {
                 );
                 sessions.open(context.life, Arc::new(EngineDatabase(node.engine().clone())));
             }
-            let reason = node.stopped().await.unwrap_or_default();
-            world.exit(context.life, &format!("stopped: {reason}"));
+            // A clean stop goes on until the slot is left; whoever asked for it ends the life.
+            if let Some(reason) = node.stopped().await {
+                world.exit(context.life, &format!("stopped: {reason}"));
+            }
         })
     }
 }

@@ -4,4 +4,5 @@
 
 mod seeds;
 mod simulator;
+mod steady;
 mod workloads;

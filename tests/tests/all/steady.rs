@@ -1,0 +1,112 @@
+//! Without faults: a ring of redo far smaller than what is written to it, and clean stops.
+
+use aquifer_dss_proto::NodeId;
+use aquifer_engine::node::Node;
+use aquifer_engine::wal::{GroupFile, read_header};
+use aquifer_tests::sim::{Cluster, ClusterOptions, release_panics};
+use aquifer_tests::swarm::{Configuration, Overrides, Subject, run};
+use aquifer_tests::workload::{Client, EngineProgram, Sessions, Size, workload};
+use std::sync::Arc;
+use std::time::Duration;
+
+fn id(n: u8) -> NodeId {
+    NodeId::new(n).unwrap()
+}
+
+fn with_small_ring(seed: u64, workload: Option<&str>, calm: bool) -> Configuration {
+    let overrides = Overrides {
+        nodes: workload.map(|_| 3),
+        workload: workload.map(str::to_owned),
+        calm,
+        trace: false,
+        subject: Subject::Engine,
+    };
+    let mut configuration = Configuration::draw(seed, &overrides);
+    configuration.redo_bytes = 1 << 20;
+    configuration
+}
+
+/// Three nodes change the same few pages and pages of their own. Each commit writes a block at least, so each ring of 1 MiB
+/// is written several times, and load goes on only if horizons move.
+#[test]
+fn a_small_ring_never_stalls_the_load() {
+    for name in ["tree", "bank", "register"] {
+        let mut configuration = with_small_ring(1, Some(name), true);
+        configuration.frames = 64;
+        configuration.size = Size {
+            clients: 8,
+            keys: 64,
+            value: 1500,
+        };
+        configuration.length = Duration::from_secs(300);
+        let report = run(&configuration);
+        release_panics();
+        assert_eq!(report.failure, None, "{name}: {}", report.summary);
+        let committed = report.summary.split_whitespace().nth(1).unwrap();
+        assert!(committed.parse::<u64>().unwrap() >= 4_000, "{}", report.summary);
+    }
+}
+
+/// The same with nodes that die: who recovers, and who comes back, must let horizons move too.
+#[test]
+fn a_small_ring_survives_faults() {
+    for seed in 1..=8 {
+        let report = run(&with_small_ring(seed, None, false));
+        release_panics();
+        assert_eq!(report.failure, None, "seed {seed}: {}", report.summary);
+    }
+}
+
+async fn is_clean(asked: &Node, stream: NodeId) -> bool {
+    let group = asked.group();
+    let stat = group.stat_path(&format!("/redo/{stream}")).await.unwrap();
+    let file = GroupFile::new(group.clone(), stat.id, stat.size);
+    read_header(&file, stream).await.unwrap().clean
+}
+
+/// The leader stops while the others have pages dirty that it changed: it waits until they are written back, so that nobody
+/// has to recover it.
+#[test]
+fn a_clean_stop_leaves_nothing_to_recover() {
+    for leaver in [1, 3] {
+        let sessions = Arc::new(Sessions::default());
+        let program = EngineProgram::new(sessions.clone(), 64, 4 << 20);
+        let mut options = ClusterOptions {
+            nodes: 3,
+            ..ClusterOptions::default()
+        };
+        options.world.seed = 7;
+        let cluster = Cluster::new(options, program.clone());
+        let size = Size {
+            clients: 4,
+            keys: 16,
+            value: 64,
+        };
+        let chosen = workload("bank", size).unwrap();
+        let (inside, open) = (cluster.clone(), sessions.clone());
+        let run = async move {
+            program.prepare(&inside).await?;
+            inside.start_all();
+            chosen
+                .prepare(Client::new(inside.clone(), open.clone(), u64::MAX))
+                .await?;
+            open.set_end(inside.world.now() + 2_000_000_000);
+            for number in 0..size.clients {
+                chosen
+                    .run(Client::new(inside.clone(), open.clone(), number))
+                    .await?;
+                open.set_end(inside.world.now() + 500_000_000);
+            }
+            let (leaving, staying) = (program.node(id(leaver)).unwrap(), program.node(id(2)).unwrap());
+            let stopped = inside.call(id(leaver), "stop", async move { leaving.stop().await.is_ok() });
+            assert_eq!(stopped.await, Some(true));
+            assert!(is_clean(&staying, id(leaver)).await, "stream of node {leaver}");
+            Ok::<(), String>(())
+        };
+        let result = cluster.world.block_on(run);
+        sessions.close();
+        cluster.shut_down();
+        release_panics();
+        assert_eq!(result, Ok(Ok(())), "node {leaver} stops");
+    }
+}
