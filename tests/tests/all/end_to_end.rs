@@ -1,0 +1,10 @@
+//! Real processes, a real device file, real clients: the `aquifer` binary as its users run it.
+//!
+//! Rules: the binary is not built here and must be there; a wait is for a condition and has a limit; ports are free ones; children are
+//! killed by their process id; what was made is taken away unless the test failed.
+
+mod bad_input;
+mod clients;
+mod damage;
+mod rig;
+mod survival;
