@@ -289,8 +289,10 @@ async fn limited<T>(work: impl Future<Output = T>) -> T {
 
 /// A PostgreSQL client program, or `None`, loudly.
 pub fn program(name: &str) -> Option<Command> {
-    if Command::new(name).arg("--version").output().is_err() {
-        eprintln!("SKIPPED: {name} is not installed (Debian: postgresql-client, postgresql-contrib)");
+    // Debian has wrappers of programs that are not installed.
+    let version = Command::new(name).arg("--version").output();
+    if !version.is_ok_and(|version| version.status.success()) {
+        eprintln!("SKIPPED: {name} is not installed (Debian: postgresql-client, postgresql)");
         return None;
     }
     let mut command = Command::new(name);
