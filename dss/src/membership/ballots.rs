@@ -192,9 +192,7 @@ impl Membership {
             "a proposal follows the last decided view"
         );
         if own.decided > base || own.instance > epoch {
-            return Ok(Outcome::Learned(
-                learn_decided(&*self.runtime, &self.control).await?,
-            ));
+            return self.learned().await;
         }
         let (node, body) = (self.me.node, encode(proposal));
         let hash = BodyHash::of(&body);
@@ -240,12 +238,15 @@ impl Membership {
                 }
                 BallotOutput::Preempted => return Ok(Outcome::Preempted),
                 BallotOutput::Overtaken { .. } => {
-                    return Ok(Outcome::Learned(
-                        learn_decided(&*self.runtime, &self.control).await?,
-                    ));
+                    return self.learned().await;
                 }
             }
         }
+    }
+
+    async fn learned(&self) -> Result<Outcome, MembershipError> {
+        let decree = learn_decided(&*self.runtime, &self.control).await?;
+        Ok(Outcome::Learned(decree))
     }
 
     async fn store(&self, epoch: Epoch, body: &[u8]) -> Result<(), MembershipError> {
