@@ -22,6 +22,15 @@ pub(super) enum Outcome {
     Learned(Decree),
 }
 
+/// The highest round that any of these promised.
+pub(super) fn highest_round(blocks: &[(NodeId, BallotBlock)]) -> u64 {
+    blocks
+        .iter()
+        .map(|(_, block)| block.promised.round)
+        .max()
+        .unwrap_or(0)
+}
+
 /// The ballot blocks of all nodes.
 pub(super) async fn read_ballots(
     runtime: &dyn Runtime,
@@ -208,12 +217,7 @@ impl Membership {
                 BallotOutput::Publish(block) => {
                     self.publish(block).await?;
                     let blocks = read_ballots(&*self.runtime, &self.control).await?;
-                    let round = blocks
-                        .iter()
-                        .map(|(_, block)| block.promised.round)
-                        .max()
-                        .unwrap_or(0);
-                    self.inner.lock().highest_round = round;
+                    self.inner.lock().highest_round = highest_round(&blocks);
                     proposer.handle_blocks(&blocks);
                 }
                 BallotOutput::Store { value, source } => {

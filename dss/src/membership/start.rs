@@ -1,7 +1,7 @@
 //! The start of a life: the lock, then the slot with a new incarnation, then everything else.
 
 use super::api::{Inner, Membership};
-use super::ballots::{learn_decided, read_ballots};
+use super::ballots::{highest_round, learn_decided, read_ballots};
 use super::slot::{ADDRESS_BYTES_MAX, SlotView};
 use super::types::{MembershipConfig, MembershipError, Timeline};
 use crate::group::ControlBlocks;
@@ -57,11 +57,7 @@ impl Membership {
             slot,
             own_block,
             own_block_unknown: false,
-            highest_round: blocks
-                .iter()
-                .map(|(_, block)| block.promised.round)
-                .max()
-                .unwrap_or(0),
+            highest_round: highest_round(&blocks),
             events: VecDeque::new(),
             timeline: Timeline::default(),
             detected: None,

@@ -93,61 +93,74 @@ pub fn check(history: &[Operation]) -> Result<(), String> {
     Ok(())
 }
 
-/// The order of the values, from the first (0).
-fn chain(history: &[Operation]) -> Result<Vec<u64>, String> {
-    let mut acknowledged: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut unknown: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-    let mut observed = BTreeSet::new();
-    let mut aborted = BTreeSet::new();
-    for operation in history {
-        match *operation {
-            Operation::Write {
-                value,
-                replaced: Some(replaced),
-                outcome: Outcome::Committed,
-                ..
-            } => {
-                observed.insert(replaced);
-                if let Some(other) = acknowledged.insert(replaced, value) {
+/// What a history says of the values written.
+#[derive(Default)]
+struct Written {
+    /// Value replaced -> acknowledged value.
+    acknowledged: BTreeMap<u64, u64>,
+    /// Value replaced -> values of unknown outcome.
+    unknown: BTreeMap<u64, Vec<u64>>,
+    observed: BTreeSet<u64>,
+    aborted: BTreeSet<u64>,
+}
+
+impl Written {
+    fn gather(history: &[Operation]) -> Result<Self, String> {
+        let mut written = Self::default();
+        for operation in history {
+            match *operation {
+                Operation::Write {
+                    value,
+                    replaced,
+                    outcome,
+                    ..
+                } => written.write(value, replaced, outcome)?,
+                Operation::Read { value, .. } => {
+                    written.observed.insert(value);
+                }
+            }
+        }
+        match written.observed.intersection(&written.aborted).next() {
+            Some(value) => Err(format!("value {value} was refused and somebody saw it")),
+            None => Ok(written),
+        }
+    }
+
+    fn write(&mut self, value: u64, replaced: Option<u64>, outcome: Outcome) -> Result<(), String> {
+        match (outcome, replaced) {
+            (Outcome::Committed, Some(replaced)) => {
+                self.observed.insert(replaced);
+                if let Some(other) = self.acknowledged.insert(replaced, value) {
                     return Err(format!(
                         "lost update: {other} and {value} both replaced {replaced}"
                     ));
                 }
             }
-            Operation::Write {
-                value,
-                replaced: None,
-                outcome: Outcome::Committed,
-                ..
-            } => {
+            (Outcome::Committed, None) => {
                 return Err(format!("write of {value} was acknowledged but replaced nothing"));
             }
-            Operation::Write {
-                value,
-                replaced,
-                outcome: Outcome::Unknown,
-                ..
-            } => {
-                unknown
+            (Outcome::Unknown, replaced) => {
+                self.unknown
                     .entry(replaced.unwrap_or(u64::MAX))
                     .or_default()
                     .push(value);
             }
-            Operation::Write {
-                value,
-                outcome: Outcome::Aborted,
-                ..
-            } => {
-                aborted.insert(value);
-            }
-            Operation::Read { value, .. } => {
-                observed.insert(value);
+            (Outcome::Aborted, _) => {
+                self.aborted.insert(value);
             }
         }
+        Ok(())
     }
-    if let Some(value) = observed.intersection(&aborted).next() {
-        return Err(format!("value {value} was refused and somebody saw it"));
-    }
+}
+
+/// The order of the values, from the first (0).
+fn chain(history: &[Operation]) -> Result<Vec<u64>, String> {
+    let Written {
+        mut acknowledged,
+        unknown,
+        observed,
+        ..
+    } = Written::gather(history)?;
     let mut order = vec![0];
     let mut last = 0;
     loop {

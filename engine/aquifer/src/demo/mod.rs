@@ -140,7 +140,8 @@ pub async fn run(options: DemoOptions) -> Outcome {
     }
 }
 
-async fn perform(options: &DemoOptions, place: &Place) -> Result<Report, Failure> {
+/// Makes the group and starts the nodes.
+async fn prepare_cluster(options: &DemoOptions, place: &Place) -> Result<LocalCluster, Failure> {
     let create = place.made_device.then_some(options.size);
     initialise(&place.device, "demo", 4 << 20, create, false).await?;
     note(format!(
@@ -155,20 +156,30 @@ async fn perform(options: &DemoOptions, place: &Place) -> Result<Report, Failure
         keep: options.keep,
     };
     let started = Instant::now();
-    let mut cluster = LocalCluster::start(local, options.nodes).await?;
+    let cluster = LocalCluster::start(local, options.nodes).await?;
     note(format!(
         "{} nodes ready after {:.1} s",
         options.nodes,
         started.elapsed().as_secs_f64()
     ));
-    let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|n| n.sql).collect();
-    let scale = Scale::of(options.scale);
-    let client = connect(addresses[0]).await.map_err(Failure::unavailable)?;
+    Ok(cluster)
+}
+
+async fn load_accounts(address: SocketAddr, scale: Scale) -> Result<(), Failure> {
+    let client = connect(address).await.map_err(Failure::unavailable)?;
     prepare(&client, scale).await?;
     note(format!(
         "loaded {} accounts, {} tellers, {} branches",
         scale.accounts, scale.tellers, scale.branches
     ));
+    Ok(())
+}
+
+async fn perform(options: &DemoOptions, place: &Place) -> Result<Report, Failure> {
+    let mut cluster = prepare_cluster(options, place).await?;
+    let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|n| n.sql).collect();
+    let scale = Scale::of(options.scale);
+    load_accounts(addresses[0], scale).await?;
     let load = Load::start(
         &addresses,
         LoadOptions {
