@@ -66,7 +66,14 @@ pub(crate) struct Runner<'a> {
 impl Engine {
     /// An engine that does not serve yet.
     pub(crate) fn new(me: NodeId, parts: EngineParts) -> Arc<Self> {
-        let EngineParts { runtime, group, pool, redo, txns, lease } = parts;
+        let EngineParts {
+            runtime,
+            group,
+            pool,
+            redo,
+            txns,
+            lease,
+        } = parts;
         Arc::new(Self {
             me,
             runtime,

@@ -26,7 +26,7 @@ use crate::wal::RedoStream;
 use aquifer_buffer_pool::Pool;
 use aquifer_dss::group::{StorageError, VolumeGroup};
 use aquifer_dss::membership::{Membership, MembershipConfig, MembershipError, MembershipEvent};
-use aquifer_dss::seam::{BlockDevice, Runtime, Service};
+use aquifer_dss::seam::{BlockDevice, Runtime, Service, Transport};
 use aquifer_dss_proto::{Epoch, NodeId, View};
 use parking_lot::Mutex;
 use status::Unclean;
@@ -85,8 +85,7 @@ impl Node {
             fencer,
             router,
         } = seams;
-        let me = config.id;
-        let group = VolumeGroup::open(runtime.clone(), devices.clone(), me).await?;
+        let group = VolumeGroup::open(runtime.clone(), devices.clone(), config.id).await?;
         let membership = Membership::start(
             runtime.clone(),
             group.control(),
@@ -97,6 +96,21 @@ impl Node {
         .await?;
         links.start(membership.incarnation());
         group.attach(transport.clone());
+        let node = Self::assemble(config, &runtime, transport, group, membership);
+        node.connect(&router, &links);
+        runtime.spawn("node", Box::pin(node.clone().follow_membership()));
+        Ok(node)
+    }
+
+    /// The parts above storage and membership.
+    fn assemble(
+        config: NodeConfig,
+        runtime: &Arc<dyn Runtime>,
+        transport: Arc<dyn Transport>,
+        group: Arc<VolumeGroup>,
+        membership: Arc<Membership>,
+    ) -> Arc<Self> {
+        let me = config.id;
         let rpc = Rpc::new(runtime.clone(), transport.clone(), me);
         let store = Arc::new(GroupStore::new(group.clone()));
         let redo = Arc::new(NodeRedo::new(me));
@@ -131,7 +145,7 @@ impl Node {
         };
         let engine = Engine::new(me, parts);
         status_files.attach(&engine);
-        let node = Arc::new(Self {
+        Arc::new(Self {
             config,
             runtime: runtime.clone(),
             group,
@@ -150,10 +164,7 @@ impl Node {
             stopping: watch::Sender::new(false),
             clean_now: Notify::new(),
             stop_reason: Mutex::default(),
-        });
-        node.connect(&router, &links);
-        runtime.spawn("node", Box::pin(node.clone().follow_membership()));
-        Ok(node)
+        })
     }
 
     fn connect(self: &Arc<Self>, router: &Router, links: &Arc<dyn Links>) {
