@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// The runtime. Make it with [`TestRuntime::new`] and run a future with [`block_on`](Self::block_on).
+/// The runtime. Make it with [`TestRuntime::new`] and run a future with `block_on`.
 pub struct TestRuntime {
     state: Mutex<State>,
     /// Whether an abort only ends the task that calls it.

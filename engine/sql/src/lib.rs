@@ -6,7 +6,7 @@
 //! - SQL-1 Descriptors of tables are rows of the catalogue tree and are read through the transaction at each statement; whatever is
 //!   cached (parsed descriptors, plans) is valid only while the descriptor's bytes are equal. So DDL needs no invalidation message.
 //! - SQL-2 DML is always ours; a general engine only reads.
-//! - SQL-3 A session touches the engine only through [`store::Store`]; it reads no clock but [`Server::wall_clock`], starts no task and is
+//! - SQL-3 A session touches the engine only through [`store::Store`]; it reads no clock but `Server::wall_clock`, starts no task and is
 //!   deterministic. Sockets and tasks are in `wire` alone.
 //! - SQL-4 Every failure leaves the session with a SQLSTATE; after an error in a block only ROLLBACK (or COMMIT, which answers ROLLBACK) goes on.
 
