@@ -64,49 +64,81 @@ async fn is_clean(asked: &Node, stream: NodeId) -> bool {
     read_header(&file, stream).await.unwrap().clean
 }
 
-/// The leader stops while the others have pages dirty that it changed: it waits until they are written back, so that nobody
-/// has to recover it.
+type Inside = (Arc<Cluster>, Arc<EngineProgram>);
+
+/// Three nodes that have worked for some seconds on the same rows, and then what `scenario` does with them.
+fn after_work<F>(scenario: impl FnOnce(Inside) -> F + Send + 'static)
+where
+    F: Future<Output = Result<(), String>> + Send,
+{
+    let sessions = Arc::new(Sessions::default());
+    let program = EngineProgram::new(sessions.clone(), 64, 4 << 20);
+    let mut options = ClusterOptions {
+        nodes: 3,
+        ..ClusterOptions::default()
+    };
+    options.world.seed = 7;
+    let cluster = Cluster::new(options, program.clone());
+    let size = Size {
+        clients: 4,
+        keys: 16,
+        value: 64,
+    };
+    let chosen = workload("bank", size).unwrap();
+    let (inside, open) = (cluster.clone(), sessions.clone());
+    let run = async move {
+        program.prepare(&inside).await?;
+        inside.start_all();
+        let client = |number| Client::new(inside.clone(), open.clone(), number);
+        chosen.prepare(client(u64::MAX)).await?;
+        for number in 0..size.clients {
+            open.set_end(inside.world.now() + 800_000_000);
+            chosen.run(client(number)).await?;
+        }
+        scenario((inside.clone(), program)).await
+    };
+    let result = cluster.world.block_on(run);
+    sessions.close();
+    cluster.shut_down();
+    release_panics();
+    assert_eq!(result, Ok(Ok(())), "{:?}", cluster.world.aborts());
+}
+
+/// A node stops while the others have pages dirty that it changed: it waits until they are written back, so that nobody has
+/// to recover it.
 #[test]
 fn a_clean_stop_leaves_nothing_to_recover() {
     for leaver in [1, 3] {
-        let sessions = Arc::new(Sessions::default());
-        let program = EngineProgram::new(sessions.clone(), 64, 4 << 20);
-        let mut options = ClusterOptions {
-            nodes: 3,
-            ..ClusterOptions::default()
-        };
-        options.world.seed = 7;
-        let cluster = Cluster::new(options, program.clone());
-        let size = Size {
-            clients: 4,
-            keys: 16,
-            value: 64,
-        };
-        let chosen = workload("bank", size).unwrap();
-        let (inside, open) = (cluster.clone(), sessions.clone());
-        let run = async move {
-            program.prepare(&inside).await?;
-            inside.start_all();
-            chosen
-                .prepare(Client::new(inside.clone(), open.clone(), u64::MAX))
-                .await?;
-            open.set_end(inside.world.now() + 2_000_000_000);
-            for number in 0..size.clients {
-                chosen
-                    .run(Client::new(inside.clone(), open.clone(), number))
-                    .await?;
-                open.set_end(inside.world.now() + 500_000_000);
-            }
+        after_work(move |(cluster, program)| async move {
             let (leaving, staying) = (program.node(id(leaver)).unwrap(), program.node(id(2)).unwrap());
-            let stopped = inside.call(id(leaver), "stop", async move { leaving.stop().await.is_ok() });
+            let stopped = cluster.call(id(leaver), "stop", async move { leaving.stop().await.is_ok() });
             assert_eq!(stopped.await, Some(true));
             assert!(is_clean(&staying, id(leaver)).await, "stream of node {leaver}");
-            Ok::<(), String>(())
-        };
-        let result = cluster.world.block_on(run);
-        sessions.close();
-        cluster.shut_down();
-        release_panics();
-        assert_eq!(result, Ok(Ok(())), "node {leaver} stops");
+            Ok(())
+        });
+    }
+}
+
+/// Both that are left stop at the same time, while the third is being recovered.
+#[test]
+fn two_nodes_stop_together_after_a_death() {
+    for pause in [0, 300, 1_500, 5_000] {
+        after_work(move |(cluster, program)| async move {
+            cluster.crash(id(3), "killed by the test");
+            cluster.world.sleep(Duration::from_millis(pause)).await;
+            let begun = cluster.world.now();
+            let stops = [1, 2].map(|n| {
+                let (node, cluster) = (program.node(id(n)).unwrap(), cluster.clone());
+                async move {
+                    let stop = async move { node.stop().await.map_err(|error| error.to_string()) };
+                    cluster.call(id(n), "stop", stop).await
+                }
+            });
+            let [one, two] = stops;
+            assert_eq!(tokio::join!(one, two), (Some(Ok(())), Some(Ok(()))));
+            let seconds = (cluster.world.now() - begun) / 1_000_000_000;
+            assert!(seconds < 30, "the stops took {seconds} s");
+            Ok(())
+        });
     }
 }

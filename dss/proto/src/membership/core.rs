@@ -172,7 +172,7 @@ impl Core {
         } else if !was_in {
             self.previous = Arc::new(self.decided.view.clone());
             Seen::Noted
-        } else if self.state == SlotState::Leaving {
+        } else if matches!(self.state, SlotState::Leaving | SlotState::Down) {
             Seen::Left
         } else {
             Seen::Excluded
