@@ -38,14 +38,20 @@ impl PoolConfig {
 
 /// Why the page store could not do it.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("page storage: {0}")]
-pub struct PageStoreError(pub String);
+pub enum PageStoreError {
+    /// Storage refused.
+    #[error("page storage: {0}")]
+    Failed(String),
+    /// The file of the page was removed; its id is never used again, so nobody needs the page or its redo.
+    #[error("the file of page {0} was removed")]
+    Gone(PageId),
+}
 
 /// Where pages live when nobody holds them.
 pub trait PageStore: Send + Sync + 'static {
     /// The `PAGE_SIZE` bytes of a page, as they are; zeros past the end of what was ever written.
     fn read(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, PageStoreError>>;
-    /// Writes pages so that none can be torn; they are durable when it returns.
+    /// Writes pages so that none can be torn; they are durable when it returns. Pages of removed files are left out.
     fn write_batch(&self, pages: Vec<(PageId, IoBuffer)>) -> BoxFuture<'_, Result<(), PageStoreError>>;
 }
 
@@ -85,6 +91,9 @@ pub enum PoolError {
         /// What storage said.
         message: String,
     },
+    /// Its file was removed.
+    #[error("the file of page {0} was removed")]
+    Gone(PageId),
     /// The pool was shut down.
     #[error("the pool is shut down")]
     Closed,

@@ -3,7 +3,7 @@
 //! Everything that changes a possession happens under the core lock together with the core's own change, so that core
 //! and frame words never disagree.
 
-use crate::config::PoolError;
+use crate::config::{PageStoreError, PoolError};
 use crate::pool::{Image, Inner, Pool, count};
 use crate::wire;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
@@ -239,9 +239,9 @@ impl Pool {
     /// Reads a page and judges it: bytes and PSN, or why it cannot be had.
     async fn fetch(&self, page: PageId) -> Result<(IoBuffer, ImageInfo), PoolError> {
         count(&self.figures.fetches);
-        let mut bytes = self.store.read(page).await.map_err(|error| PoolError::Storage {
-            page,
-            message: error.to_string(),
+        let mut bytes = self.store.read(page).await.map_err(|error| match error {
+            PageStoreError::Gone(page) => PoolError::Gone(page),
+            PageStoreError::Failed(message) => PoolError::Storage { page, message },
         })?;
         if bytes.len() != PAGE_SIZE {
             return Err(PoolError::Storage {
@@ -338,9 +338,13 @@ impl Pool {
     fn spawn_note_stored(self: &Arc<Self>, page: PageId) {
         let pool = self.clone();
         let task = async move {
-            if let Ok((_, info)) = pool.fetch(page).await {
-                pool.redo.written_back(pool.me(), &[(page, info.psn)]);
-            }
+            let psn = match pool.fetch(page).await {
+                Ok((_, info)) => info.psn,
+                // No redo is needed for a page that nobody can ask for.
+                Err(PoolError::Gone(_)) => aquifer_buffer_pool_proto::Psn(u64::MAX),
+                Err(_) => return,
+            };
+            pool.redo.written_back(pool.me(), &[(page, psn)]);
         };
         self.runtime.spawn("pool-note-stored", Box::pin(task));
     }

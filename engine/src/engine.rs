@@ -218,6 +218,7 @@ impl Engine {
             Blocked::Page(page, mode) => {
                 let hold = self.pool.acquire(page, mode).await.map_err(|error| match error {
                     PoolError::Corrupt(page) => Error::Corrupt(page),
+                    PoolError::Gone(_) => Error::NoSuchTree,
                     other => Error::Unavailable(other.to_string()),
                 })?;
                 holds.push(hold);

@@ -60,12 +60,17 @@ impl GroupStore {
         self.group
             .read_at(page.file, offset(page), buffer)
             .await
-            .map_err(|e| failed(&e))
+            .map_err(|error| match error {
+                StorageError::NoSuchFile(_) => PageStoreError::Gone(page),
+                error => failed(&error),
+            })
     }
 
     async fn write_pages(&self, pages: Vec<(PageId, IoBuffer)>) -> Result<(), PageStoreError> {
         let area = *self.double_write.get().ok_or_else(|| {
-            PageStoreError("no page can be written before this node has its double-write area".to_owned())
+            PageStoreError::Failed(
+                "no page can be written before this node has its double-write area".to_owned(),
+            )
         })?;
         let _one_batch = self.batch.lock().await; // STO-1
         let mut pages = pages;
@@ -88,7 +93,11 @@ impl GroupStore {
             .into_iter()
             .map(|(page, image)| self.group.write_at(page.file, offset(page), image));
         for result in futures_util::future::join_all(writes).await {
-            result?;
+            match result {
+                // The file was removed meanwhile: nobody will read the page.
+                Ok(_) | Err(StorageError::NoSuchFile(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         self.group.flush().await // STO-2
     }
@@ -110,7 +119,7 @@ pub const fn offset(page: PageId) -> u64 {
 }
 
 fn failed(error: &StorageError) -> PageStoreError {
-    PageStoreError(error.to_string())
+    PageStoreError::Failed(error.to_string())
 }
 
 /// Header {magic u64, count u32, crc u32 of the entries} and entries {file u64, number u32, crc u32 of the image, psn u64}, then the images.

@@ -3,9 +3,10 @@
 use super::{PARALLEL_REDO, Recovery, RecoveryError, planned};
 use crate::store::{self, DOUBLE_WRITE_BYTES};
 use crate::wal;
-use aquifer_buffer_pool::{PageStore, RedoTask};
+use aquifer_buffer_pool::{PageStore, PageStoreError, RedoTask};
 use aquifer_buffer_pool_proto::header::{self, Verdict};
 use aquifer_buffer_pool_proto::{ImageInfo, PAGE_SIZE, PageId, Psn};
+use aquifer_dss::group::StorageError;
 use aquifer_dss::seam::IoBuffer;
 use aquifer_dss_proto::NodeId;
 use aquifer_engine_proto::page::{self, decode_operation};
@@ -76,7 +77,9 @@ impl Recovery {
         sources: &Mutex<Sources>,
         guard: &TornGuard,
     ) -> Result<Rebuilt, String> {
-        let (stored, stored_psn) = self.stored_base(task.page, guard).await?;
+        let Some((stored, stored_psn)) = self.stored_base(task.page, guard).await? else {
+            return Ok(Rebuilt::OnStorage(Psn(u64::MAX)));
+        };
         if let StoredBase::InPlace(_) = &stored
             && stored_psn >= task.target
         {
@@ -120,9 +123,13 @@ impl Recovery {
     }
 
     /// What storage has of the page; where it is torn, what the dead node's double-write area has.
-    async fn stored_base(&self, id: PageId, guard: &TornGuard) -> Result<(StoredBase, Psn), String> {
-        let image = self.store.read(id).await.map_err(|e| e.to_string())?;
-        Ok(match header::verify(&image, id, store::crc) {
+    /// `None` when its file was removed: no redo is needed for it.
+    async fn stored_base(&self, id: PageId, guard: &TornGuard) -> Result<Option<(StoredBase, Psn)>, String> {
+        let image = match self.store.read(id).await {
+            Err(PageStoreError::Gone(_)) => return Ok(None),
+            read => read.map_err(|e| e.to_string())?,
+        };
+        Ok(Some(match header::verify(&image, id, store::crc) {
             Verdict::Valid(psn) => (StoredBase::InPlace(image), psn),
             Verdict::NeverFormatted => (StoredBase::Other(IoBuffer::zeroed(PAGE_SIZE)), Psn(0)),
             Verdict::Corrupt => match guard.get(&id) {
@@ -130,7 +137,7 @@ impl Recovery {
                 // Only a base-free record can bring it back; the chain tells.
                 None => (StoredBase::Other(IoBuffer::zeroed(PAGE_SIZE)), Psn(0)),
             },
-        })
+        }))
     }
 
     /// Adds the redo of living members to the plan: a page may have been changed by them before the dead node had it.
@@ -156,7 +163,10 @@ impl Recovery {
     pub(super) async fn restore_area(&self, node: NodeId) -> Result<(), RecoveryError> {
         for (id, (psn, image)) in self.double_write_images(node).await? {
             let buffer = IoBuffer::zeroed(PAGE_SIZE);
-            let in_place = self.group.read_at(id.file, store::offset(id), buffer).await?;
+            let in_place = match self.group.read_at(id.file, store::offset(id), buffer).await {
+                Err(StorageError::NoSuchFile(_)) => continue,
+                read => read?,
+            };
             if header::verify(&in_place, id, store::crc) == Verdict::Corrupt {
                 tracing::info!(page = %id, psn = psn.0, "torn page restored from the double-write area");
                 self.group

@@ -1,6 +1,7 @@
 //! Without faults: a ring of redo far smaller than what is written to it, and clean stops.
 
 use aquifer_dss_proto::NodeId;
+use aquifer_engine::Isolation;
 use aquifer_engine::node::Node;
 use aquifer_engine::wal::{GroupFile, read_header};
 use aquifer_tests::sim::{Cluster, ClusterOptions, release_panics};
@@ -141,4 +142,46 @@ fn two_nodes_stop_together_after_a_death() {
             Ok(())
         });
     }
+}
+
+/// Pages of removed trees are dirty in the pools and named by redo: they hold up neither the cleaner, nor the horizon, nor the
+/// recovery of a node that dies, nor its return.
+#[test]
+fn removed_trees_hold_up_nothing() {
+    after_work(|(cluster, program)| async move {
+        for round in 0..150u8 {
+            let engine = program
+                .node(id(1 + round % 3))
+                .ok_or("a node is missing")?
+                .engine()
+                .clone();
+            let home = engine.node();
+            let work = async move {
+                let tree = engine.create_tree().await?;
+                let mut txn = engine.begin(Isolation::ReadCommitted);
+                txn.statement().await?;
+                for row in 0..120u32 {
+                    txn.insert(tree, &row.to_be_bytes(), &[round; 1000]).await?;
+                }
+                txn.commit().await?;
+                engine.drop_tree(tree).await
+            };
+            let done = cluster.call(home, "removed tree", work).await;
+            done.ok_or("the node ended")?.map_err(|error| error.to_string())?;
+        }
+        let killed = program.node(id(2)).ok_or("a node is missing")?;
+        cluster.crash(id(2), "killed by the test");
+        cluster.start(id(2));
+        let until = cluster.world.now() + 60_000_000_000;
+        while cluster.world.now() < until {
+            cluster.world.sleep(Duration::from_millis(20)).await;
+            if let Some(node) = program.node(id(2))
+                && !Arc::ptr_eq(&node, &killed)
+                && node.engine().is_serving()
+            {
+                return Ok(());
+            }
+        }
+        Err("the killed node did not come back".to_owned())
+    });
 }
