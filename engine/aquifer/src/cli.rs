@@ -103,7 +103,7 @@ mod tests {
             "vg status --device /tmp/x -o json",
             "fs ls --device /tmp/x /",
             "sql -c 'select' --admin /tmp/x",
-            "bench commit --device /tmp/x",
+            "bench commit --dir /tmp/x --seconds 5 -o json",
             "inspect slots --device /tmp/x",
             "doctor --device /tmp/x",
             "completions bash",
