@@ -6,6 +6,7 @@ use crate::sim::{
 use crate::workload::{
     Client, EngineProgram, MemoryProgram, Planted, Sessions, Size, WORKLOADS, Workload, workload,
 };
+use aquifer_dss_proto::defect::{Defect, plant};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct Overrides {
     pub trace: bool,
     /// What the nodes run.
     pub subject: Subject,
+    /// The defect planted in them.
+    pub defect: Option<Defect>,
 }
 
 /// Everything a run is made from. A function of the seed and the overrides.
@@ -152,6 +155,9 @@ impl Configuration {
                 let _ = write!(command, " --plant {planted:?}");
             }
         }
+        if let Some(defect) = self.overrides.defect {
+            let _ = write!(command, " --defect {}", defect.name());
+        }
         command
     }
 }
@@ -213,6 +219,7 @@ fn explained_by_faults(reason: &str) -> bool {
 
 /// Runs one seed.
 pub fn run(configuration: &Configuration) -> Report {
+    plant(configuration.overrides.defect);
     let sessions = Arc::new(Sessions::default());
     let (cluster, engine) = assemble(configuration, &sessions);
     let chosen = workload(&configuration.workload, configuration.size).expect("a workload of this name");
@@ -254,6 +261,7 @@ pub fn run(configuration: &Configuration) -> Report {
     };
     sessions.close();
     cluster.shut_down();
+    plant(None);
     report
 }
 

@@ -7,6 +7,7 @@
 use crate::message::{Conversion, Message, Request, Source};
 use crate::ownership::{Contents, Key, Output, Ownership};
 use crate::page::{ImageInfo, Mode, PageId};
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Instant, NodeId};
 
 /// How a page is given up.
@@ -561,7 +562,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 None,
             );
         };
-        if local.surrender.is_some() || conversion <= held.seen {
+        let old = conversion <= held.seen && !planted(Defect::ObeyStaleInvalidate);
+        if local.surrender.is_some() || old {
             return self.stale();
         }
         assert_eq!(held.mode, Mode::Shared, "DIR-1: only sharers are invalidated");

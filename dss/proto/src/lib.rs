@@ -2,12 +2,13 @@
 //!
 //! Nothing here has a clock, a thread, a socket or a device. A core takes `handle_*(now, input)` and
 //! gives `poll_*` outputs; drivers live in `aquifer-dss`.
-#![no_std]
+#![cfg_attr(not(feature = "defects"), no_std)]
 #![forbid(unsafe_code)]
 extern crate alloc;
 
 pub mod ballot;
 pub mod catalog;
+pub mod defect;
 pub mod envelope;
 mod ids;
 pub mod journal;

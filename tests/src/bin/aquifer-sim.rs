@@ -1,5 +1,6 @@
 //! `aquifer-sim`: runs seeds of the simulator, in parallel, and prints what fails with the command that replays it.
 
+use aquifer_dss_proto::defect::Defect;
 use aquifer_tests::swarm::{Configuration, Overrides, Report, Subject, describe, run};
 use aquifer_tests::workload::{Planted, WORKLOADS};
 use clap::{Parser, ValueEnum};
@@ -41,6 +42,9 @@ struct Arguments {
     /// A fault planted in the memory subject, to see that it is caught.
     #[arg(long)]
     plant: Option<String>,
+    /// A defect planted in the nodes, to see that it is caught.
+    #[arg(long, value_parser = |name: &str| Defect::named(name).ok_or("no defect of this name"))]
+    defect: Option<Defect>,
     /// Starts no new seed after that many seconds.
     #[arg(long)]
     seconds: Option<u64>,
@@ -80,6 +84,7 @@ fn main() -> ExitCode {
             SubjectName::Engine => Subject::Engine,
             SubjectName::Memory => Subject::Memory(planted),
         },
+        defect: arguments.defect,
     };
     if arguments.trace {
         show_logs();

@@ -12,6 +12,7 @@ fn engine(seed: u64, workload: &str, calm: bool) -> Report {
         calm,
         trace: false,
         subject: Subject::Engine,
+        defect: None,
     };
     run(&Configuration::draw(seed, &overrides))
 }

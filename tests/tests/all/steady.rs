@@ -21,6 +21,7 @@ fn with_small_ring(seed: u64, workload: Option<&str>, calm: bool) -> Configurati
         calm,
         trace: false,
         subject: Subject::Engine,
+        defect: None,
     };
     let mut configuration = Configuration::draw(seed, &overrides);
     configuration.redo_bytes = 1 << 20;

@@ -11,6 +11,7 @@ fn overrides(workload: &str, planted: Planted) -> Overrides {
         calm: planted != Planted::Nothing,
         trace: false,
         subject: Subject::Memory(planted),
+        defect: None,
     }
 }
 
