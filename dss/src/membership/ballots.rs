@@ -183,23 +183,24 @@ impl Membership {
         Ok(())
     }
 
-    /// One attempt to decide `proposal`, which follows the last decided decree.
+    /// One attempt to decide `proposal`, made to follow the last decided decree. When another was decided meanwhile, as a peer
+    /// can tell at any await, the proposal is out of date and nothing is written for it.
     pub(super) async fn run_ballot(&self, proposal: &Decree) -> Result<Outcome, MembershipError> {
         self.know_own_block().await?;
         self.record_decided().await?;
-        let (own, base, highest) = {
+        let (own, decided, highest) = {
             let inner = self.inner.lock();
-            (
-                inner.own_block,
-                inner.core.decided().view.epoch,
-                inner.highest_round,
-            )
+            (inner.own_block, inner.core.decided().clone(), inner.highest_round)
         };
+        let base = decided.view.epoch;
         let epoch = base.next();
-        assert_eq!(
-            proposal.view.epoch, epoch,
-            "a proposal follows the last decided view"
-        );
+        if proposal.view.epoch != epoch {
+            assert!(
+                proposal.view.epoch <= base,
+                "a proposal follows a view that was decided"
+            );
+            return Ok(Outcome::Learned(decided));
+        }
         if own.decided > base || own.instance > epoch {
             return self.learned().await;
         }

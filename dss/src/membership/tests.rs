@@ -507,3 +507,18 @@ fn the_ceiling_of_scns_survives_its_node() {
         assert_eq!(one.highest_scn_ceiling().await.unwrap(), 500);
     });
 }
+
+/// The plan is made before the own block is brought up to date, which may take long on a slow disk; a peer may tell of the
+/// decision meanwhile.
+#[test]
+fn a_proposal_for_an_epoch_that_was_decided_meanwhile_is_dropped() {
+    run(async |cluster| {
+        cluster.start_all().await;
+        let membership = cluster.shared.lock().lives[0].membership.clone().unwrap();
+        let decided = membership.inner.lock().core.decided().clone();
+        match membership.run_ballot(&decided).await.unwrap() {
+            super::ballots::Outcome::Learned(decree) => assert_eq!(decree, decided),
+            _ => panic!("a decided epoch is not proposed again"),
+        }
+    });
+}

@@ -37,6 +37,12 @@ fn a_node_that_recovers_itself_serves() {
     passes("tree", &[17, 31]);
 }
 
+/// A peer told of a decided view while its proposer was still writing its own block on a slow disk; it took that for a broken rule.
+#[test]
+fn a_view_decided_before_the_own_proposal_is_learned() {
+    passes("tree", &[10_744]);
+}
+
 #[test]
 fn a_seed_of_the_engine_is_one_run_with_and_without_faults() {
     for (workload, seed) in [("tree", 1), ("bank", 2), ("register", 3), ("set", 4)] {
