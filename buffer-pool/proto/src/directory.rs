@@ -11,7 +11,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use aquifer_dss_proto::{NodeId, NodeSet};
 
 /// Which requests of a node were acted on: all up to `floor`, and those `above`.
-#[derive(Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub(crate) struct Seen {
     floor: u64,
     above: BTreeSet<u64>,
@@ -30,14 +30,14 @@ impl Seen {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Ask {
     pub node: NodeId,
     pub mode: Mode,
     pub request: Request,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Step {
     /// These sharers have still to give the page up.
     Invalidating(NodeSet),
@@ -47,7 +47,7 @@ pub(crate) enum Step {
     Granting,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum State {
     Idle,
     Converting {
@@ -68,7 +68,7 @@ pub(crate) enum State {
 }
 
 /// What the home knows of one page.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Entry {
     pub state: State,
     pub owner: Option<NodeId>,

@@ -5,12 +5,14 @@ extern crate alloc;
 
 mod directory;
 pub mod header;
+mod inspect;
 mod message;
 mod ownership;
 mod page;
 mod possession;
 mod rebuild;
 
+pub use inspect::{HomeState, Listed};
 pub use message::{Claim, Conversion, Envelope, Held, Message, Redone, Request, Source};
 pub use ownership::{Contents, CoreCounters, Output, Ownership};
 pub use page::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn};

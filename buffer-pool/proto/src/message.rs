@@ -8,7 +8,7 @@ use aquifer_dss_proto::{Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// Number of a conversion: unique per home and epoch, rising per page over all epochs.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Conversion {
     /// Epoch in which the home began it.
     pub epoch: Epoch,
@@ -17,11 +17,11 @@ pub struct Conversion {
 }
 
 /// Number of an Acquire or Release, rising by one per (node, home, epoch), so that a home acts on each exactly once.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Request(pub u64);
 
 /// From where a granted page comes when no holder sends it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Source {
     /// Nobody holds it: storage is current.
     Storage,
@@ -32,7 +32,7 @@ pub enum Source {
 }
 
 /// What a node says of a page to a home that rebuilds its directory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Claim {
     /// The page.
     pub page: PageId,
@@ -43,7 +43,7 @@ pub struct Claim {
 }
 
 /// How a claimed page is held.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Held {
     /// Exclusive.
     Exclusive,
@@ -59,7 +59,7 @@ pub enum Held {
 }
 
 /// What became of a page the leader had to redo.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Redone {
     /// The leader holds it exclusively, dirty.
     Held,
@@ -70,7 +70,7 @@ pub enum Redone {
 }
 
 /// A message and the epoch of its sender.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Envelope {
     /// The sender's epoch.
     pub epoch: Epoch,
@@ -79,7 +79,7 @@ pub struct Envelope {
 }
 
 /// What nodes say to each other about pages.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[allow(
     missing_docs,
     reason = "the fields are named after the glossary; the variants are documented"

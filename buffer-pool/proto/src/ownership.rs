@@ -93,7 +93,7 @@ pub enum Output<I> {
 }
 
 /// Names a message that is repeated until it is answered.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Key {
     Acquire(PageId),
     Release(PageId),
@@ -122,6 +122,7 @@ pub struct CoreCounters {
 }
 
 /// The ownership core of one node.
+#[derive(Clone)]
 pub struct Ownership<I, C> {
     pub(crate) me: NodeId,
     pub(crate) contents: C,
@@ -139,8 +140,8 @@ pub struct Ownership<I, C> {
     pub(crate) redo: RedoTasks,
     pub(crate) outputs: VecDeque<Output<I>>,
     pub(crate) counters: CoreCounters,
-    loopback: VecDeque<(Message, Option<I>)>,
-    repeated: BTreeMap<Key, (Instant, NodeId, Message)>,
+    pub(crate) loopback: VecDeque<(Message, Option<I>)>,
+    pub(crate) repeated: BTreeMap<Key, (Instant, NodeId, Message)>,
     due: BTreeSet<(Instant, Key)>,
 }
 
@@ -168,6 +169,16 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             repeated: BTreeMap::new(),
             due: BTreeSet::new(),
         }
+    }
+
+    /// What the driver gave to look into the frames.
+    pub fn contents(&self) -> &C {
+        &self.contents
+    }
+
+    /// The same, to change it.
+    pub fn contents_mut(&mut self) -> &mut C {
+        &mut self.contents
     }
 
     /// The view this core serves.

@@ -54,7 +54,7 @@ pub enum Mode {
 }
 
 /// What travels with a page image.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct ImageInfo {
     /// PSN of the image.
     pub psn: Psn,

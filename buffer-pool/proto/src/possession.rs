@@ -11,7 +11,7 @@ use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Instant, NodeId};
 
 /// How a page is given up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum SurrenderKind {
     /// A sharer sends a copy and keeps its own. The image is needed.
     Copy,
@@ -23,14 +23,14 @@ pub enum SurrenderKind {
     Drop,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Possession {
     pub mode: Mode,
     /// The last conversion of the page that this node took part in: older ones are stale (HZ-4).
     pub seen: Conversion,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Want {
     /// Not asked yet: a Release is not acknowledged, or no view.
     Deferred(Mode),
@@ -39,7 +39,7 @@ pub(crate) enum Want {
     Installing(Mode, Conversion),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Surrender {
     pub conversion: Conversion,
     pub kind: SurrenderKind,
@@ -48,7 +48,7 @@ pub(crate) struct Surrender {
 }
 
 /// Node side of one page.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub(crate) struct Local {
     pub held: Option<Possession>,
     pub want: Option<Want>,
@@ -68,7 +68,7 @@ impl Local {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Retained<I> {
     pub conversion: Conversion,
     pub image: I,
@@ -419,6 +419,10 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let Some(retained) = self.retained.get(&page) else {
             return self.send(home, Message::Refused { page, conversion }, None);
         };
+        // A late copy of this Grant must not restore what was shipped after it (HZ-4).
+        if conversion <= retained.conversion {
+            return self.stale();
+        }
         let (image, info) = (retained.image.clone(), retained.info);
         self.pages.entry(page).or_default().restoring = Some(conversion);
         self.outputs.push_back(Output::Restore {

@@ -18,7 +18,7 @@ use aquifer_dss_proto::{Epoch, HOME_SLOTS, Instant, NodeId, NodeSet, View};
 /// Entries of one chunk of claims, targets or redo orders.
 const CHUNK: usize = 512;
 
-#[derive(Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 struct Gathered {
     answer: u64,
     chunks: BTreeMap<u32, Vec<Claim>>,
@@ -26,7 +26,7 @@ struct Gathered {
 }
 
 /// The home's part in a view change.
-#[derive(Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub(crate) struct Rebuild {
     /// Redo of the dead was announced, so that an analysis will come.
     pending: bool,
@@ -55,14 +55,14 @@ impl Rebuild {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum TaskState {
     Queued,
     Running,
     Reported,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Task {
     target: Psn,
     conversion: Conversion,
@@ -72,7 +72,7 @@ struct Task {
 }
 
 /// The leader's redo orders.
-#[derive(Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 pub(crate) struct RedoTasks {
     tasks: BTreeMap<PageId, Task>,
     queued: BTreeSet<PageId>,
