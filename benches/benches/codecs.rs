@@ -1,6 +1,6 @@
 //! Checksums and encodings of what goes to the device.
 
-use aquifer_buffer_pool_proto::{Lsn, PageId, Psn};
+use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Stamp};
 use aquifer_dss_proto::catalog::{FileKind, Operation, Record};
 use aquifer_dss_proto::envelope::crc32c;
 use aquifer_dss_proto::journal::{Tail, decode_entry, encode_entry};
@@ -50,6 +50,7 @@ fn redo(criterion: &mut Criterion) {
         previous_end: Lsn(4096),
         incarnation: Incarnation(1),
         epoch: Epoch(1),
+        stamp: Stamp(1),
     };
     let record = |number: u32| RedoRecord {
         page: PageId {

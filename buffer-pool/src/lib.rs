@@ -11,7 +11,7 @@ mod table;
 pub mod testing;
 mod wire;
 
-pub use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn, header};
+pub use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn, Stamp, header};
 pub use config::{Miss, PageStore, PageStoreError, PoolConfig, PoolCounters, PoolError, Redo, RedoTask};
 pub use guard::{Hold, PageReadGuard, PageWriteGuard};
 pub use pool::Pool;

@@ -5,14 +5,14 @@
 //! - ENG-2 no result leaves while the lease is not valid (HZ-14);
 //! - ENG-3 a step that writes begins only when the redo ring has room.
 
-use crate::mtr::RedoSink;
+use crate::mtr::{Appended, RedoSink};
 use crate::node::{NodeRedo, Reform};
 use crate::space::FileSizes;
 use crate::transaction::{Resolutions, TransactionManager};
 use crate::tree::Tree;
 use crate::{Blocked, Error};
 use aquifer_buffer_pool::{Hold, Pool, PoolError};
-use aquifer_buffer_pool_proto::Lsn;
+use aquifer_buffer_pool_proto::{Lsn, Stamp};
 use aquifer_dss::group::VolumeGroup;
 use aquifer_dss::seam::Runtime;
 use aquifer_dss_proto::NodeId;
@@ -244,10 +244,10 @@ impl Engine {
 }
 
 impl RedoSink for Engine {
-    fn append(&self, records: &[RedoRecord]) -> Lsn {
+    fn append(&self, records: &[RedoRecord], pages: Stamp) -> Appended {
         self.redo
             .stream()
             .expect("a step that writes ran only with an open stream")
-            .append(records)
+            .append(records, pages)
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! Rules
 //! - BT-6 every page is held before the first change, so that a step can give up with [`Blocked`] having changed nothing.
-//! - BT-7 a change moves the page's PSN by one and its record names the PSN before it.
+//! - BT-7 a change moves the page's PSN by one and its record names the PSN before it; the page takes the stamp of its group.
 //! - BT-8 `commit` appends one group and only then finishes the guards with its end (HZ-11: an image may leave the node
 //!   when redo up to the end of the group is durable, not merely up to its own record).
 //! - A changed mini-transaction that is dropped is a broken invariant: pages in memory would differ from their redo.
 
 use crate::Blocked;
-use aquifer_buffer_pool::{PageReadGuard, PageWriteGuard, Pool};
-use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Scn};
+use aquifer_buffer_pool::{PageReadGuard, PageWriteGuard, Pool, header};
+use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Scn, Stamp};
 use aquifer_engine_proto::page::{self, PageError, PageOperation, encode_operation};
 use aquifer_engine_proto::{RedoRecord, TxnId};
 
@@ -47,10 +47,20 @@ pub trait Pages {
     fn write(&self, page: PageId) -> Result<Self::Write<'_>, Blocked>;
 }
 
+/// Where a group stands in the redo.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Appended {
+    /// Behind it in its stream.
+    pub end: Lsn,
+    /// Its stamp.
+    pub stamp: Stamp,
+}
+
 /// Where groups go: this node's redo stream.
 pub trait RedoSink {
-    /// Appends one group, applied whole or not at all, and returns its end. Never waits for the device.
-    fn append(&self, records: &[RedoRecord]) -> Lsn;
+    /// Appends one group, applied whole or not at all. `pages` is the highest stamp in the pages it changes; its own is higher
+    /// (WAL-9). Never waits for the device.
+    fn append(&self, records: &[RedoRecord], pages: Stamp) -> Appended;
 }
 
 impl ReadPage for PageReadGuard<'_> {
@@ -190,11 +200,14 @@ impl<'a, P: Pages> Mtr<'a, P> {
         if self.records.is_empty() {
             return None;
         }
-        let end = sink.append(&self.records);
+        let changed = self.held.iter().filter(|held| held.changed);
+        let pages = changed.map(|held| header::stamp(held.guard.bytes())).max();
+        let Appended { end, stamp } = sink.append(&self.records, pages.unwrap_or_default());
         self.records.clear();
         for mut held in self.held.drain(..) {
             if held.changed {
                 page::set_psn(held.guard.bytes_mut(), held.psn);
+                page::set_stamp(held.guard.bytes_mut(), stamp);
                 held.guard.finish(held.psn, end);
             }
         }

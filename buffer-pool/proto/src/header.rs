@@ -1,4 +1,4 @@
-//! The header of every page: its first 40 bytes, little-endian.
+//! The header of every page: its first 48 bytes, little-endian.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
@@ -11,17 +11,18 @@
 //! | 20 | 4 | tree (the engine's) |
 //! | 24 | 8 | PSN |
 //! | 32 | 8 | epoch of the node that wrote it back |
+//! | 40 | 8 | stamp of the last change (the engine's, written with the PSN) |
 //!
-//! The pool owns the CRC, the PSN and the epoch; file and number are written at the first `finish`; version, kind
-//! and tree belong to the engine.
+//! The pool owns the CRC, the PSN and the epoch; file and number are written at the first `finish`; version, kind,
+//! tree and stamp belong to the engine.
 
-use crate::page::{PAGE_SIZE, PageId, Psn};
+use crate::page::{PAGE_SIZE, PageId, Psn, Stamp};
 use aquifer_dss_proto::{Epoch, FileId};
 
 /// Bytes of the header.
-pub const HEADER_SIZE: usize = 40;
+pub const HEADER_SIZE: usize = 48;
 /// The version of the page format that this code writes.
-pub const PAGE_VERSION: u8 = 1;
+pub const PAGE_VERSION: u8 = 2;
 
 /// What a page read from storage is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +75,16 @@ pub fn psn(page: &[u8]) -> Psn {
 /// The epoch of the node that wrote the page back.
 pub fn epoch(page: &[u8]) -> Epoch {
     Epoch(word(page, 32))
+}
+
+/// The stamp of the page's last change.
+pub fn stamp(page: &[u8]) -> Stamp {
+    Stamp(word(page, 40))
+}
+
+/// Sets the stamp of the page's last change.
+pub fn set_stamp(page: &mut [u8], stamp: Stamp) {
+    page[40..48].copy_from_slice(&stamp.0.to_le_bytes());
 }
 
 /// Sets the format's version, the engine's kind and the tree.

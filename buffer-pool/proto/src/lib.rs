@@ -15,5 +15,5 @@ mod rebuild;
 pub use inspect::{HomeState, Listed};
 pub use message::{Claim, Conversion, Envelope, Held, Message, Redone, Request, Source};
 pub use ownership::{Contents, CoreCounters, Output, Ownership};
-pub use page::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn};
+pub use page::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn, Stamp};
 pub use possession::SurrenderKind;

@@ -36,6 +36,18 @@ impl fmt::Display for PageId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Psn(pub u64);
 
+/// Orders changes of all pages in all redo streams, as a Lamport clock does: the stamp of a redo group is above the stamps of
+/// the group before it in its stream and of the last changes of all pages it changes. 0 is before every change.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Stamp(pub u64);
+
+impl Stamp {
+    /// The stamp of what comes right after this.
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// Byte position in one node's redo stream.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Lsn(pub u64);

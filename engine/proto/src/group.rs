@@ -8,16 +8,16 @@
 //! - everything is checked against its bounds before it is used: these bytes come from a device.
 //!
 //! Layout, little-endian: magic u32, crc32c u32 (of everything after it), length u32, count u16, stream u8,
-//! reserved u8, lsn u64, previous end u64, incarnation u64, epoch u64; then `count` times file u64,
+//! reserved u8, lsn u64, previous end u64, incarnation u64, epoch u64, stamp u64; then `count` times file u64,
 //! number u32, operation length u32, previous PSN u64, operation.
 
 use crate::RedoRecord;
 use alloc::vec::Vec;
-use aquifer_buffer_pool_proto::{Lsn, PageId, Psn};
+use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Stamp};
 use aquifer_dss_proto::{Epoch, FileId, Incarnation, NodeId};
 
 /// Bytes of a group before its records.
-pub const GROUP_HEADER: usize = 48;
+pub const GROUP_HEADER: usize = 56;
 /// Bytes of a record before its operation.
 pub const RECORD_HEADER: usize = 24;
 /// Longest group in bytes. An encoder asserts it, a parser refuses more.
@@ -38,6 +38,8 @@ pub struct GroupStamp {
     pub incarnation: Incarnation,
     /// The view it was written in.
     pub epoch: Epoch,
+    /// Above the stamps of all groups before it in the stream, and of the last changes of all pages it changes.
+    pub stamp: Stamp,
 }
 
 /// A group as read.
@@ -90,6 +92,7 @@ pub fn encode_group(out: &mut Vec<u8>, stamp: GroupStamp, records: &[RedoRecord]
         stamp.previous_end.0,
         stamp.incarnation.0,
         stamp.epoch.0,
+        stamp.stamp.0,
     ] {
         out.extend_from_slice(&word.to_le_bytes());
     }
@@ -130,6 +133,7 @@ pub fn parse_group(bytes: &[u8]) -> Result<Group, GroupError> {
         previous_end: Lsn(u64_at(bytes, 24)),
         incarnation: Incarnation(u64_at(bytes, 32)),
         epoch: Epoch(u64_at(bytes, 40)),
+        stamp: Stamp(u64_at(bytes, 48)),
     };
     let count = usize::from(u16::from_le_bytes([bytes[12], bytes[13]]));
     let records = parse_records(&bytes[GROUP_HEADER..], count).ok_or(GroupError::Damaged)?;
@@ -302,6 +306,7 @@ mod tests {
             previous_end: Lsn(previous_end),
             incarnation: Incarnation(5),
             epoch: Epoch(9),
+            stamp: Stamp(lsn + 1),
         }
     }
 
@@ -354,7 +359,7 @@ mod tests {
         };
         // The second group ends exactly at a block, so that a lost one would look like padding.
         let first = put(&mut bytes, false, 28);
-        let second = put(&mut bytes, false, 512 - 100 - 72);
+        let second = put(&mut bytes, false, 512 - 108 - 80);
         assert_eq!(bytes.len(), 512);
         let third = put(&mut bytes, true, 600);
         let fourth = put(&mut bytes, true, 5);

@@ -6,9 +6,10 @@
 //! - REC-3 a page is redone to its target exactly or not at all: a gap in the chain is an error, never skipped;
 //! - REC-4 a base-free record (Format) may start the chain whatever the base is.
 
+use crate::RedoRecord;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use aquifer_buffer_pool_proto::{PageId, Psn};
+use aquifer_buffer_pool_proto::{PageId, Psn, Stamp};
 use aquifer_dss_proto::{NodeId, NodeSet};
 
 /// One record of one page, as kept by the plan.
@@ -18,8 +19,10 @@ pub struct PlannedRecord {
     pub by: NodeId,
     /// Whether the operation needs no base (Format).
     pub base_free: bool,
-    /// The encoded page operation.
-    pub operation: Vec<u8>,
+    /// The stamp of its group.
+    pub stamp: Stamp,
+    /// The record.
+    pub record: RedoRecord,
 }
 
 /// What is known of one page.
@@ -57,7 +60,8 @@ impl RecoveryPlan {
     }
 
     /// A record of a stream that is being recovered: names the page and raises its target (REC-1).
-    pub fn add_dead_record(&mut self, page: PageId, prev_psn: Psn, record: PlannedRecord) {
+    pub fn add_dead_record(&mut self, record: PlannedRecord) {
+        let RedoRecord { page, prev_psn, .. } = record.record;
         let plan = self.pages.entry(page).or_default();
         plan.target = plan.target.max(Psn(prev_psn.0 + 1));
         plan.contributors.insert(record.by);
@@ -77,7 +81,8 @@ impl RecoveryPlan {
     }
 
     /// A record of a living node's stream: kept only for pages of the plan, and only up to their target.
-    pub fn add_live_record(&mut self, page: PageId, prev_psn: Psn, record: PlannedRecord) {
+    pub fn add_live_record(&mut self, record: PlannedRecord) {
+        let RedoRecord { page, prev_psn, .. } = record.record;
         if let Some(plan) = self.pages.get_mut(&page)
             && prev_psn < plan.target
         {
@@ -157,24 +162,29 @@ mod tests {
         NodeId::new(id).unwrap()
     }
 
-    fn record(by: u8, base_free: bool) -> PlannedRecord {
+    fn record(number: u32, prev_psn: u64, by: u8, base_free: bool) -> PlannedRecord {
         PlannedRecord {
             by: node(by),
             base_free,
-            operation: alloc::vec![by],
+            stamp: Stamp(prev_psn + 1),
+            record: RedoRecord {
+                page: page(number),
+                prev_psn: Psn(prev_psn),
+                operation: alloc::vec![by],
+            },
         }
     }
 
     #[test]
     fn chain_merges_streams_by_psn_and_ends_at_the_target() {
         let mut plan = RecoveryPlan::new();
-        plan.add_dead_record(page(1), Psn(6), record(2, false));
-        plan.add_dead_record(page(1), Psn(4), record(3, false));
+        plan.add_dead_record(record(1, 6, 2, false));
+        plan.add_dead_record(record(1, 4, 3, false));
         assert_eq!(plan.target(page(1)), Some(Psn(7)));
         let gap = plan.chain(page(1), Psn(4)).unwrap_err();
         assert_eq!(gap.missing, Psn(5));
-        plan.add_live_record(page(1), Psn(5), record(1, false));
-        plan.add_live_record(page(1), Psn(7), record(1, false));
+        plan.add_live_record(record(1, 5, 1, false));
+        plan.add_live_record(record(1, 7, 1, false));
         let by: Vec<u8> = plan
             .chain(page(1), Psn(4))
             .unwrap()
@@ -189,8 +199,8 @@ mod tests {
     #[test]
     fn base_free_record_starts_the_chain_on_any_base() {
         let mut plan = RecoveryPlan::new();
-        plan.add_dead_record(page(1), Psn(10), record(2, true));
-        plan.add_dead_record(page(1), Psn(11), record(2, false));
+        plan.add_dead_record(record(1, 10, 2, true));
+        plan.add_dead_record(record(1, 11, 2, false));
         assert_eq!(plan.chain(page(1), Psn(0)).unwrap().len(), 2);
         assert_eq!(plan.chain(page(1), Psn(11)).unwrap().len(), 1);
     }

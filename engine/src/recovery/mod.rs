@@ -12,7 +12,7 @@ use crate::node::NodeRedo;
 use crate::store::GroupStore;
 use crate::wal::{self, GroupFile, WalError};
 use aquifer_buffer_pool::Pool;
-use aquifer_buffer_pool_proto::{PageId, Psn};
+use aquifer_buffer_pool_proto::{PageId, Psn, Stamp};
 use aquifer_dss::group::{StorageError, VolumeGroup};
 use aquifer_dss::seam::{BoxFuture, Runtime};
 use aquifer_dss_proto::{Epoch, NodeId, View};
@@ -195,12 +195,14 @@ impl Recovery {
         let node = stream.node;
         let failed = |error| RecoveryError::Stream { node, error };
         let (_, groups, end) = wal::read_stream(&stream.file, node).await.map_err(failed)?;
-        wal::seal(&stream.file, node, end).await.map_err(failed)?; // REC-5
+        let last = groups.last().map_or(Stamp(0), |group| group.stamp.stamp);
+        wal::seal(&stream.file, node, end, last).await.map_err(failed)?; // REC-5
         let mut count = 0;
-        for record in groups.into_iter().flat_map(|group| group.records) {
-            let (page, prev_psn, planned) = planned(node, record)?;
-            plan.add_dead_record(page, prev_psn, planned);
-            count += 1;
+        for group in groups {
+            for record in group.records {
+                plan.add_dead_record(planned(node, group.stamp.stamp, record)?);
+                count += 1;
+            }
         }
         tracing::info!(
             node = node.get(),
@@ -219,21 +221,14 @@ fn inheritance(streams: &[DeadStream], plan: &RecoveryPlan) -> BTreeMap<NodeId, 
         .collect()
 }
 
-fn planned(by: NodeId, record: RedoRecord) -> Result<(PageId, Psn, PlannedRecord), RecoveryError> {
-    let RedoRecord {
-        page,
-        prev_psn,
-        operation,
-    } = record;
-    let decoded = decode_operation(&operation).map_err(|_| RecoveryError::Record { node: by, page })?;
-    let base_free = matches!(decoded, PageOperation::Format(_));
-    Ok((
-        page,
-        prev_psn,
-        PlannedRecord {
-            by,
-            base_free,
-            operation,
-        },
-    ))
+fn planned(by: NodeId, stamp: Stamp, record: RedoRecord) -> Result<PlannedRecord, RecoveryError> {
+    let page = record.page;
+    let decoded =
+        decode_operation(&record.operation).map_err(|_| RecoveryError::Record { node: by, page })?;
+    Ok(PlannedRecord {
+        by,
+        stamp,
+        base_free: matches!(decoded, PageOperation::Format(_)),
+        record,
+    })
 }

@@ -9,7 +9,7 @@ use aquifer_buffer_pool_proto::{ImageInfo, PAGE_SIZE, PageId, Psn};
 use aquifer_dss::group::StorageError;
 use aquifer_dss::seam::IoBuffer;
 use aquifer_dss_proto::NodeId;
-use aquifer_engine_proto::page::{self, decode_operation};
+use aquifer_engine_proto::page::{self, Redone};
 use aquifer_engine_proto::recovery::RecoveryPlan;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -104,12 +104,25 @@ impl Recovery {
             .plan
             .chain(task.page, base_psn)
             .map_err(|gap| gap.to_string())?;
-        for record in chain {
-            let operation = decode_operation(&record.operation).map_err(|e| e.to_string())?;
-            page::apply(&mut base, task.page, &operation).map_err(|e| e.to_string())?;
+        for planned in chain {
+            match page::redo(&mut base, &planned.record, planned.stamp).map_err(|e| e.to_string())? {
+                Redone::Applied => {}
+                other => {
+                    return Err(format!(
+                        "PSN {} of the chain is {other:?}",
+                        planned.record.prev_psn.0
+                    ));
+                }
+            }
         }
         let psn = task.target.max(base_psn);
-        page::set_psn(&mut base, psn);
+        if header::psn(&base) != psn {
+            return Err(format!(
+                "the chain ends at PSN {} instead of {}",
+                header::psn(&base).0,
+                psn.0
+            )); // REC-3
+        }
         let contributors = sources.plan.contributors(task.page);
         Ok(Rebuilt::Image(
             base,
@@ -151,9 +164,10 @@ impl Recovery {
             let (_, groups, _) = wal::read_stream(&file, node)
                 .await
                 .map_err(|error| RecoveryError::Stream { node, error })?;
-            for record in groups.into_iter().flat_map(|group| group.records) {
-                let (page, prev_psn, record) = planned(node, record)?;
-                plan.add_live_record(page, prev_psn, record);
+            for group in groups {
+                for record in group.records {
+                    plan.add_live_record(planned(node, group.stamp.stamp, record)?);
+                }
             }
         }
         Ok(())

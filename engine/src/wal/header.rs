@@ -4,7 +4,7 @@
 //! lives only the owner writes it; when it is proven dead, only the node that recovers.
 
 use super::RedoFile;
-use aquifer_buffer_pool_proto::Lsn;
+use aquifer_buffer_pool_proto::{Lsn, Stamp};
 use aquifer_dss::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::{Incarnation, NodeId};
 use aquifer_engine_proto::group::crc32c;
@@ -13,9 +13,9 @@ use aquifer_engine_proto::group::crc32c;
 pub const RING_OFFSET: u64 = 2 * BLOCK as u64;
 /// "AQRH".
 const MAGIC: [u8; 4] = *b"AQRH";
-const VERSION: u16 = 1;
-const FIXED: usize = 40;
-const SEGMENT: usize = 24;
+const VERSION: u16 = 2;
+const FIXED: usize = 48;
+const SEGMENT: usize = 32;
 /// Lives that a header can name.
 const SEGMENTS_MAX: usize = (BLOCK - FIXED) / SEGMENT;
 /// `end` of the life that is not sealed.
@@ -68,6 +68,8 @@ pub struct Segment {
     pub first: Lsn,
     /// Behind its last group; `None` while it is not sealed.
     pub end: Option<Lsn>,
+    /// Behind the last group of all lives before it; 0 when there is none.
+    pub previous_end: Lsn,
 }
 
 /// The header.
@@ -83,6 +85,8 @@ pub struct StreamHeader {
     pub horizon: Lsn,
     /// Nothing at all is needed: every change is on storage.
     pub clean: bool,
+    /// No group of a sealed life, and none before the horizon, has a higher stamp: the next life goes on from here.
+    pub stamp: Stamp,
     /// The lives from the horizon on, oldest first.
     pub segments: Vec<Segment>,
 }
@@ -91,6 +95,14 @@ impl StreamHeader {
     /// Behind the last group; `None` while the last life is not sealed.
     pub fn sealed_end(&self) -> Option<Lsn> {
         self.segments.last().map_or(Some(self.horizon), |last| last.end)
+    }
+
+    /// Behind the last group of the sealed lives: unlike [`sealed_end`](Self::sealed_end) never the begin of a life without groups.
+    fn last_group_end(&self) -> Lsn {
+        self.segments.last().map_or(Lsn(0), |last| match last.end {
+            Some(end) if end > last.first => end,
+            _ => last.previous_end,
+        })
     }
 
     fn encode(&self) -> IoBuffer {
@@ -112,10 +124,12 @@ impl StreamHeader {
         put(self.generation);
         put(self.ring_bytes);
         put(self.horizon.0);
+        put(self.stamp.0);
         for segment in &self.segments {
             put(segment.incarnation.0);
             put(segment.first.0);
             put(segment.end.map_or(OPEN, |end| end.0));
+            put(segment.previous_end.0);
         }
         let crc = crc32c(&block[8..]);
         block[4..8].copy_from_slice(&crc.to_le_bytes());
@@ -139,6 +153,7 @@ impl StreamHeader {
                 incarnation: Incarnation(word(at)),
                 first: Lsn(word(at + 8)),
                 end: (end != OPEN).then_some(Lsn(end)),
+                previous_end: Lsn(word(at + 24)),
             }
         };
         Some(Self {
@@ -146,6 +161,7 @@ impl StreamHeader {
             generation: word(16),
             ring_bytes: word(24),
             horizon: Lsn(word(32)),
+            stamp: Stamp(word(40)),
             clean: block[11] != 0,
             segments: (0..count).map(segment).collect(),
         })
@@ -180,6 +196,7 @@ impl StreamHeader {
             });
         }
         let first = Lsn(end.0.next_multiple_of(BLOCK as u64));
+        let previous_end = self.last_group_end();
         if self.clean {
             self.horizon = first;
             self.segments.clear();
@@ -192,6 +209,7 @@ impl StreamHeader {
             incarnation,
             first,
             end: None,
+            previous_end,
         });
         Ok(first)
     }
@@ -226,6 +244,7 @@ pub async fn format_stream(file: &dyn RedoFile, stream: NodeId) -> Result<(), Wa
         ring_bytes,
         horizon: Lsn(0),
         clean: true,
+        stamp: Stamp(0),
         segments: Vec::new(),
     };
     fill(file).await?;
@@ -256,8 +275,13 @@ pub async fn read_header(file: &dyn RedoFile, stream: NodeId) -> Result<StreamHe
 
 /// Seals the stream of a dead node at `end`, where [`StreamReader`](super::StreamReader) found its end. Whoever calls
 /// this has proof that the node can write no more, and has flushed the device since (HZ-10). Nothing changes when it
-/// was sealed before.
-pub async fn seal(file: &dyn RedoFile, stream: NodeId, end: Lsn) -> Result<StreamHeader, WalError> {
+/// was sealed before. `stamp` is that of the last group, or lower when none was read.
+pub async fn seal(
+    file: &dyn RedoFile,
+    stream: NodeId,
+    end: Lsn,
+    stamp: Stamp,
+) -> Result<StreamHeader, WalError> {
     let mut header = read_header(file, stream).await?;
     match header.sealed_end() {
         Some(sealed) => assert!(
@@ -270,6 +294,7 @@ pub async fn seal(file: &dyn RedoFile, stream: NodeId, end: Lsn) -> Result<Strea
                 .last_mut()
                 .expect("an unsealed stream has a life")
                 .end = Some(end);
+            header.stamp = header.stamp.max(stamp);
             header.write(file).await?;
         }
     }

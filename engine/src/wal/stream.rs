@@ -2,9 +2,9 @@
 
 use super::RedoFile;
 use super::header::{RING_OFFSET, StreamHeader, WalError, read_header};
-use crate::mtr::RedoSink;
+use crate::mtr::{Appended, RedoSink};
 use aquifer_buffer_pool::Redo;
-use aquifer_buffer_pool_proto::{Lsn, PageId, Psn};
+use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Stamp};
 use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer, Runtime};
 use aquifer_dss_proto::{Epoch, Incarnation, NodeId};
 use aquifer_engine_proto::group::{GroupStamp, encode_group, group_length};
@@ -46,6 +46,8 @@ struct Log {
     next: u64,
     /// End of the last group: `next` without padding.
     previous_end: u64,
+    /// Of the last group, in whatever life.
+    stamp: Stamp,
     /// Groups not yet handed to the device, from `pending_start` (at a block) on.
     pending: Vec<u8>,
     pending_start: u64,
@@ -124,9 +126,11 @@ impl RedoStream {
         let inherited = (!header.clean).then_some(header.horizon);
         let first = header.begin_life(incarnation)?;
         header.write(&*file).await?;
+        let previous_end = header.segments.last().expect("the life that begins").previous_end;
         let log = Log {
             next: first.0,
-            previous_end: first.0,
+            previous_end: previous_end.0,
+            stamp: header.stamp,
             pending: Vec::new(),
             pending_start: first.0,
             requested: 0,
@@ -162,10 +166,10 @@ impl RedoStream {
         self.epoch.store(epoch.0, Ordering::Release);
     }
 
-    /// Appends the records of one mini-transaction as a group and gives its end. Synchronous, called under the
-    /// latches of the pages, so that the order in the stream is the order of each page's changes. Never waits:
-    /// whoever begins a mini-transaction has asked [`has_room`](Self::has_room) first.
-    pub fn append(&self, records: &[RedoRecord]) -> Lsn {
+    /// Appends the records of one mini-transaction as a group and gives its end and its stamp, which is above `pages`, the highest
+    /// stamp in the pages changed (WAL-9). Synchronous, called under the latches of the pages, so that the order in the stream is
+    /// the order of each page's changes. Never waits: whoever begins a mini-transaction has asked [`has_room`](Self::has_room) first.
+    pub fn append(&self, records: &[RedoRecord], pages: Stamp) -> Appended {
         let length = group_length(records) as u64;
         let mut log = self.log.lock();
         assert!(!log.closed, "an append to a closed redo stream");
@@ -174,14 +178,17 @@ impl RedoStream {
             log.closed = true;
             self.rt
                 .abort("the redo ring is full: a mini-transaction was begun without room");
-            return Lsn(u64::MAX);
+            let (end, stamp) = (Lsn(u64::MAX), pages.next());
+            return Appended { end, stamp };
         }
+        log.stamp = log.stamp.max(pages).next();
         let stamp = GroupStamp {
             stream: self.stream,
             lsn: Lsn(lsn),
             previous_end: Lsn(log.previous_end),
             incarnation: self.incarnation,
             epoch: Epoch(self.epoch.load(Ordering::Acquire)),
+            stamp: log.stamp,
         };
         encode_group(&mut log.pending, stamp, records);
         log.next = end;
@@ -193,7 +200,10 @@ impl RedoStream {
             log.requested = end;
             self.wake_writer.notify_one();
         }
-        Lsn(end)
+        Appended {
+            end: Lsn(end),
+            stamp: stamp.stamp,
+        }
     }
 
     /// Whether a mini-transaction may begin.
@@ -300,15 +310,16 @@ impl RedoStream {
     /// Writes the present horizon to the header; space before it is reused only afterwards.
     pub async fn checkpoint(&self) -> Result<(), WalError> {
         let mut header = self.header.lock().await;
-        let horizon = {
+        let (horizon, stamp) = {
             let log = self.log.lock();
             if log.closed {
                 return Ok(());
             }
-            log.horizon(*self.durable.borrow())
+            (log.horizon(*self.durable.borrow()), log.stamp)
         };
         if header.horizon.0 < horizon {
             header.horizon = Lsn(horizon);
+            header.stamp = stamp;
             header.write(&*self.file).await?;
             let mut log = self.log.lock();
             log.durable_horizon = horizon;
@@ -333,6 +344,7 @@ impl RedoStream {
                 return Err(WalError::Needed(self.stream));
             }
             log.closed = true;
+            header.stamp = log.stamp;
         }
         header.segments.last_mut().expect("the present life").end = Some(end);
         header.horizon = end;
@@ -414,8 +426,8 @@ impl RedoStream {
 }
 
 impl RedoSink for RedoStream {
-    fn append(&self, records: &[RedoRecord]) -> Lsn {
-        Self::append(self, records)
+    fn append(&self, records: &[RedoRecord], pages: Stamp) -> Appended {
+        Self::append(self, records, pages)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use aquifer_buffer_pool::Redo;
-use aquifer_buffer_pool_proto::{Lsn, PageId, Psn};
+use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Stamp};
 use aquifer_dss::seam::{BoxFuture, IoBuffer, Runtime};
 use aquifer_dss_proto::{FileId, Incarnation, Instant, NodeId};
 use aquifer_engine_proto::RedoRecord;
@@ -149,7 +149,7 @@ impl Workload {
                 }
             })
             .collect();
-        let end = stream.append(&records);
+        let end = stream.append(&records, Stamp(0)).end;
         self.appended.push((end, records));
         end
     }
@@ -242,14 +242,19 @@ async fn check_cut(image: Vec<u8>, events: &[Event], appended: &[(Lsn, Vec<RedoR
     }
     // The next life continues behind the seal, and both lives are read.
     assert_eq!(open(&file, 8).await.err(), Some(WalError::NotSealed(node())));
-    seal(&*file, node(), end).await.unwrap();
-    seal(&*file, node(), end).await.unwrap();
+    seal(&*file, node(), end, Stamp(0)).await.unwrap();
+    seal(&*file, node(), end, Stamp(0)).await.unwrap();
     let stream = open(&file, 8).await.unwrap();
-    let last = stream.append(&[RedoRecord {
-        page: page(50),
-        prev_psn: Psn(cut as u64),
-        operation: vec![1; 300],
-    }]);
+    let last = stream
+        .append(
+            &[RedoRecord {
+                page: page(50),
+                prev_psn: Psn(cut as u64),
+                operation: vec![1; 300],
+            }],
+            Stamp(0),
+        )
+        .end;
     stream.wait(last).await;
     let (header, again, end) = read_stream(&*file, node()).await.unwrap();
     assert_eq!(again.len(), groups.len() + 1, "cut {cut}");
@@ -327,11 +332,16 @@ async fn one_flush_serves_everybody_who_waits() {
     file.0.lock().events.clear();
     let mut waits = Vec::new();
     for number in 0..50 {
-        let end = stream.append(&[RedoRecord {
-            page: page(number),
-            prev_psn: Psn(0),
-            operation: vec![0; 20],
-        }]);
+        let end = stream
+            .append(
+                &[RedoRecord {
+                    page: page(number),
+                    prev_psn: Psn(0),
+                    operation: vec![0; 20],
+                }],
+                Stamp(0),
+            )
+            .end;
         let stream = stream.clone();
         waits.push(tokio::spawn(async move { stream.wait(end).await }));
     }
@@ -357,11 +367,16 @@ async fn a_failed_write_is_final() {
         .await
         .unwrap();
     file.0.lock().fail = true;
-    let end = stream.append(&[RedoRecord {
-        page: page(1),
-        prev_psn: Psn(0),
-        operation: vec![1],
-    }]);
+    let end = stream
+        .append(
+            &[RedoRecord {
+                page: page(1),
+                prev_psn: Psn(0),
+                operation: vec![1],
+            }],
+            Stamp(0),
+        )
+        .end;
     stream.request(end);
     while rt.0.lock().is_none() {
         tokio::task::yield_now().await;
@@ -403,14 +418,19 @@ async fn earlier_lives_pin_the_stream_until_their_pages_are_on_storage() {
     let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
     format_stream(&*file, node()).await.unwrap();
     let stream = open(&file, 1).await.unwrap();
-    let end = stream.append(&[RedoRecord {
-        page: page(1),
-        prev_psn: Psn(3),
-        operation: vec![1; 9],
-    }]);
+    let end = stream
+        .append(
+            &[RedoRecord {
+                page: page(1),
+                prev_psn: Psn(3),
+                operation: vec![1; 9],
+            }],
+            Stamp(0),
+        )
+        .end;
     stream.wait(end).await;
     let (_, groups, end) = read_stream(&*file, node()).await.unwrap();
-    seal(&*file, node(), end).await.unwrap();
+    seal(&*file, node(), end, Stamp(0)).await.unwrap();
     let stream = open(&file, 2).await.unwrap();
     stream.inherit(node(), [(page(1), Psn(4))]);
     stream.checkpoint().await.unwrap();
@@ -425,4 +445,38 @@ async fn earlier_lives_pin_the_stream_until_their_pages_are_on_storage() {
     stream.release_earlier_lives();
     stream.close_clean().await.unwrap();
     assert!(read_stream(&*file, node()).await.unwrap().1.is_empty());
+}
+
+#[tokio::test]
+async fn stamps_rise_over_pages_and_lives_and_lives_are_chained() {
+    let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
+    format_stream(&*file, node()).await.unwrap();
+    let change = |psn| {
+        [RedoRecord {
+            page: page(1),
+            prev_psn: Psn(psn),
+            operation: vec![1; 9],
+        }]
+    };
+    let stream = open(&file, 1).await.unwrap();
+    assert_eq!(stream.append(&change(3), Stamp(40)).stamp, Stamp(41));
+    let first_life = stream.append(&change(4), Stamp(7));
+    assert_eq!(first_life.stamp, Stamp(42));
+    stream.wait(first_life.end).await;
+    let (_, groups, end) = read_stream(&*file, node()).await.unwrap();
+    seal(&*file, node(), end, groups.last().unwrap().stamp.stamp)
+        .await
+        .unwrap();
+    // A life that is killed before its first group, then one that ends in order without a group.
+    open(&file, 2).await.unwrap();
+    let (_, _, end) = read_stream(&*file, node()).await.unwrap();
+    seal(&*file, node(), end, Stamp(0)).await.unwrap();
+    mark_clean(&*file, node()).await.unwrap();
+    open(&file, 3).await.unwrap().close_clean().await.unwrap();
+    let stream = open(&file, 4).await.unwrap();
+    let last = stream.append(&change(5), Stamp(0));
+    assert_eq!(last.stamp, Stamp(43));
+    stream.wait(last.end).await;
+    let (_, groups, _) = read_stream(&*file, node()).await.unwrap();
+    assert_eq!((groups.len(), groups[0].stamp.previous_end), (1, first_life.end));
 }

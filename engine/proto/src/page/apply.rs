@@ -1,11 +1,11 @@
 //! The one function that changes a page (BT-1), and redo on top of it.
 
-use super::header::{psn_of, set_psn};
+use super::header::{psn_of, set_psn, set_stamp};
 use super::operation::{PageContent, PageOperation, decode_operation};
 use super::slotted::{self, NodeContent, NodeView};
 use super::{PageError, inner, inner_entry_bytes, leaf, space, status};
 use crate::RedoRecord;
-use aquifer_buffer_pool_proto::{PageId, Psn};
+use aquifer_buffer_pool_proto::{PageId, Psn, Stamp};
 
 /// Changes `page`, which is or becomes the page `id`. The PSN is the caller's business. On an error nothing was changed, unless
 /// the page was corrupt.
@@ -108,8 +108,8 @@ pub enum Redone {
     Gap,
 }
 
-/// Applies `record` exactly when the page stands at its `prev_psn`; the PSN in the page moves with it.
-pub fn redo(page: &mut [u8], record: &RedoRecord) -> Result<Redone, PageError> {
+/// Applies `record` of a group with `stamp` exactly when the page stands at its `prev_psn`; PSN and stamp in the page move with it.
+pub fn redo(page: &mut [u8], record: &RedoRecord, stamp: Stamp) -> Result<Redone, PageError> {
     let psn = psn_of(page)?;
     if psn > record.prev_psn {
         return Ok(Redone::Skipped);
@@ -121,5 +121,6 @@ pub fn redo(page: &mut [u8], record: &RedoRecord) -> Result<Redone, PageError> {
     }
     apply(page, record.page, &operation)?;
     set_psn(page, Psn(record.prev_psn.0 + 1));
+    set_stamp(page, stamp);
     Ok(Redone::Applied)
 }

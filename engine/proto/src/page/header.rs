@@ -1,12 +1,12 @@
 //! The fields of the common page header that the engine reads or sets.
 
 use super::PageError;
-use aquifer_buffer_pool_proto::header::PAGE_VERSION;
-use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn};
+use aquifer_buffer_pool_proto::header::{HEADER_SIZE, PAGE_VERSION};
+use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn, Stamp};
 use aquifer_dss_proto::FileId;
 
-/// Bytes of the common header. Offsets: crc 0, version 4, kind 5, file 8, number 16, tree 20, psn 24, epoch 32.
-pub const HEADER_BYTES: usize = 40;
+/// Bytes of the common header. Offsets: crc 0, version 4, kind 5, file 8, number 16, tree 20, psn 24, epoch 32, stamp 40.
+pub const HEADER_BYTES: usize = HEADER_SIZE;
 
 const VERSION: usize = 4;
 const KIND: usize = 5;
@@ -14,6 +14,7 @@ const FILE: usize = 8;
 const NUMBER: usize = 16;
 const TREE: usize = 20;
 const PSN: usize = 24;
+const STAMP: usize = 40;
 
 /// What a page is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,7 +115,17 @@ pub fn set_psn(page: &mut [u8], psn: Psn) {
     write_u64(page, PSN, psn.0);
 }
 
-/// Clears everything but PSN, CRC and epoch and names the page.
+/// The stamp of the last change.
+pub fn stamp_of(page: &[u8]) -> Result<Stamp, PageError> {
+    Ok(Stamp(read_u64(page, STAMP)?))
+}
+
+/// Sets the stamp of the last change. `page` is a whole page, or this panics.
+pub fn set_stamp(page: &mut [u8], stamp: Stamp) {
+    write_u64(page, STAMP, stamp.0);
+}
+
+/// Clears everything but PSN, stamp, CRC and epoch and names the page.
 pub(super) fn format_header(page: &mut [u8], id: PageId, kind: PageKind) {
     page[VERSION] = PAGE_VERSION;
     page[KIND] = kind as u8;

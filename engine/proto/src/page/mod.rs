@@ -8,8 +8,8 @@
 //! - BT-4 bytes are untrusted: every accessor is bounds-checked and answers [`PageError::Corrupt`], never a panic.
 //! - BT-5 stamping an SCN into a version changes no length, no PSN and is not logged.
 //!
-//! The common header (40 bytes) belongs to the buffer pool; PSN, CRC and epoch are written by it. `Format` writes kind,
-//! file, number and tree.
+//! The common header (48 bytes) belongs to the buffer pool; PSN, CRC and epoch are written by it. `Format` writes kind,
+//! file, number and tree, and goes on from the PSN and the stamp it finds (HZ-6).
 
 mod apply;
 mod header;
@@ -24,7 +24,7 @@ mod status;
 mod tests;
 
 pub use apply::{Redone, apply, fits, redo};
-pub use header::{HEADER_BYTES, PageKind, file_of, kind_of, psn_of, set_psn};
+pub use header::{HEADER_BYTES, PageKind, file_of, kind_of, psn_of, set_psn, set_stamp, stamp_of};
 pub use inner::{InnerView, inner_entry_bytes};
 pub use leaf::{
     DELETED, LOCK_ONLY, LeafView, RowView, VERSION_OVERHEAD, VersionView, put_bytes, row_bytes_with, stamp,

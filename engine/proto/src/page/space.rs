@@ -1,7 +1,7 @@
 //! Space maps: which node allocates from which chunk of 64 pages, and which pages are used.
 //!
 //! Map `m` of a tree is its page `m * PAGES_PER_MAP` and describes the pages from there on; its own bit is set when it is
-//! formatted, and in map 0 also that of the root (page 1). After the common header: 24 bytes reserved, then per
+//! formatted, and in map 0 also that of the root (page 1). After the common header: 16 bytes reserved, then per
 //! chunk: owner u8 (0 nobody), reserved u8, used u64 (bit i: page i of the chunk).
 
 use super::PageError;
@@ -16,7 +16,7 @@ pub const CHUNKS_PER_MAP: u32 = 800;
 /// Pages from one map to the next (400 MiB).
 pub const PAGES_PER_MAP: u32 = CHUNK_PAGES * CHUNKS_PER_MAP;
 
-const FIRST: usize = HEADER_BYTES + 24;
+const FIRST: usize = HEADER_BYTES + 16;
 const ENTRY: usize = 10;
 
 /// One chunk.

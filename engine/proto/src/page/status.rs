@@ -1,13 +1,13 @@
 //! Status pages (outcomes of a node's transactions) and the sequence page of a status file.
 //!
-//! Status page, after the common header: 24 bytes reserved, then an SCN (u64) per transaction: 0 has no outcome, `u64::MAX` is
+//! Status page, after the common header: 16 bytes reserved, then an SCN (u64) per transaction: 0 has no outcome, `u64::MAX` is
 //! aborted, else the commit SCN. Sequence page, after the common header: next u64.
 
 use super::PageError;
 use super::header::{HEADER_BYTES, PageKind, expect_kind, format_header, read_u64, whole, write_u64};
 use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Scn};
 
-const FIRST: usize = HEADER_BYTES + 24;
+const FIRST: usize = HEADER_BYTES + 16;
 
 /// Transactions of a status page.
 pub const STATUS_PER_PAGE: usize = (PAGE_SIZE - FIRST) / 8;

@@ -5,7 +5,7 @@ use crate::{RedoRecord, TxnId};
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
-use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn, Scn};
+use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn, Scn, Stamp};
 use aquifer_dss_proto::{FileId, NodeId};
 use proptest::prelude::*;
 
@@ -192,7 +192,7 @@ proptest! {
         }
         let mut again = page_of(leaf(Vec::new()));
         for record in &log {
-            prop_assert_eq!(redo(again.as_mut_slice(), record), Ok(Redone::Applied));
+            prop_assert_eq!(redo(again.as_mut_slice(), record, Stamp(record.prev_psn.0 + 1)), Ok(Redone::Applied));
         }
         let content = |page: &[u8]| {
             let leaf = LeafView::new(page).unwrap();
@@ -220,9 +220,15 @@ fn redo_applies_exactly_once_and_sees_a_gap() {
         prev_psn: Psn(psn),
         operation: operation.clone(),
     };
-    assert_eq!(redo(page.as_mut_slice(), &record(8)), Ok(Redone::Gap));
-    assert_eq!(redo(page.as_mut_slice(), &record(7)), Ok(Redone::Applied));
-    assert_eq!(redo(page.as_mut_slice(), &record(7)), Ok(Redone::Skipped));
+    assert_eq!(redo(page.as_mut_slice(), &record(8), Stamp(50)), Ok(Redone::Gap));
+    assert_eq!(
+        redo(page.as_mut_slice(), &record(7), Stamp(50)),
+        Ok(Redone::Applied)
+    );
+    assert_eq!(
+        redo(page.as_mut_slice(), &record(7), Stamp(50)),
+        Ok(Redone::Skipped)
+    );
     let format = encode_operation(&PageOperation::Format(PageContent::Status));
     let format = RedoRecord {
         page: ID,
@@ -230,11 +236,23 @@ fn redo_applies_exactly_once_and_sees_a_gap() {
         operation: format,
     };
     assert_eq!(
-        redo(page.as_mut_slice(), &format),
+        redo(page.as_mut_slice(), &format, Stamp(60)),
         Ok(Redone::Applied),
         "Format needs no base"
     );
     assert_eq!(psn_of(page.as_slice()), Ok(Psn(21)));
+    assert_eq!(stamp_of(page.as_slice()), Ok(Stamp(60)));
+    apply(
+        page.as_mut_slice(),
+        ID,
+        &PageOperation::Format(PageContent::Status),
+    )
+    .unwrap();
+    assert_eq!(
+        stamp_of(page.as_slice()),
+        Ok(Stamp(60)),
+        "a Format continues it (HZ-6)"
+    );
     assert_eq!(file_of(page.as_slice()), Ok(ID));
 }
 

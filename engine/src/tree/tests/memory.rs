@@ -1,9 +1,9 @@
 //! Pages in memory that are missing now and then, with a redo log that can be replayed.
 
 use crate::Blocked;
-use crate::mtr::{Pages, ReadPage, RedoSink, WritePage};
+use crate::mtr::{Appended, Pages, ReadPage, RedoSink, WritePage};
 use crate::tree::{FileSpace, Tree};
-use aquifer_buffer_pool_proto::{Lsn, Mode, PAGE_SIZE, PageId, Psn};
+use aquifer_buffer_pool_proto::{Lsn, Mode, PAGE_SIZE, PageId, Psn, Stamp};
 use aquifer_dss_proto::{FileId, NodeId};
 use aquifer_engine_proto::page::{self, Redone};
 use aquifer_engine_proto::{RedoRecord, TreeId};
@@ -19,6 +19,7 @@ pub(super) struct Memory {
     pub(super) log: Mutex<Vec<RedoRecord>>,
     /// Ends of groups in the log.
     pub(super) groups: Mutex<Vec<usize>>,
+    stamps: Mutex<Vec<Stamp>>,
     pub(super) allocated: AtomicU32,
     /// One call in so many misses; 0: none.
     pub(super) miss_every: AtomicU64,
@@ -57,6 +58,7 @@ impl Memory {
                 .collect(),
             log: Mutex::default(),
             groups: Mutex::default(),
+            stamps: Mutex::default(),
             allocated: AtomicU32::new(8),
             miss_every: AtomicU64::new(0),
             random: AtomicU64::new(1),
@@ -95,10 +97,11 @@ impl Memory {
         } else {
             self.groups.lock()[groups - 1]
         };
-        for record in &self.log.lock()[..end] {
+        for (record, stamp) in self.log.lock()[..end].iter().zip(&*self.stamps.lock()) {
             let mut bytes = other.pages[record.page.number as usize].write();
-            assert_eq!(page::redo(bytes.as_mut_slice(), record).unwrap(), Redone::Applied);
-            assert_eq!(page::redo(bytes.as_mut_slice(), record).unwrap(), Redone::Skipped);
+            let mut redo = || page::redo(bytes.as_mut_slice(), record, *stamp).unwrap();
+            assert_eq!(redo(), Redone::Applied);
+            assert_eq!(redo(), Redone::Skipped);
         }
         other
     }
@@ -145,11 +148,15 @@ impl Pages for Memory {
 }
 
 impl RedoSink for Memory {
-    fn append(&self, records: &[RedoRecord]) -> Lsn {
+    fn append(&self, records: &[RedoRecord], pages: Stamp) -> Appended {
         let mut log = self.log.lock();
         log.extend_from_slice(records);
         self.groups.lock().push(log.len());
-        Lsn(log.len() as u64)
+        let mut stamps = self.stamps.lock();
+        let stamp = pages.max(stamps.last().copied().unwrap_or_default()).next();
+        stamps.resize(log.len(), stamp);
+        let end = Lsn(log.len() as u64);
+        Appended { end, stamp }
     }
 }
 
