@@ -141,4 +141,10 @@ pub struct PoolCounters {
     pub dropped_malformed: u64,
     /// Messages of a conversion that is over (HZ-4).
     pub dropped_stale: u64,
+    /// Microseconds that surrenders waited for redo to be durable (DIR-3).
+    pub surrender_redo_us: u64,
+    /// Microseconds that surrenders waited for a write of the page in flight (HZ-2).
+    pub surrender_write_us: u64,
+    /// Microseconds that surrenders waited for a step that had asked for the page.
+    pub surrender_hold_us: u64,
 }

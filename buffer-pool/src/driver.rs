@@ -11,6 +11,7 @@ use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Mode, Output, PAGE_S
 use aquifer_dss::seam::{IoBuffer, Service};
 use aquifer_dss_proto::{Instant, NodeId};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What a surrender still waits for.
 enum Obstacle {
@@ -365,16 +366,27 @@ impl Pool {
                     pool.pump(&mut inner);
                     obstacle
                 };
-                match obstacle {
+                let begun = pool.now();
+                let waited = match obstacle {
                     None => return,
-                    Some(Obstacle::Redo(position)) => pool.redo.wait(position).await,
-                    Some(Obstacle::Write) => changed.await,
-                    Some(Obstacle::Hold(until)) => tokio::select! {
-                        biased;
-                        () = changed => {}
-                        () = pool.runtime.sleep_until(until) => {}
-                    },
-                }
+                    Some(Obstacle::Redo(position)) => {
+                        pool.redo.wait(position).await;
+                        &pool.figures.surrender_redo
+                    }
+                    Some(Obstacle::Write) => {
+                        changed.await;
+                        &pool.figures.surrender_write
+                    }
+                    Some(Obstacle::Hold(until)) => {
+                        tokio::select! {
+                            biased;
+                            () = changed => {}
+                            () = pool.runtime.sleep_until(until) => {}
+                        }
+                        &pool.figures.surrender_hold
+                    }
+                };
+                waited.fetch_add(pool.now().0.saturating_sub(begun.0), Ordering::Relaxed);
             }
         };
         self.runtime.spawn("pool-surrender", Box::pin(task));

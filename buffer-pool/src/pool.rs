@@ -78,6 +78,12 @@ pub(crate) struct Figures {
     pub evictions: AtomicU64,
     pub strangers: AtomicU64,
     pub malformed: AtomicU64,
+    /// Nanoseconds.
+    pub surrender_redo: AtomicU64,
+    /// Nanoseconds.
+    pub surrender_write: AtomicU64,
+    /// Nanoseconds.
+    pub surrender_hold: AtomicU64,
 }
 
 pub(crate) fn count(figure: &AtomicU64) {
@@ -446,6 +452,9 @@ impl Pool {
             dropped_epoch: core.dropped_epoch + of(&self.figures.strangers),
             dropped_malformed: of(&self.figures.malformed),
             dropped_stale: core.dropped_stale,
+            surrender_redo_us: of(&self.figures.surrender_redo) / 1000,
+            surrender_write_us: of(&self.figures.surrender_write) / 1000,
+            surrender_hold_us: of(&self.figures.surrender_hold) / 1000,
         }
     }
 

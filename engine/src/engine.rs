@@ -10,6 +10,7 @@ use crate::node::{NodeRedo, Reform};
 use crate::space::FileSizes;
 use crate::transaction::{Resolutions, TransactionManager};
 use crate::tree::Tree;
+use crate::waits::{WaitCause, Waits};
 use crate::{Blocked, Error};
 use aquifer_buffer_pool::{Hold, Pool, PoolError};
 use aquifer_buffer_pool_proto::{Lsn, Stamp};
@@ -43,6 +44,7 @@ pub struct Engine {
     pub(crate) sequences_taken: watch::Sender<u64>,
     /// The last view change.
     pub(crate) reform: Mutex<Reform>,
+    pub(crate) waits: Waits,
 }
 
 /// The parts of a node that its engine works with.
@@ -88,6 +90,7 @@ impl Engine {
             want_sequences: Notify::new(),
             sequences_taken: watch::Sender::new(0),
             reform: Mutex::default(),
+            waits: Waits::default(),
         })
     }
 
@@ -102,6 +105,19 @@ impl Engine {
             .catalog
             .get()
             .expect("an engine is handed out when its node serves")
+    }
+
+    /// What sessions waited for.
+    pub const fn waits(&self) -> &Waits {
+        &self.waits
+    }
+
+    /// Waits for `work` and charges the time to `cause`.
+    pub(crate) async fn charge<T>(&self, cause: WaitCause, work: impl Future<Output = T>) -> T {
+        let begun = self.runtime.now();
+        let done = work.await;
+        self.waits.add(cause, begun, self.runtime.now());
+        done
     }
 
     /// Whether statements are served.
@@ -177,7 +193,14 @@ impl Engine {
             }
             match step(runner.learned) {
                 Ok(done) => return Ok(done),
-                Err(blocked) => self.unblock(blocked, runner, &mut holds).await?,
+                Err(blocked) => {
+                    let cause = WaitCause::of(&blocked);
+                    let work = self.unblock(blocked, runner, &mut holds);
+                    match cause {
+                        Some(cause) => self.charge(cause, work).await?,
+                        None => work.await?,
+                    }
+                }
             }
         }
     }
@@ -194,7 +217,7 @@ impl Engine {
         let mut taken = self.sequences_taken.subscribe();
         self.want_sequences.notify_one();
         // An engine that goes away wakes nobody; its callers go with it.
-        let _ = taken.changed().await;
+        let _ = self.charge(WaitCause::Space, taken.changed()).await;
     }
 
     async fn room(&self, holds: &mut Vec<Hold>) -> Result<(), Error> {
@@ -203,7 +226,7 @@ impl Engine {
         };
         if !stream.has_room() {
             holds.clear();
-            stream.wait_room().await; // ENG-3
+            self.charge(WaitCause::Space, stream.wait_room()).await; // ENG-3
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ mod status;
 mod store;
 pub mod transaction;
 pub mod tree;
+mod waits;
 pub mod wal;
 
 pub use aquifer_engine_proto::TreeId;
@@ -20,3 +21,4 @@ pub use blocked::Blocked;
 pub use engine::Engine;
 pub use error::Error;
 pub use session::{CommitOutcome, Isolation, Savepoint, Transaction};
+pub use waits::{WaitCause, Waits};

@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::engine::Engine;
 use crate::transaction::{Resolutions, Snapshot};
+use crate::waits::WaitCause;
 use aquifer_buffer_pool::Scn;
 use aquifer_engine_proto::{TreeId, TxnId};
 use std::sync::Arc;
@@ -71,7 +72,8 @@ impl Transaction {
     pub async fn statement(&mut self) -> Result<(), Error> {
         self.open()?;
         if self.isolation == Isolation::ReadCommitted || self.snapshot.is_none() {
-            self.snapshot = Some(self.engine.txns.snapshot().await);
+            let snapshot = self.engine.txns.snapshot();
+            self.snapshot = Some(self.engine.charge(WaitCause::Snapshot, snapshot).await);
             self.learned.clear();
         }
         self.engine.check()
@@ -132,7 +134,8 @@ impl Transaction {
         };
         self.engine.check()?;
         self.ended = true;
-        let scn = self.engine.txns.commit(id).await?;
+        let commit = self.engine.txns.commit(id);
+        let scn = self.engine.charge(WaitCause::Commit, commit).await?;
         if !(self.engine.lease)() {
             return Err(Error::OutcomeUnknown(
                 "the lease of this node ran out during the commit".to_owned(),

@@ -245,6 +245,9 @@ impl Running {
             ("dropped_epoch", pool.dropped_epoch),
             ("dropped_malformed", pool.dropped_malformed),
             ("dropped_stale", pool.dropped_stale),
+            ("surrender_redo_us", pool.surrender_redo_us),
+            ("surrender_write_us", pool.surrender_write_us),
+            ("surrender_hold_us", pool.surrender_hold_us),
             ("redo_bytes_to_recover", redo_used),
             ("redo_ring_bytes", redo_ring),
             ("transactions_open", status.transactions as u64),
@@ -254,11 +257,24 @@ impl Running {
             ("net_bytes_received", net.received.1),
             ("net_dropped", net.dropped),
         ];
+        let waits = self
+            .node
+            .engine()
+            .waits()
+            .figures()
+            .flat_map(|(cause, count, nanoseconds)| {
+                let name = cause.name();
+                [
+                    (format!("waits_{name}"), count),
+                    (format!("wait_us_{name}"), nanoseconds / 1000),
+                ]
+            });
         Counters {
             at: boottime(),
             values: values
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
+                .chain(waits)
                 .collect(),
         }
     }
