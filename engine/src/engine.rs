@@ -9,17 +9,19 @@ use crate::mtr::{Appended, RedoSink};
 use crate::node::{NodeRedo, Reform};
 use crate::space::FileSizes;
 use crate::transaction::{Resolutions, TransactionManager};
-use crate::tree::Tree;
+use crate::tree::{ROOT, Tree};
 use crate::waits::{WaitCause, Waits};
 use crate::{Blocked, Error};
 use aquifer_buffer_pool::{Hold, Pool, PoolError};
-use aquifer_buffer_pool_proto::{Lsn, Stamp};
+use aquifer_buffer_pool_proto::{Lsn, Mode, PageId, Stamp};
 use aquifer_dss::group::VolumeGroup;
 use aquifer_dss::seam::Runtime;
 use aquifer_dss_proto::NodeId;
 use aquifer_dss_proto::catalog::FileKind;
+use aquifer_engine_proto::page::{PageKind, kind_of};
 use aquifer_engine_proto::{RedoRecord, TreeId, TxnId};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Notify, watch};
 
@@ -45,6 +47,8 @@ pub struct Engine {
     /// The last view change.
     pub(crate) reform: Mutex<Reform>,
     pub(crate) waits: Waits,
+    /// Trees of one page, when their root was last acquired here.
+    small: SmallTrees,
 }
 
 /// The parts of a node that its engine works with.
@@ -91,6 +95,7 @@ impl Engine {
             sequences_taken: watch::Sender::new(0),
             reform: Mutex::default(),
             waits: Waits::default(),
+            small: SmallTrees::default(),
         })
     }
 
@@ -194,6 +199,11 @@ impl Engine {
             match step(runner.learned) {
                 Ok(done) => return Ok(done),
                 Err(blocked) => {
+                    let blocked = if writes {
+                        self.small.stronger(blocked)
+                    } else {
+                        blocked
+                    };
                     let cause = WaitCause::of(&blocked);
                     let work = self.unblock(blocked, runner, &mut holds);
                     match cause {
@@ -239,12 +249,15 @@ impl Engine {
     ) -> Result<(), Error> {
         match blocked {
             Blocked::Page(page, mode) => {
+                // A page held Shared is not kept from the others while Exclusive is asked for: two nodes would wait for each other.
+                holds.retain(|hold| hold.page() != page);
                 let hold = self.pool.acquire(page, mode).await.map_err(|error| match error {
                     PoolError::Corrupt(page) => Error::Corrupt(page),
                     PoolError::Gone(_) => Error::NoSuchTree,
                     other => Error::Unavailable(other.to_string()),
                 })?;
                 holds.push(hold);
+                self.small.note(&self.pool, page);
             }
             Blocked::Transaction(holder) => {
                 holds.clear(); // ENG-1
@@ -263,6 +276,41 @@ impl Engine {
             Blocked::Failed(error) => return Err(error),
         }
         Ok(())
+    }
+}
+
+/// The root of a small tree is the leaf that a writer wants: asking for it Shared first, to see that, would cost a second
+/// conversion each time. What was last seen is a hint; a root that has grown since is asked for Exclusive once in vain.
+#[derive(Default)]
+struct SmallTrees(RwLock<BTreeSet<PageId>>);
+
+impl SmallTrees {
+    /// What a writer should ask for instead.
+    fn stronger(&self, blocked: Blocked) -> Blocked {
+        match blocked {
+            Blocked::Page(page, Mode::Shared) if page.number == ROOT && self.0.read().contains(&page) => {
+                Blocked::Page(page, Mode::Exclusive)
+            }
+            other => other,
+        }
+    }
+
+    /// The page was just acquired.
+    fn note(&self, pool: &Pool, page: PageId) {
+        if page.number != ROOT {
+            return;
+        }
+        let Ok(guard) = pool.read(page) else { return };
+        let small = matches!(kind_of(guard.bytes()), Ok(Some(PageKind::Leaf)));
+        drop(guard);
+        if small != self.0.read().contains(&page) {
+            let mut all = self.0.write();
+            if small {
+                all.insert(page)
+            } else {
+                all.remove(&page)
+            };
+        }
     }
 }
 

@@ -45,8 +45,8 @@ pub enum EngineResponse {
     Scn(ScnReply),
     /// To `Status`, in the order asked.
     Status(Vec<TxnStatus>),
-    /// To `Wait`.
-    Ended,
+    /// To `Wait`: how it ended, or `None` when it only has to be looked at again.
+    Ended(Option<TxnStatus>),
     /// To `WaitsFor`: the top transaction of the one asked about, and what it waits for.
     WaitsFor(TxnId, Option<TxnId>),
     /// To `Retention`.

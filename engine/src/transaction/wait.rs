@@ -77,9 +77,16 @@ impl TransactionManager {
         let member = self.state.lock().view.contains(node);
         if !member {
             self.stored_status(holder).await?;
-        } else if self.rpc.call(node, EngineRequest::Wait(holder)).await.is_err() {
+            return Ok(());
+        }
+        match self.rpc.call(node, EngineRequest::Wait(holder)).await {
+            // Whoever waited asks for the outcome next.
+            Ok(EngineResponse::Ended(Some(status))) if status.is_final() => {
+                self.state.lock().cache.insert(holder, status);
+            }
+            Ok(_) => {}
             // Its node has left the rpc's view, which is installed a moment before this one's: not at once.
-            self.rt.sleep(std::time::Duration::from_millis(5)).await;
+            Err(_) => self.rt.sleep(std::time::Duration::from_millis(5)).await,
         }
         Ok(())
     }
@@ -100,14 +107,23 @@ impl TransactionManager {
         Some(ended)
     }
 
-    pub(super) fn answer_wait(&self, holder: TxnId) -> Reply {
+    pub(super) fn answer_wait(self: &Arc<Self>, holder: TxnId) -> Reply {
         match self.register(holder) {
-            None => Reply::Now(EngineResponse::Ended),
-            Some(end) => Reply::Later(Box::pin(async move {
-                let _ = end.await;
-                EngineResponse::Ended
-            })),
+            None => Reply::Now(EngineResponse::Ended(self.outcome(holder))),
+            Some(end) => {
+                let this = self.clone();
+                Reply::Later(Box::pin(async move {
+                    let _ = end.await;
+                    EngineResponse::Ended(this.outcome(holder))
+                }))
+            }
         }
+    }
+
+    /// The final status of one of this node's transactions, if it has one and it is remembered.
+    fn outcome(&self, txn: TxnId) -> Option<TxnStatus> {
+        let state = self.state.lock();
+        self.local_status(&state, txn).filter(|status| status.is_final())
     }
 
     /// Wakes everybody who waits for `txn` although it goes on: they look again.

@@ -59,6 +59,25 @@ fn a_small_ring_survives_faults() {
     }
 }
 
+/// Writers on three nodes want the same page of a small tree. Whoever has it Shared lets it go before it asks for Exclusive:
+/// else they wait for each other until their holds run out, at each change.
+#[test]
+fn writers_of_one_page_do_not_wait_for_holds_to_run_out() {
+    let mut configuration = with_small_ring(3, Some("register"), true);
+    configuration.frames = 64;
+    configuration.size = Size {
+        clients: 9,
+        keys: 16,
+        value: 64,
+    };
+    configuration.length = Duration::from_secs(10);
+    let report = run(&configuration);
+    release_panics();
+    assert_eq!(report.failure, None, "{}", report.summary);
+    let committed = report.summary.split_whitespace().nth(1).unwrap();
+    assert!(committed.parse::<u64>().unwrap() >= 3_000, "{}", report.summary);
+}
+
 async fn is_clean(asked: &Node, stream: NodeId) -> bool {
     let group = asked.group();
     let stat = group.stat_path(&format!("/redo/{stream}")).await.unwrap();
