@@ -1,0 +1,137 @@
+//! Local hits: one hot page, and random pages of a large cache beside a bare array of frames of the same size.
+
+use crate::failure::Failure;
+use aquifer_buffer_pool::testing::{MemoryStore, NullRedo};
+use aquifer_buffer_pool::{Lsn, Mode, PAGE_SIZE, PageId, Pool, PoolConfig, Psn};
+use aquifer_dss::seam::{Runtime, Service, Transport};
+use aquifer_dss::tokio_runtime::TokioRuntime;
+use aquifer_dss_proto::{FileId, Incarnation, Member, NodeId, NodeSet, View};
+use memmap2::MmapOptions;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Hits of one sample.
+const HITS: u32 = 100_000;
+/// Samples; the best counts.
+const SAMPLES: u32 = 30;
+
+/// Nanoseconds of one hit.
+pub struct Hits {
+    /// Always the same page.
+    pub hot: f64,
+    /// Random pages of the cache.
+    pub random: f64,
+    /// Random frames of an array.
+    pub array: f64,
+}
+
+/// There is nobody to talk to.
+struct Alone;
+
+impl Transport for Alone {
+    fn send(&self, _to: NodeId, _service: Service, _body: Vec<u8>) {}
+}
+
+/// The same walk for both.
+struct Walk(u64, u64);
+
+impl Walk {
+    fn next(&mut self) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        ((u128::from(self.0) * u128::from(self.1)) >> 64) as u32
+    }
+}
+
+fn page(number: u32) -> PageId {
+    PageId {
+        file: FileId(7),
+        number,
+    }
+}
+
+/// A cache with every frame full.
+async fn filled(frames: u32) -> Result<Arc<Pool>, Failure> {
+    let me = NodeId::new(1).expect("1 is a node id");
+    let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current());
+    let config = PoolConfig::new(me, frames as usize + 64);
+    let store = Arc::new(MemoryStore::default());
+    let pool = Pool::new(config, runtime, Arc::new(Alone), store, Arc::new(NullRedo));
+    let members = vec![Member {
+        node: me,
+        incarnation: Incarnation(1),
+    }];
+    pool.install_view(Arc::new(View::none().successor(members)), NodeSet::EMPTY, false);
+    for number in 0..frames {
+        let hold = pool
+            .acquire(page(number), Mode::Exclusive)
+            .await
+            .map_err(Failure::failed)?;
+        let mut guard = pool.write(page(number)).map_err(|_| gone())?;
+        guard.bytes_mut()[100] = number as u8;
+        guard.finish(Psn(1), Lsn(0));
+        drop(hold);
+    }
+    Ok(pool)
+}
+
+fn gone() -> Failure {
+    Failure::failed("a page went away")
+}
+
+/// The best of the samples, in nanoseconds per hit.
+fn best(mut sample: impl FnMut() -> Result<(), Failure>) -> Result<f64, Failure> {
+    let mut best = f64::MAX;
+    for _ in 0..SAMPLES {
+        let began = Instant::now();
+        sample()?;
+        best = best.min(began.elapsed().as_nanos() as f64 / f64::from(HITS));
+    }
+    Ok((best * 10.0).round() / 10.0)
+}
+
+fn read(pool: &Pool, number: u32) -> Result<u8, Failure> {
+    let guard = pool.read(black_box(page(number))).map_err(|_| gone())?;
+    Ok(guard.bytes()[100])
+}
+
+/// Measures with `frames` pages.
+pub async fn measure(frames: u32) -> Result<Hits, Failure> {
+    let pool = filled(frames).await?;
+    let mut array = MmapOptions::new()
+        .len(frames as usize * PAGE_SIZE)
+        .map_anon()
+        .map_err(|e| Failure::failed(format!("no memory for the array: {e}")))?;
+    // As the cache has it; where the kernel knows no huge pages, neither has them.
+    let _ = array.advise(memmap2::Advice::HugePage);
+    for number in 0..frames {
+        array[number as usize * PAGE_SIZE + 100] = number as u8;
+    }
+    let mut walk = Walk(0x9E37_79B9_7F4A_7C15, u64::from(frames));
+    let bare = best(|| {
+        for _ in 0..HITS {
+            let number = walk.next() as usize;
+            black_box(array[black_box(number * PAGE_SIZE + 100)]);
+        }
+        Ok(())
+    })?;
+    let random = best(|| {
+        for _ in 0..HITS {
+            black_box(read(&pool, walk.next())?);
+        }
+        Ok(())
+    })?;
+    let hot = best(|| {
+        for _ in 0..HITS {
+            black_box(read(&pool, 0)?);
+        }
+        Ok(())
+    })?;
+    Ok(Hits {
+        hot,
+        random,
+        array: bare,
+    })
+}
