@@ -5,5 +5,6 @@
 pub mod sim;
 
 pub mod checker;
+pub mod isocheck;
 pub mod swarm;
 pub mod workload;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod end_to_end;
+mod isocheck;
 mod seeds;
 mod simulator;
 mod steady;
