@@ -69,7 +69,7 @@ impl Pool {
             waiters,
             ..
         } = &mut *inner;
-        let taken = policy.take(&self.frames, &mut |index| {
+        let taken = policy.take(&*self.frames, &mut |index| {
             let frame = self.frames.frame(index);
             let meta = *frame.meta.lock();
             let Some(page) = meta.page else { return false };
@@ -249,6 +249,7 @@ impl Pool {
                 continue;
             }
             self.unbind(index, page);
+            inner.policy.removed(index);
             self.give_back(index);
         }
         self.pump(&mut inner);

@@ -5,6 +5,16 @@ use aquifer_dss::seam::{BoxFuture, IoBuffer};
 use aquifer_dss_proto::{Epoch, NodeId};
 use std::time::Duration;
 
+/// How a pool chooses the page that makes room for another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Eviction {
+    /// Second chance: cheap; a scan drives everything else out.
+    Clock,
+    /// Scan-resistant: pages used once leave first.
+    #[default]
+    S3Fifo,
+}
+
 /// Sizes and times of a pool.
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
@@ -20,6 +30,8 @@ pub struct PoolConfig {
     pub clean_after: Duration,
     /// Pages of one write-back batch.
     pub write_batch: usize,
+    /// Which page makes room for another.
+    pub eviction: Eviction,
 }
 
 impl PoolConfig {
@@ -32,6 +44,7 @@ impl PoolConfig {
             retransmit: Duration::from_millis(100),
             clean_after: Duration::from_secs(1),
             write_batch: 64,
+            eviction: Eviction::default(),
         }
     }
 }

@@ -123,7 +123,7 @@ impl Pool {
         drop(meta);
         frame.name(page);
         frame.set_psn(info.psn);
-        frame.referenced.store(true, std::sync::atomic::Ordering::Relaxed);
+        frame.uses.set(0);
         self.table.insert(page, index);
         frame.set_possession(Some(mode));
     }
@@ -193,6 +193,7 @@ impl Pool {
         match inner.core.handle_installed(self.now(), page, by) {
             Some(mode) => {
                 self.bind(index, page, mode, info);
+                inner.policy.admitted(index, page);
                 self.serve(inner, page);
             }
             None => self.give_back(index),
@@ -441,6 +442,7 @@ impl Pool {
             SurrenderKind::Ship | SurrenderKind::Drop => {
                 count(&self.figures.invalidations);
                 self.unbind(index, page);
+                inner.policy.removed(index);
                 self.give_back(index);
             }
         }

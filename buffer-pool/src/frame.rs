@@ -5,11 +5,12 @@
 //! bound it yet; possession is lowered, and a page unbound, only under the exclusive latch; a latch is held in
 //! synchronous code only, so whoever waits for one may spin.
 
+use crate::evict::Uses;
 use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn};
 use aquifer_dss_proto::{Instant, NodeSet};
 use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const READER: u64 = 1;
 const READERS: u64 = 0xFFFF;
@@ -53,7 +54,7 @@ pub(crate) struct Frame {
     file: AtomicU64,
     number: AtomicU32,
     psn: AtomicU64,
-    pub referenced: AtomicBool,
+    pub uses: Uses,
     pub meta: Mutex<Meta>,
 }
 

@@ -12,6 +12,8 @@ pub mod testing;
 mod wire;
 
 pub use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn, Stamp, header};
-pub use config::{Miss, PageStore, PageStoreError, PoolConfig, PoolCounters, PoolError, Redo, RedoTask};
+pub use config::{
+    Eviction, Miss, PageStore, PageStoreError, PoolConfig, PoolCounters, PoolError, Redo, RedoTask,
+};
 pub use guard::{Hold, PageReadGuard, PageWriteGuard};
 pub use pool::Pool;

@@ -4,7 +4,7 @@
 //! waits except for latches, which are held in synchronous code only and by nobody who takes the core lock.
 
 use crate::config::{Miss, PageStore, PoolConfig, PoolCounters, PoolError, Redo, RedoTask};
-use crate::evict::{Clock, EvictionPolicy};
+use crate::evict::{self, EvictionPolicy};
 use crate::frame::Frames;
 use crate::guard::{Hold, PageReadGuard, PageWriteGuard};
 use crate::table::PageTable;
@@ -127,7 +127,7 @@ impl Pool {
         let inner = Inner {
             core: Ownership::new(config.me, config.retransmit, contents),
             waiters: BTreeMap::new(),
-            policy: Box::new(Clock::default()),
+            policy: evict::policy(config.eviction, config.frames),
             armed: None,
             early: Vec::new(),
             closed: false,
@@ -220,9 +220,7 @@ impl Pool {
         if let Some(index) = self.table.get(page) {
             let frame = self.frames.frame(index);
             if frame.latch_shared(page) {
-                if !frame.referenced.load(Ordering::Relaxed) {
-                    frame.referenced.store(true, Ordering::Relaxed);
-                }
+                frame.uses.add();
                 self.table.count(page, true);
                 return Ok(PageReadGuard {
                     frame,
@@ -243,7 +241,7 @@ impl Pool {
         if let Some(index) = self.table.get(page) {
             let frame = self.frames.frame(index);
             if frame.latch_to_write(page) {
-                frame.referenced.store(true, Ordering::Relaxed);
+                frame.uses.add();
                 self.table.count(page, true);
                 return Ok(PageWriteGuard {
                     pool: self,
@@ -380,6 +378,7 @@ impl Pool {
             Mode::Exclusive,
             ImageInfo { dirty: true, ..info },
         );
+        inner.policy.admitted(index, task.page);
         self.serve(&mut inner, task.page);
         self.pump(&mut inner);
     }

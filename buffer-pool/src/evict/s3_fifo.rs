@@ -1,0 +1,165 @@
+//! S3-FIFO (Yang et al., SOSP 2023): pages come into a small queue; those that were used again there go on to the main queue, the
+//! others leave, and their names are remembered for a while: who comes back soon goes to the main queue at once. A scan
+//! passes through the small queue and leaves the rest alone.
+//!
+//! The use for which a page was fetched counts as one: more than one is a page used again.
+
+use super::{Counted, EvictionPolicy, USES_MOST};
+use crate::table::PageHasher;
+use aquifer_buffer_pool_proto::PageId;
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
+
+/// The small queue has one of so many frames.
+const SMALL_PART: usize = 10;
+
+/// One stay of a page in a frame; an entry whose stay is over is skipped.
+#[derive(Clone, Copy)]
+struct Entry {
+    index: usize,
+    stay: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Resident {
+    page: PageId,
+    stay: u64,
+    small: bool,
+}
+
+pub(crate) struct S3Fifo {
+    small: VecDeque<Entry>,
+    main: VecDeque<Entry>,
+    /// What is in each frame.
+    residents: Vec<Option<Resident>>,
+    /// Pages of the small queue that are here: entries of ended stays do not count.
+    small_pages: usize,
+    /// Names of pages that left the small queue, oldest first, with the number under which they are remembered.
+    ghosts: VecDeque<(PageId, u64)>,
+    remembered: HashMap<PageId, u64, BuildHasherDefault<PageHasher>>,
+    stays: u64,
+}
+
+impl S3Fifo {
+    pub fn new(frames: usize) -> Self {
+        Self {
+            small: VecDeque::new(),
+            main: VecDeque::new(),
+            residents: vec![None; frames],
+            small_pages: 0,
+            ghosts: VecDeque::new(),
+            remembered: HashMap::default(),
+            stays: 0,
+        }
+    }
+
+    fn remember(&mut self, resident: Resident) {
+        self.remembered.insert(resident.page, resident.stay);
+        self.ghosts.push_back((resident.page, resident.stay));
+        if self.ghosts.len() > self.residents.len()
+            && let Some((oldest, stay)) = self.ghosts.pop_front()
+            && self.remembered.get(&oldest) == Some(&stay)
+        {
+            self.remembered.remove(&oldest);
+        }
+    }
+
+    fn leave(&mut self, index: usize) -> Option<Resident> {
+        let resident = self.residents[index].take()?;
+        self.small_pages -= usize::from(resident.small);
+        Some(resident)
+    }
+
+    /// The page of an entry, if it is still there.
+    fn resident(&mut self, entry: Entry) -> Option<&mut Resident> {
+        self.residents[entry.index]
+            .as_mut()
+            .filter(|resident| resident.stay == entry.stay)
+    }
+
+    fn step_small(
+        &mut self,
+        entry: Entry,
+        frames: &dyn Counted,
+        possible: &mut dyn FnMut(usize) -> bool,
+    ) -> Option<usize> {
+        let resident = self.resident(entry)?;
+        if frames.uses(entry.index).get() > 1 {
+            resident.small = false;
+            self.small_pages -= 1;
+            frames.uses(entry.index).set(0);
+            self.main.push_back(entry);
+            return None;
+        }
+        if !possible(entry.index) {
+            self.small.push_back(entry);
+            return None;
+        }
+        if let Some(resident) = self.leave(entry.index) {
+            self.remember(resident);
+        }
+        Some(entry.index)
+    }
+
+    fn step_main(
+        &mut self,
+        entry: Entry,
+        frames: &dyn Counted,
+        possible: &mut dyn FnMut(usize) -> bool,
+    ) -> Option<usize> {
+        self.resident(entry)?;
+        let uses = frames.uses(entry.index).get();
+        if uses > 0 {
+            frames.uses(entry.index).set(uses - 1);
+        } else if possible(entry.index) {
+            self.leave(entry.index);
+            return Some(entry.index);
+        }
+        self.main.push_back(entry);
+        None
+    }
+}
+
+impl S3Fifo {
+    fn take_small(&mut self, frames: &dyn Counted, possible: &mut dyn FnMut(usize) -> bool) -> Option<usize> {
+        (0..self.small.len()).find_map(|_| {
+            let entry = self.small.pop_front()?;
+            self.step_small(entry, frames, possible)
+        })
+    }
+
+    /// A page may be passed over as often as it has uses, and once when it cannot go.
+    fn take_main(&mut self, frames: &dyn Counted, possible: &mut dyn FnMut(usize) -> bool) -> Option<usize> {
+        (0..self.main.len() * (usize::from(USES_MOST) + 1)).find_map(|_| {
+            let entry = self.main.pop_front()?;
+            self.step_main(entry, frames, possible)
+        })
+    }
+}
+
+impl EvictionPolicy for S3Fifo {
+    fn admitted(&mut self, index: usize, page: PageId) {
+        self.stays += 1;
+        let small = self.remembered.remove(&page).is_none();
+        let stay = self.stays;
+        self.residents[index] = Some(Resident { page, stay, small });
+        self.small_pages += usize::from(small);
+        let queue = if small { &mut self.small } else { &mut self.main };
+        queue.push_back(Entry { index, stay });
+    }
+
+    fn removed(&mut self, index: usize) {
+        self.leave(index);
+    }
+
+    fn take(&mut self, frames: &dyn Counted, possible: &mut dyn FnMut(usize) -> bool) -> Option<usize> {
+        let small_most = (frames.len() / SMALL_PART).max(1);
+        if self.small_pages < small_most
+            && let Some(index) = self.take_main(frames, possible)
+        {
+            return Some(index);
+        }
+        self.take_small(frames, possible)
+            .or_else(|| self.take_main(frames, possible))
+    }
+}
