@@ -1,9 +1,10 @@
 //! `aquifer-sim`: runs seeds of the simulator, in parallel, and prints what fails with the command that replays it.
 
 use aquifer_dss_proto::defect::Defect;
-use aquifer_tests::swarm::{Configuration, Overrides, Report, Subject, describe, run};
+use aquifer_tests::swarm::{Configuration, Overrides, Report, Subject, describe, run, run_recorded};
 use aquifer_tests::workload::{Planted, WORKLOADS};
 use clap::{Parser, ValueEnum};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -45,6 +46,9 @@ struct Arguments {
     /// A defect planted in the nodes, to see that it is caught.
     #[arg(long, value_parser = |name: &str| Defect::named(name).ok_or("no defect of this name"))]
     defect: Option<Defect>,
+    /// Writes the history of the one seed there, for `isocheck`, where the workload keeps one (append).
+    #[arg(long, requires = "seed")]
+    history: Option<PathBuf>,
     /// Starts no new seed after that many seconds.
     #[arg(long)]
     seconds: Option<u64>,
@@ -90,7 +94,7 @@ fn main() -> ExitCode {
         show_logs();
     }
     match arguments.seed {
-        Some(seed) => one(seed, &overrides),
+        Some(seed) => one(seed, &overrides, arguments.history.as_deref()),
         None => many(&arguments, &overrides),
     }
 }
@@ -118,16 +122,27 @@ fn plant(name: &str) -> Option<Planted> {
     all.into_iter().find(|planted| format!("{planted:?}") == name)
 }
 
-fn one(seed: u64, overrides: &Overrides) -> ExitCode {
+fn one(seed: u64, overrides: &Overrides, history: Option<&Path>) -> ExitCode {
     let configuration = Configuration::draw(seed, overrides);
     println!("{configuration:#?}");
-    let report = run(&configuration);
+    let (report, workload) = run_recorded(&configuration);
     print_line(&report);
+    if let Some(path) = history
+        && let Err(error) = write_history(path, workload.history())
+    {
+        eprintln!("{}: {error}", path.display());
+        return ExitCode::from(2);
+    }
     if report.failure.is_some() {
         print!("{}", describe(&report));
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+fn write_history(path: &Path, history: Option<Vec<u8>>) -> std::io::Result<()> {
+    let history = history.ok_or_else(|| std::io::Error::other("this workload keeps no history"))?;
+    std::fs::write(path, history)
 }
 
 fn print_line(report: &Report) {

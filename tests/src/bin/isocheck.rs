@@ -2,7 +2,7 @@
 
 use aquifer_tests::isocheck::{Format, Model, check, read_history};
 use clap::{Parser, ValueEnum};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -59,10 +59,12 @@ fn main() -> ExitCode {
     let mut model = arguments.model;
     model.real_time |= arguments.real_time;
     let verdict = check(&history, model);
-    match arguments.output {
-        Output::Text => print!("{verdict}"),
-        Output::Json => println!("{:#}", verdict.to_json()),
-    }
+    let text = match arguments.output {
+        Output::Text => verdict.to_string(),
+        Output::Json => format!("{:#}\n", verdict.to_json()),
+    };
+    // Whoever reads may have seen enough (`| head`); the exit code says the rest.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::from(u8::from(!verdict.is_valid()))
 }
 

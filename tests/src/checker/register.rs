@@ -1,8 +1,10 @@
 //! Registers written by read-modify-write: the values form one chain, and no read is stale.
 //!
 //! A write says which value it replaced. So two acknowledged writes that replaced the same value are a lost update, and
-//! the chain from the first value is the order of the writes. A read that began after a write was acknowledged (or after another
-//! read had returned) must see that value or a later one: linearizability of one register.
+//! the chain from the first value is the order of the writes, the only one possible. A register is linearizable exactly
+//! when, in that order, no operation that had ended belongs to a later value than one that began after it:
+//! a read belongs to the value that it saw, a write comes before everything that belongs to its value. So each read must
+//! see, and each write must replace, a value that is not older than any known before it began.
 
 use super::Outcome;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +58,7 @@ pub fn check(history: &[Operation]) -> Result<(), String> {
             } => {
                 let index = *position
                     .get(&value)
-                    .ok_or(format!("value {value} is not in the chain"))?;
+                    .ok_or_else(|| format!("value {value} is not in the chain"))?;
                 known.push((ended, index));
                 if let Some(replaced) = replaced {
                     seen.push((begun, ended, replaced));
@@ -65,9 +67,21 @@ pub fn check(history: &[Operation]) -> Result<(), String> {
             Operation::Read { begun, ended, value } => {
                 let index = *position
                     .get(&value)
-                    .ok_or(format!("a read saw {value}, which nobody committed"))?;
+                    .ok_or_else(|| format!("a read saw {value}, which nobody committed"))?;
                 known.push((ended, index));
                 seen.push((begun, ended, value));
+            }
+            // It happened at some time after it was begun, exactly when it is in the chain.
+            Operation::Write {
+                begun,
+                ended,
+                value,
+                outcome: Outcome::Unknown,
+                ..
+            } => {
+                if let Some(index) = position.get(&value) {
+                    seen.push((begun, ended, order[index - 1]));
+                }
             }
             Operation::Write { .. } => {}
         }
@@ -215,6 +229,16 @@ mod tests {
             write(34, 35, 6, 7, Outcome::Committed),
         ];
         assert_eq!(check(&history), Ok(()));
+    }
+
+    #[test]
+    fn a_value_is_not_read_before_its_write_begins() {
+        for outcome in [Outcome::Committed, Outcome::Unknown] {
+            let history = [read(1, 2, 5), write(3, 4, 0, 5, outcome)];
+            assert!(check(&history).unwrap_err().contains("stale"), "{outcome:?}");
+            let history = [read(1, 5, 5), write(3, 4, 0, 5, outcome)];
+            assert_eq!(check(&history), Ok(()), "{outcome:?}");
+        }
     }
 
     #[test]

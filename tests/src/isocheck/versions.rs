@@ -221,13 +221,19 @@ impl<'a> Findings<'a> {
                 }
             }
             let (order, reader) = &self.versions.orders[key as usize];
+            let same = list
+                .iter()
+                .zip(order)
+                .take_while(|(one, other)| one == other)
+                .count();
             let words = format!(
-                "{} read {} as {}, and {} read it as {}: neither list is the beginning of the other",
+                "{} read {} as {}, and {} read it as {}: they differ from place {} on",
                 name(number),
                 self.key(key),
-                shortened(list),
+                shortened(&list[..list.len().min(same + 3)]),
                 name(*reader),
-                shortened(order),
+                shortened(&order[..order.len().min(same + 3)]),
+                same + 1,
             );
             self.report(Anomaly::IncompatibleOrder, vec![number, *reader], words);
         }

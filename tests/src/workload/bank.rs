@@ -64,7 +64,8 @@ impl Bank {
         let mut sequence = 0;
         while !client.is_over() {
             client.think().await;
-            if client.percent(20) {
+            let transfers = self.state.lock().known.len();
+            if client.percent_at(20, transfers) {
                 self.look(&client).await?;
                 continue;
             }
@@ -199,7 +200,7 @@ fn read_all(accounts: u64, history: u64) -> Body<Snapshot> {
             for (key, row) in scan_all(transaction, history).await? {
                 let part = |index: usize| {
                     row.get(index * 8..index * 8 + 8)
-                        .map_or(Err(broken(&row)), number_le)
+                        .map_or_else(|| Err(broken(&row)), number_le)
                 };
                 let transfer = Transfer {
                     from: part(0)?,

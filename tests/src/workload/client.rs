@@ -124,6 +124,13 @@ impl Client {
         self.random.lock().chance(parts * 10_000)
     }
 
+    /// True `parts` times in a hundred for something that costs as much as `size`: beyond a few hundred it becomes rarer in the same
+    /// proportion, so that a long run does not spend its time on it.
+    pub fn percent_at(&self, parts: u32, size: usize) -> bool {
+        let rarer = (size as u64 / 300).max(1);
+        self.random.lock().below(1_000_000 * rarer) < u64::from(parts) * 10_000
+    }
+
     /// Now, in virtual nanoseconds.
     pub fn now(&self) -> u64 {
         self.cluster.world.now()

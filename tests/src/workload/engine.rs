@@ -3,6 +3,7 @@
 use super::client::Sessions;
 use super::database::{Change, Database, DatabaseError, Pairs, TransactionHandle};
 use crate::sim::{Cluster, NodeContext, NodeProgram, SimTransport, World};
+use crate::swarm::Tuning;
 use aquifer_dss::group::{GroupOptions, VolumeGroup};
 use aquifer_dss::membership::SlotView;
 use aquifer_dss::seam::BoxFuture;
@@ -19,17 +20,19 @@ pub struct EngineProgram {
     sessions: Arc<Sessions>,
     frames: usize,
     redo_bytes: u64,
+    tuning: Tuning,
     world: std::sync::OnceLock<Weak<World>>,
     nodes: Arc<Mutex<BTreeMap<NodeId, Weak<Node>>>>,
 }
 
 impl EngineProgram {
     /// Nodes with `frames` pages of memory and redo streams of `redo_bytes`.
-    pub fn new(sessions: Arc<Sessions>, frames: usize, redo_bytes: u64) -> Arc<Self> {
+    pub fn new(sessions: Arc<Sessions>, frames: usize, redo_bytes: u64, tuning: Tuning) -> Arc<Self> {
         Arc::new(Self {
             sessions,
             frames,
             redo_bytes,
+            tuning,
             world: std::sync::OnceLock::new(),
             nodes: Arc::default(),
         })
@@ -78,6 +81,8 @@ impl NodeProgram for EngineProgram {
             .expect("prepared before the first start");
         let mut config = NodeConfig::new(context.node, self.frames);
         config.redo_bytes = self.redo_bytes;
+        config.timing = self.tuning.timing;
+        config.clean_every = self.tuning.clean_every;
         config.redo.margin_bytes = self.redo_bytes / 4;
         config.redo.recovery_bytes = self.redo_bytes / 2;
         Box::pin(async move {

@@ -4,6 +4,7 @@
 //! transaction whose node died is `Aborted` when its commit had not been asked for, and `Unknown` otherwise. No client
 //! gives up on a session that lives: a call that never returns is a failure of the run (time limit).
 
+mod append;
 mod bank;
 mod client;
 mod database;
@@ -13,6 +14,7 @@ mod register;
 mod set;
 mod tree;
 
+pub use append::ListAppend;
 pub use bank::Bank;
 pub use client::{Client, Sessions};
 pub use database::{Database, DatabaseError, Pairs, TransactionHandle};
@@ -48,6 +50,10 @@ pub trait Workload: Send + Sync + 'static {
     fn check(&self, client: Client) -> BoxFuture<'static, Result<(), String>>;
     /// One line of what was done.
     fn summary(&self) -> String;
+    /// What clients asked and were told, as `isocheck` reads it, where the workload keeps that.
+    fn history(&self) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// The workload of a name.
@@ -57,12 +63,13 @@ pub fn workload(name: &str, size: Size) -> Option<Arc<dyn Workload>> {
         "set" => Set::new(),
         "register" => Registers::new(size),
         "tree" => TreeAgainstMap::new(size),
+        "append" => ListAppend::new(size),
         _ => return None,
     })
 }
 
 /// The names of all workloads.
-pub const WORKLOADS: [&str; 4] = ["bank", "set", "register", "tree"];
+pub const WORKLOADS: [&str; 5] = ["bank", "set", "register", "tree", "append"];
 
 /// Counts of what clients did.
 #[derive(Clone, Copy, Debug, Default)]

@@ -35,7 +35,8 @@ impl Set {
         let mut sequence = 0;
         while !client.is_over() {
             client.think().await;
-            if client.percent(15) {
+            let keys = self.state.lock().begun.len();
+            if client.percent_at(15, keys) {
                 self.look(&client).await?;
                 continue;
             }

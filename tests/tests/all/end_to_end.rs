@@ -6,5 +6,6 @@
 mod bad_input;
 mod clients;
 mod damage;
+mod isolation;
 mod rig;
 mod survival;

@@ -5,6 +5,7 @@ use aquifer_engine::Isolation;
 use aquifer_engine::node::Node;
 use aquifer_engine::wal::{GroupFile, read_header};
 use aquifer_tests::sim::{Cluster, ClusterOptions, release_panics};
+use aquifer_tests::swarm::Tuning;
 use aquifer_tests::swarm::{Configuration, Overrides, Subject, run};
 use aquifer_tests::workload::{Client, EngineProgram, Sessions, Size, workload};
 use std::sync::Arc;
@@ -93,7 +94,7 @@ where
     F: Future<Output = Result<(), String>> + Send,
 {
     let sessions = Arc::new(Sessions::default());
-    let program = EngineProgram::new(sessions.clone(), 64, 4 << 20);
+    let program = EngineProgram::new(sessions.clone(), 64, 4 << 20, Tuning::default());
     let mut options = ClusterOptions {
         nodes: 3,
         ..ClusterOptions::default()

@@ -63,4 +63,9 @@ fn planted_faults_are_caught() {
     caught("set", Planted::StaleRead);
     caught("tree", Planted::HalfCommit);
     caught("tree", Planted::StaleRead);
+    caught("append", Planted::LostUpdate);
+    caught("append", Planted::StaleRead);
+    caught("append", Planted::HalfCommit);
+    caught("append", Planted::LostCommit);
+    caught("append", Planted::DirtyAbort);
 }
