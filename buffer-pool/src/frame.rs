@@ -47,8 +47,9 @@ impl Meta {
     }
 }
 
-/// One frame, without its bytes.
+/// One frame, without its bytes. What a local hit looks at lies in one cache line.
 #[derive(Default)]
+#[repr(C, align(64))]
 pub(crate) struct Frame {
     word: AtomicU64,
     file: AtomicU64,

@@ -1,6 +1,6 @@
 //! The pool: local hits, acquiring, and the door through which inputs reach the ownership core.
 //!
-//! Lock order: core, then page latch, then table shard, then frame meta, then free list. Under the core lock nothing
+//! Lock order: core, then page latch, then frame meta, then free list. Under the core lock nothing
 //! waits except for latches, which are held in synchronous code only and by nobody who takes the core lock.
 
 use crate::config::{Miss, PageStore, PoolConfig, PoolCounters, PoolError, Redo, RedoTask};
@@ -119,7 +119,7 @@ impl Pool {
         redo: Arc<dyn Redo>,
     ) -> Arc<Self> {
         let frames = Arc::new(Frames::new(config.frames));
-        let table = Arc::new(PageTable::new());
+        let table = Arc::new(PageTable::new(frames.clone()));
         let contents = FrameContents {
             frames: frames.clone(),
             table: table.clone(),
@@ -221,7 +221,7 @@ impl Pool {
             let frame = self.frames.frame(index);
             if frame.latch_shared(page) {
                 frame.uses.add();
-                self.table.count(page, true);
+                self.table.count(true);
                 return Ok(PageReadGuard {
                     frame,
                     bytes: self.frames.bytes(index),
@@ -229,7 +229,7 @@ impl Pool {
                 });
             }
         }
-        self.table.count(page, false);
+        self.table.count(false);
         Err(Miss {
             page,
             mode: Mode::Shared,
@@ -242,7 +242,7 @@ impl Pool {
             let frame = self.frames.frame(index);
             if frame.latch_to_write(page) {
                 frame.uses.add();
-                self.table.count(page, true);
+                self.table.count(true);
                 return Ok(PageWriteGuard {
                     pool: self,
                     frame,
@@ -251,7 +251,7 @@ impl Pool {
                 });
             }
         }
-        self.table.count(page, false);
+        self.table.count(false);
         Err(Miss {
             page,
             mode: Mode::Exclusive,
