@@ -66,6 +66,9 @@ pub trait PageStore: Send + Sync + 'static {
     fn read(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, PageStoreError>>;
     /// Writes pages so that none can be torn; they are durable when it returns. Pages of removed files are left out.
     fn write_batch(&self, pages: Vec<(PageId, IoBuffer)>) -> BoxFuture<'_, Result<(), PageStoreError>>;
+    /// The newest version of a page whose bytes are damaged, made of whatever else storage has and proven to be the newest; or why
+    /// not, in one line. Called while a grant from storage stands: nobody has the page or writes it. Changes nothing on storage.
+    fn rebuild(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, String>>;
 }
 
 /// This node's redo stream, as far as the pool needs it.
@@ -142,6 +145,8 @@ pub struct PoolCounters {
     pub invalidations: u64,
     /// Pages written back.
     pub write_backs: u64,
+    /// Pages that were damaged on storage and rebuilt.
+    pub rebuilt: u64,
     /// Frames taken from a page to hold another.
     pub evictions: u64,
     /// Messages sent to peers.

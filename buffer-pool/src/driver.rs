@@ -5,6 +5,7 @@
 
 use crate::config::{PageStoreError, PoolError};
 use crate::pool::{Image, Inner, Pool, count};
+use crate::repair::Loaded;
 use crate::wire;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
 use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Mode, Output, PAGE_SIZE, PageId, SurrenderKind};
@@ -29,6 +30,10 @@ impl Pool {
     pub(crate) fn pump(self: &Arc<Self>, inner: &mut Inner) {
         while let Some(output) = inner.core.poll_output() {
             self.perform(inner, output);
+        }
+        if inner.redoing && inner.core.redo_outstanding() == 0 {
+            inner.redoing = false;
+            self.redo_ready.notify_waiters();
         }
         let next = inner.core.next_timeout();
         if next.is_some_and(|next| inner.armed.is_none_or(|armed| next < armed)) {
@@ -181,7 +186,7 @@ impl Pool {
         }
     }
 
-    /// The page is in frame `index`, which is not bound: makes it visible if the grant still stands.
+    /// The page is in frame `index`, which is not bound: makes it visible if the grant still stands, and says whether.
     fn installed(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -189,8 +194,9 @@ impl Pool {
         page: PageId,
         by: Conversion,
         info: ImageInfo,
-    ) {
-        match inner.core.handle_installed(self.now(), page, by) {
+    ) -> bool {
+        let granted = inner.core.handle_installed(self.now(), page, by);
+        match granted {
             Some(mode) => {
                 self.bind(index, page, mode, info);
                 inner.policy.admitted(index, page);
@@ -198,6 +204,7 @@ impl Pool {
             }
             None => self.give_back(index),
         }
+        granted.is_some()
     }
 
     fn install_or_spawn(
@@ -211,7 +218,8 @@ impl Pool {
         let free = self.free.lock().pop();
         if let Some(index) = free {
             self.frames.fill(index, &image);
-            return self.installed(inner, index, page, conversion, info);
+            self.installed(inner, index, page, conversion, info);
+            return;
         }
         let pool = self.clone();
         let task = async move {
@@ -239,7 +247,7 @@ impl Pool {
     }
 
     /// Reads a page and judges it: bytes and PSN, or why it cannot be had.
-    async fn fetch(&self, page: PageId) -> Result<(IoBuffer, ImageInfo), PoolError> {
+    pub(crate) async fn fetch(&self, page: PageId) -> Result<(IoBuffer, ImageInfo), PoolError> {
         count(&self.figures.fetches);
         let mut bytes = self.store.read(page).await.map_err(|error| match error {
             PageStoreError::Gone(page) => PoolError::Gone(page),
@@ -272,12 +280,14 @@ impl Pool {
         let pool = self.clone();
         let task = async move {
             let index = pool.allocate().await;
-            let fetched = pool.fetch(page).await;
+            let loaded = pool.load(page).await;
             let mut inner = pool.lock();
-            match fetched {
-                Ok((bytes, info)) => {
+            match loaded {
+                Ok(Loaded { bytes, info, rebuilt }) => {
                     pool.frames.fill(index, &bytes);
-                    pool.installed(&mut inner, index, page, conversion, info);
+                    if pool.installed(&mut inner, index, page, conversion, info) && rebuilt {
+                        pool.begin_repair(index, page, bytes);
+                    }
                 }
                 Err(error) => {
                     pool.give_back(index);
@@ -296,10 +306,10 @@ impl Pool {
         let pool = self.clone();
         let task = async move {
             let index = pool.allocate().await;
-            let stored = pool.fetch(page).await;
+            let stored = pool.load(page).await;
             let mut inner = pool.lock();
-            // Storage that cannot be read, or is torn, is not newer.
-            if stored.is_ok_and(|(_, stored)| stored.psn >= info.psn) {
+            // Storage that cannot be read, or of which nothing newer can be made, is not newer.
+            if stored.is_ok_and(|stored| stored.info.psn >= info.psn) {
                 pool.give_back(index);
                 inner.core.handle_refused(pool.now(), page, conversion);
             } else {

@@ -7,6 +7,7 @@ mod evict;
 mod frame;
 mod guard;
 mod pool;
+mod repair;
 mod table;
 pub mod testing;
 mod wire;

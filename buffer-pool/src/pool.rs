@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     /// Messages of a view that is not installed here yet, in order of arrival.
     pub early: Vec<EarlyMessage>,
     pub closed: bool,
+    /// Somebody waits for pages to redo, or for the end of the redo.
+    pub redoing: bool,
 }
 
 #[derive(Default)]
@@ -75,6 +77,7 @@ pub(crate) struct Figures {
     pub transfers_out: AtomicU64,
     pub invalidations: AtomicU64,
     pub write_backs: AtomicU64,
+    pub rebuilt: AtomicU64,
     pub evictions: AtomicU64,
     pub strangers: AtomicU64,
     pub malformed: AtomicU64,
@@ -131,6 +134,7 @@ impl Pool {
             armed: None,
             early: Vec::new(),
             closed: false,
+            redoing: false,
         };
         let pool = Arc::new(Self {
             free: Mutex::new((0..config.frames).rev().collect()),
@@ -340,19 +344,26 @@ impl Pool {
         self.pump(&mut inner);
     }
 
-    /// Leader: the next page to redo; asked-for pages first.
-    pub async fn next_redo(self: &Arc<Self>) -> RedoTask {
+    /// Leader: the next page to redo; asked-for pages first. `None` when nothing is [outstanding](Self::redo_outstanding) any more.
+    pub async fn next_redo(self: &Arc<Self>) -> Option<RedoTask> {
         loop {
             let ready = self.redo_ready.notified();
             tokio::pin!(ready);
             ready.as_mut().enable();
-            if let Some((page, target, epoch)) = self.inner.lock().core.next_redo() {
-                return RedoTask {
-                    page,
-                    target,
-                    base: None,
-                    epoch,
-                };
+            {
+                let mut inner = self.inner.lock();
+                if let Some((page, target, epoch)) = inner.core.next_redo() {
+                    return Some(RedoTask {
+                        page,
+                        target,
+                        base: None,
+                        epoch,
+                    });
+                }
+                if inner.core.redo_outstanding() == 0 {
+                    return None;
+                }
+                inner.redoing = true;
             }
             ready.await;
         }
@@ -445,6 +456,7 @@ impl Pool {
             transfers_out: of(&self.figures.transfers_out),
             invalidations: of(&self.figures.invalidations),
             write_backs: of(&self.figures.write_backs),
+            rebuilt: of(&self.figures.rebuilt),
             evictions: of(&self.figures.evictions),
             messages: core.messages,
             retransmits: core.retransmits,

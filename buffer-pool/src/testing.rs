@@ -160,6 +160,7 @@ impl Runtime for TestClock {
 #[derive(Default)]
 pub struct MemoryStore {
     pages: Mutex<BTreeMap<PageId, Vec<u8>>>,
+    known: Mutex<BTreeMap<PageId, Vec<u8>>>,
 }
 
 impl MemoryStore {
@@ -171,6 +172,11 @@ impl MemoryStore {
     /// Puts bytes where a page is, as they are.
     pub fn set_page(&self, page: PageId, bytes: Vec<u8>) {
         self.pages.lock().insert(page, bytes);
+    }
+
+    /// What [`rebuild`](PageStore::rebuild) gives for a page; of others it knows nothing.
+    pub fn set_rebuilt(&self, page: PageId, bytes: Vec<u8>) {
+        self.known.lock().insert(page, bytes);
     }
 }
 
@@ -190,6 +196,7 @@ impl PageStore for MemoryStore {
             for (page, bytes) in pages {
                 let new = crate::header::psn(&bytes);
                 let before = self.pages.lock().insert(page, bytes.to_vec());
+                let before = before.filter(|old| crate::header::page_id(old) == page);
                 let old = before.map_or(Psn(0), |old| crate::header::psn(&old));
                 assert!(
                     old <= new,
@@ -198,6 +205,12 @@ impl PageStore for MemoryStore {
             }
             Ok(())
         })
+    }
+
+    fn rebuild(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, String>> {
+        let known = self.known.lock().get(&page).cloned();
+        let known = known.ok_or_else(|| "nothing is known of it".to_owned());
+        Box::pin(async move { known.map(|bytes| IoBuffer::copy_padded(&bytes)) })
     }
 }
 

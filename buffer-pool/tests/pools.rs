@@ -193,8 +193,7 @@ impl Cluster {
         self.clock.spawn(
             "recovery",
             Box::pin(async move {
-                loop {
-                    let task = leader.next_redo().await;
+                while let Some(task) = leader.next_redo().await {
                     let mut image = IoBuffer::zeroed(aquifer_buffer_pool::PAGE_SIZE);
                     image[64..72].copy_from_slice(&task.target.0.to_le_bytes());
                     aquifer_buffer_pool::header::set_identity(&mut image, task.page, task.target);
@@ -251,15 +250,25 @@ fn solo_pool_reads_and_writes_with_eight_frames() {
 }
 
 #[test]
-fn a_page_with_a_bad_checksum_is_corrupt_and_another_pages_bytes_are_none() {
+fn a_page_with_a_bad_checksum_or_of_another_place_is_corrupt_and_bytes_of_a_removed_file_are_none() {
     let solo = SoloPool::new(8);
     let mut bytes = vec![0; aquifer_buffer_pool::PAGE_SIZE];
     aquifer_buffer_pool::header::set_identity(&mut bytes, page(1), Psn(4));
     solo.store.set_page(page(1), bytes.clone());
+    solo.store.set_page(page(3), bytes);
+    // A file that was here before.
+    let mut bytes = vec![0; aquifer_buffer_pool::PAGE_SIZE];
+    let removed = PageId {
+        file: FileId(8),
+        number: 2,
+    };
+    aquifer_buffer_pool::header::set_identity(&mut bytes, removed, Psn(4));
     solo.store.set_page(page(2), bytes);
     solo.clock.block_on(async {
-        let error = solo.pool.acquire(page(1), Mode::Shared).await.unwrap_err();
-        assert_eq!(error, PoolError::Corrupt(page(1)));
+        for number in [1, 3] {
+            let error = solo.pool.acquire(page(number), Mode::Shared).await.unwrap_err();
+            assert_eq!(error, PoolError::Corrupt(page(number)));
+        }
         let _hold = solo.pool.acquire(page(2), Mode::Shared).await.unwrap();
         assert_eq!(solo.pool.read(page(2)).unwrap().psn(), Psn(0));
         assert_eq!(
@@ -267,6 +276,51 @@ fn a_page_with_a_bad_checksum_is_corrupt_and_another_pages_bytes_are_none() {
             &[0; aquifer_buffer_pool::PAGE_SIZE]
         );
     });
+}
+
+#[test]
+fn a_damaged_page_is_rebuilt_and_written_in_place_before_it_is_given_up() {
+    let solo = SoloPool::new(2);
+    let mut good = vec![0; aquifer_buffer_pool::PAGE_SIZE];
+    aquifer_buffer_pool::header::set_kind(&mut good, 1, 9);
+    aquifer_buffer_pool::header::set_identity(&mut good, page(1), Psn(4));
+    good[64] = 77;
+    let mut bad = good.clone();
+    bad[64] = 78;
+    solo.store.set_page(page(1), bad);
+    solo.store.set_rebuilt(page(1), good.clone());
+    solo.clock.block_on(async {
+        assert_eq!(value(&solo.pool, page(1)).await, 77);
+        // Both frames are needed for others: it must be in place by then.
+        for number in 5..9 {
+            value(&solo.pool, page(number)).await;
+        }
+        assert_eq!(solo.store.page(page(1)).unwrap()[64], 77);
+        assert_eq!(value(&solo.pool, page(1)).await, 77, "its checksum is right now");
+        assert_eq!(solo.pool.counters().rebuilt, 1);
+    });
+}
+
+#[test]
+fn a_page_taken_for_never_formatted_is_rebuilt_when_it_is_doubted() {
+    let solo = SoloPool::new(4);
+    let mut good = vec![0; aquifer_buffer_pool::PAGE_SIZE];
+    aquifer_buffer_pool::header::set_identity(&mut good, page(1), Psn(4));
+    good[64] = 77;
+    solo.store
+        .set_page(page(1), vec![0xAA; aquifer_buffer_pool::PAGE_SIZE]);
+    solo.store
+        .set_page(page(2), vec![0xAA; aquifer_buffer_pool::PAGE_SIZE]);
+    solo.store.set_rebuilt(page(1), good);
+    solo.clock.block_on(async {
+        assert_eq!(value(&solo.pool, page(1)).await, 0);
+        assert!(solo.pool.doubt(page(1)).await.unwrap());
+        assert_eq!(value(&solo.pool, page(1)).await, 77);
+        assert_eq!(solo.pool.read(page(1)).unwrap().psn(), Psn(4));
+        assert!(!solo.pool.doubt(page(2)).await.unwrap(), "nothing is known of it");
+        solo.pool.flush_all().await.unwrap();
+    });
+    assert_eq!(solo.store.page(page(1)).unwrap()[64], 77);
 }
 
 fn count_everywhere(nodes: u8, frames: usize, pages: u32, lose: u64) {

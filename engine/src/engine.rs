@@ -13,7 +13,7 @@ use crate::tree::{ROOT, Tree};
 use crate::waits::{WaitCause, Waits};
 use crate::{Blocked, Error};
 use aquifer_buffer_pool::{Hold, Pool, PoolError};
-use aquifer_buffer_pool_proto::{Lsn, Mode, PageId, Stamp};
+use aquifer_buffer_pool_proto::{Lsn, Mode, PageId, Psn, Stamp};
 use aquifer_dss::group::VolumeGroup;
 use aquifer_dss::seam::Runtime;
 use aquifer_dss_proto::NodeId;
@@ -241,6 +241,14 @@ impl Engine {
         Ok(())
     }
 
+    /// A step found no sense in a page. If it was taken for one that was never formatted, its bytes on storage are damaged.
+    async fn doubt(&self, page: PageId, holds: &mut Vec<Hold>) -> Result<(), Error> {
+        let formatted = self.pool.read(page).is_ok_and(|guard| guard.psn() > Psn(0));
+        holds.clear();
+        let again = !formatted && self.pool.doubt(page).await.map_err(|_| Error::Corrupt(page))?;
+        if again { Ok(()) } else { Err(Error::Corrupt(page)) }
+    }
+
     async fn unblock(
         &self,
         blocked: Blocked,
@@ -272,7 +280,7 @@ impl Engine {
                 holds.clear();
                 self.sizes.grow(&self.group, tree).await?;
             }
-            Blocked::Corrupt(page) => return Err(Error::Corrupt(page)),
+            Blocked::Corrupt(page) => self.doubt(page, holds).await?,
             Blocked::Failed(error) => return Err(error),
         }
         Ok(())

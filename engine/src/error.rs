@@ -21,7 +21,7 @@ pub enum Error {
     #[error("snapshot too old: the version this transaction needs is gone; start it again")]
     SnapshotTooOld,
     /// A page failed its checksum and could not be rebuilt. The node keeps serving the rest.
-    #[error("page {} of file {} is corrupt: its checksum is wrong and no whole image of it is known", .0.number, .0.file.0)]
+    #[error("page {} of file {} is corrupt and could not be rebuilt; the log says why", .0.number, .0.file.0)]
     Corrupt(PageId),
     /// The volume group has no room left.
     #[error("no space left in the volume group: add a volume")]

@@ -9,17 +9,21 @@
 //! - STO-1 one batch at a time per node: the area is overwritten only when the previous batch is flushed in place;
 //! - STO-2 a batch is reported written only after the flush that follows the writes in place.
 
+use crate::rebuild::Gathered;
 use aquifer_buffer_pool::{PageStore, PageStoreError};
 use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn};
 use aquifer_dss::group::{StorageError, VolumeGroup};
 use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer};
-use aquifer_dss_proto::{FileId, NodeId};
+use aquifer_dss_proto::FileId;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Mutex;
 
 /// Most pages in one double-write batch.
 pub const BATCH_PAGES: usize = 64;
+
+/// Pages of which it is remembered that they cannot be rebuilt.
+const REFUSED_MAX: usize = 4096;
 
 const MAGIC: u64 = 0x3142_5752_4244_5141; // "AQDBRWB1"
 const ENTRY: usize = 24;
@@ -33,6 +37,8 @@ pub struct GroupStore {
     group: Arc<VolumeGroup>,
     double_write: OnceLock<FileId>,
     batch: Mutex<()>,
+    /// Pages that could not be rebuilt, and why: what is missing does not come back.
+    refused: Mutex<BTreeMap<PageId, String>>,
 }
 
 impl GroupStore {
@@ -42,6 +48,7 @@ impl GroupStore {
             group,
             double_write: OnceLock::new(),
             batch: Mutex::new(()),
+            refused: Mutex::default(),
         }
     }
 
@@ -64,6 +71,25 @@ impl GroupStore {
                 StorageError::NoSuchFile(_) => PageStoreError::Gone(page),
                 error => failed(&error),
             })
+    }
+
+    /// One at a time: it reads every redo ring.
+    async fn rebuild_page(&self, page: PageId) -> Result<IoBuffer, String> {
+        let mut refused = self.refused.lock().await;
+        if let Some(reason) = refused.get(&page) {
+            return Err(reason.clone());
+        }
+        let rebuilt = match Gathered::of(&self.group, page).await {
+            Ok(gathered) => gathered.newest(),
+            // Storage may answer the next time.
+            Err(reason) => return Err(reason),
+        };
+        if let Err(reason) = &rebuilt
+            && refused.len() < REFUSED_MAX
+        {
+            refused.insert(page, reason.clone());
+        }
+        rebuilt
     }
 
     async fn write_pages(&self, pages: Vec<(PageId, IoBuffer)>) -> Result<(), PageStoreError> {
@@ -110,6 +136,10 @@ impl PageStore for GroupStore {
 
     fn write_batch(&self, pages: Vec<(PageId, IoBuffer)>) -> BoxFuture<'_, Result<(), PageStoreError>> {
         Box::pin(self.write_pages(pages))
+    }
+
+    fn rebuild(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, String>> {
+        Box::pin(self.rebuild_page(page))
     }
 }
 
@@ -174,11 +204,6 @@ pub fn decode_batch(area: &[u8]) -> BTreeMap<PageId, (Psn, Vec<u8>)> {
 /// CRC-32C.
 pub fn crc(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
-}
-
-/// Path of the double-write area of `node`.
-pub fn double_write_path(node: NodeId) -> String {
-    format!("/doublewrite/{node}")
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -29,9 +29,10 @@ pub const PAGE_VERSION: u8 = 2;
 pub enum Verdict {
     /// Its header names it and its CRC is right.
     Valid(Psn),
-    /// Zero, or another page's bytes: the page was never formatted. Its PSN is 0.
+    /// Zero, or bytes of something else that was there before the file: the page was never formatted. Its PSN is 0.
     NeverFormatted,
-    /// It names itself but its CRC is wrong.
+    /// It names itself, but its CRC is wrong; or it names itself in part, or another page of its file (a file gets no space back that
+    /// it had before).
     Corrupt,
 }
 
@@ -112,8 +113,15 @@ pub fn seal(page: &mut [u8], epoch: Epoch, crc: impl Fn(&[u8]) -> u32) {
 /// Judges what storage gave for `id`.
 pub fn verify(page: &[u8], id: PageId, crc: impl Fn(&[u8]) -> u32) -> Verdict {
     assert_eq!(page.len(), PAGE_SIZE, "a page is verified whole");
-    if page_id(page) != id {
-        return Verdict::NeverFormatted;
+    let named = page_id(page);
+    if named != id {
+        let in_part =
+            named.number == id.number && tree(page) == id.file.0 as u32 && version(page) == PAGE_VERSION;
+        return if named.file == id.file || in_part {
+            Verdict::Corrupt
+        } else {
+            Verdict::NeverFormatted
+        };
     }
     if crc(&page[4..]) == checksum(page) {
         Verdict::Valid(psn(page))

@@ -6,6 +6,7 @@ extern crate alloc;
 pub mod group;
 mod ids;
 pub mod page;
+pub mod rebuild;
 pub mod recovery;
 mod retention;
 mod scn;

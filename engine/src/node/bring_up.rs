@@ -2,7 +2,7 @@
 
 use super::Node;
 use crate::Error;
-use crate::recovery::redo_path;
+use crate::streams::redo_path;
 use crate::wal::{GroupFile, RedoStream, WalError, format_stream, read_header};
 use aquifer_dss::group::CreateOptions;
 use aquifer_dss_proto::catalog::FileKind;

@@ -8,8 +8,11 @@
 
 mod redo_page;
 
+pub(crate) use redo_page::redone;
+
 use crate::node::NodeRedo;
 use crate::store::GroupStore;
+use crate::streams::{double_write_areas, redo_path, redo_streams};
 use crate::wal::{self, GroupFile, WalError};
 use aquifer_buffer_pool::Pool;
 use aquifer_buffer_pool_proto::{PageId, Psn, Stamp};
@@ -22,11 +25,6 @@ use aquifer_engine_proto::{RedoRecord, RetentionEntry};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Path of the redo stream of `node`.
-pub fn redo_path(node: NodeId) -> String {
-    format!("/redo/{node}")
-}
 
 /// Pages redone at a time.
 const PARALLEL_REDO: usize = 16;
@@ -134,7 +132,8 @@ impl Recovery {
             for node in left {
                 let pages = self.redo.outstanding(node, 256);
                 if pages.is_empty() {
-                    let file = self.stream_file(node).await?.expect("its stream was read");
+                    let stat = self.group.stat_path(&redo_path(node)).await?;
+                    let file = GroupFile::new(self.group.clone(), stat.id, stat.size);
                     wal::mark_clean(&file, node)
                         .await
                         .map_err(|error| RecoveryError::Stream { node, error })?;
@@ -158,8 +157,10 @@ impl Recovery {
     /// again: these nodes will overwrite their areas. For a first view only, and before its analysis: nobody writes pages
     /// then, whereas later a page that is being written looks torn, and an old image would be put over a newer one.
     pub async fn restore_torn(&self) -> Result<(), RecoveryError> {
-        for member in &self.view.members {
-            self.restore_area(member.node).await?;
+        for (node, area) in double_write_areas(&self.group).await? {
+            if self.view.contains(node) {
+                self.restore_area(area).await?;
+            }
         }
         Ok(())
     }
@@ -167,10 +168,7 @@ impl Recovery {
     /// Streams that are not clean and whose last life is not a member of the view.
     async fn dead_streams(&self) -> Result<Vec<DeadStream>, RecoveryError> {
         let mut dead = Vec::new();
-        for node in (1..=NodeId::MAX).filter_map(NodeId::new) {
-            let Some(file) = self.stream_file(node).await? else {
-                continue;
-            };
+        for (node, file) in redo_streams(&self.group).await? {
             let header = wal::read_header(&file, node)
                 .await
                 .map_err(|error| RecoveryError::Stream { node, error })?;
@@ -181,14 +179,6 @@ impl Recovery {
             }
         }
         Ok(dead)
-    }
-
-    async fn stream_file(&self, node: NodeId) -> Result<Option<GroupFile>, RecoveryError> {
-        let Some(id) = self.group.lookup(&redo_path(node)).await? else {
-            return Ok(None);
-        };
-        let stat = self.group.stat(id).await?;
-        Ok(Some(GroupFile::new(self.group.clone(), stat.id, stat.size)))
     }
 
     async fn read_dead(&self, stream: &DeadStream, plan: &mut RecoveryPlan) -> Result<usize, RecoveryError> {
@@ -221,7 +211,8 @@ fn inheritance(streams: &[DeadStream], plan: &RecoveryPlan) -> BTreeMap<NodeId, 
         .collect()
 }
 
-fn planned(by: NodeId, stamp: Stamp, record: RedoRecord) -> Result<PlannedRecord, RecoveryError> {
+/// A record as plans keep it.
+pub(crate) fn planned(by: NodeId, stamp: Stamp, record: RedoRecord) -> Result<PlannedRecord, RecoveryError> {
     let page = record.page;
     let decoded =
         decode_operation(&record.operation).map_err(|_| RecoveryError::Record { node: by, page })?;

@@ -1,22 +1,20 @@
 //! Redo of single pages: the best base there is, then the records of all streams in PSN order.
 
 use super::{PARALLEL_REDO, Recovery, RecoveryError, planned};
+use crate::rebuild::Gathered;
 use crate::store::{self, DOUBLE_WRITE_BYTES};
+use crate::streams::{double_write_areas, redo_streams};
 use crate::wal;
 use aquifer_buffer_pool::{PageStore, PageStoreError, RedoTask};
 use aquifer_buffer_pool_proto::header::{self, Verdict};
 use aquifer_buffer_pool_proto::{ImageInfo, PAGE_SIZE, PageId, Psn};
 use aquifer_dss::group::StorageError;
 use aquifer_dss::seam::IoBuffer;
-use aquifer_dss_proto::NodeId;
+use aquifer_dss_proto::FileId;
 use aquifer_engine_proto::page::{self, Redone};
-use aquifer_engine_proto::recovery::RecoveryPlan;
+use aquifer_engine_proto::recovery::{PlannedRecord, RecoveryPlan};
 use std::collections::BTreeMap;
-use std::time::Duration;
 use tokio::sync::Mutex;
-
-/// Workers without a task look this often whether the last one is done.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// The plan, with what was read later because a chain had a gap.
 struct Sources {
@@ -32,8 +30,8 @@ impl Recovery {
     pub(super) async fn redo_pages(&self, plan: RecoveryPlan) -> Result<(), RecoveryError> {
         let mut guard = TornGuard::new();
         // All areas: a leader writes what it redid for others while its own stream is clean.
-        for node in (1..=NodeId::MAX).filter_map(NodeId::new) {
-            for (page, (psn, image)) in self.double_write_images(node).await? {
+        for (_, area) in double_write_areas(&self.group).await? {
+            for (page, (psn, image)) in self.double_write_images(area).await? {
                 let newer = guard.get(&page).is_none_or(|(known, _)| *known < psn);
                 if newer {
                     guard.insert(page, (psn, image));
@@ -45,12 +43,8 @@ impl Recovery {
             living_read: false,
         });
         let workers = (0..PARALLEL_REDO).map(|_| async {
-            while self.pool.redo_outstanding() > 0 {
-                tokio::select! {
-                    biased;
-                    task = self.pool.next_redo() => self.redo_page(task, &sources, &guard).await,
-                    () = self.runtime.sleep(LOOK_AGAIN) => {}
-                }
+            while let Some(task) = self.pool.next_redo().await {
+                self.redo_page(task, &sources, &guard).await;
             }
         });
         futures_util::future::join_all(workers).await;
@@ -100,39 +94,27 @@ impl Recovery {
                 .map_err(|e| e.to_string())?;
             sources.living_read = true;
         }
-        let chain = sources
-            .plan
-            .chain(task.page, base_psn)
-            .map_err(|gap| gap.to_string())?;
-        for planned in chain {
-            match page::redo(&mut base, &planned.record, planned.stamp).map_err(|e| e.to_string())? {
-                Redone::Applied => {}
-                other => {
-                    return Err(format!(
-                        "PSN {} of the chain is {other:?}",
-                        planned.record.prev_psn.0
-                    ));
-                }
-            }
-        }
-        let psn = task.target.max(base_psn);
-        if header::psn(&base) != psn {
-            return Err(format!(
-                "the chain ends at PSN {} instead of {}",
-                header::psn(&base).0,
-                psn.0
-            )); // REC-3
-        }
         let contributors = sources.plan.contributors(task.page);
-        Ok(Rebuilt::Image(
-            base,
-            ImageInfo {
-                psn,
-                dirty: true,
-                contributors,
-                flush_wanted: true,
-            },
-        ))
+        let image = match sources.plan.chain(task.page, base_psn) {
+            Ok(chain) => redone(base, &chain)?,
+            // The base is damaged, and older than what the streams keep: the target is proof of what is put together.
+            Err(gap) => {
+                let gathered = Gathered::of(&self.group, task.page).await?;
+                let rebuilt = gathered.at(task.target);
+                rebuilt.map_err(|refused| format!("{gap}; {refused}"))?
+            }
+        };
+        let psn = header::psn(&image);
+        if psn != task.target.max(base_psn) {
+            return Err(format!("redo ends at PSN {} instead of {}", psn.0, task.target.0)); // REC-3
+        }
+        let info = ImageInfo {
+            psn,
+            dirty: true,
+            contributors,
+            flush_wanted: true,
+        };
+        Ok(Rebuilt::Image(image, info))
     }
 
     /// What storage has of the page; where it is torn, what the dead node's double-write area has.
@@ -156,11 +138,10 @@ impl Recovery {
     /// Adds the redo of living members to the plan: a page may have been changed by them before the dead node had it.
     /// What left a living node is durable in its stream (DIR-3), so reading the stream on storage is enough.
     async fn read_living(&self, plan: &mut RecoveryPlan) -> Result<(), RecoveryError> {
-        for member in &self.view.members {
-            let node = member.node;
-            let Some(file) = self.stream_file(node).await? else {
+        for (node, file) in redo_streams(&self.group).await? {
+            if !self.view.contains(node) {
                 continue;
-            };
+            }
             let (_, groups, _) = wal::read_stream(&file, node)
                 .await
                 .map_err(|error| RecoveryError::Stream { node, error })?;
@@ -174,8 +155,8 @@ impl Recovery {
     }
 
     /// See [`restore_torn`](Self::restore_torn).
-    pub(super) async fn restore_area(&self, node: NodeId) -> Result<(), RecoveryError> {
-        for (id, (psn, image)) in self.double_write_images(node).await? {
+    pub(super) async fn restore_area(&self, area: FileId) -> Result<(), RecoveryError> {
+        for (id, (psn, image)) in self.double_write_images(area).await? {
             let buffer = IoBuffer::zeroed(PAGE_SIZE);
             let in_place = match self.group.read_at(id.file, store::offset(id), buffer).await {
                 Err(StorageError::NoSuchFile(_)) => continue,
@@ -192,16 +173,25 @@ impl Recovery {
         Ok(())
     }
 
-    async fn double_write_images(&self, node: NodeId) -> Result<TornGuard, RecoveryError> {
-        let Some(file) = self.group.lookup(&store::double_write_path(node)).await? else {
-            return Ok(TornGuard::new());
-        };
+    async fn double_write_images(&self, area: FileId) -> Result<TornGuard, RecoveryError> {
         let area = self
             .group
-            .read_at(file, 0, IoBuffer::zeroed(DOUBLE_WRITE_BYTES as usize))
+            .read_at(area, 0, IoBuffer::zeroed(DOUBLE_WRITE_BYTES as usize))
             .await?;
         Ok(store::decode_batch(&area))
     }
+}
+
+/// The image that a chain of records leads to.
+pub(crate) fn redone(mut image: IoBuffer, chain: &[&PlannedRecord]) -> Result<IoBuffer, String> {
+    for planned in chain {
+        let PlannedRecord { record, stamp, .. } = planned;
+        match page::redo(&mut image, record, *stamp).map_err(|e| e.to_string())? {
+            Redone::Applied => {}
+            other => return Err(format!("the record at PSN {} is {other:?}", record.prev_psn.0)),
+        }
+    }
+    Ok(image)
 }
 
 enum Rebuilt {

@@ -60,13 +60,7 @@ impl<'a, P: Pages> Tree<'a, P> {
     /// Reads the page and checks that it is what a traversal may step on: of this tree, with this number, at this level, in order.
     fn step(&self, bytes: &[u8], id: PageId, level: u8, target: Target<'_>) -> Result<Step, Blocked> {
         if kind_of(bytes).map_err(|error| corrupt(id, error))?.is_none() {
-            let missing = id.number == ROOT;
-            let unformatted = || corrupt(id, PageError::Corrupt("a page in the tree was never formatted"));
-            return Err(if missing {
-                Blocked::Failed(Error::NoSuchTree)
-            } else {
-                unformatted()
-            });
+            return Err(self.unformatted(id));
         }
         (|| {
             let node = NodeView::new(bytes)?;
@@ -100,6 +94,24 @@ impl<'a, P: Pages> Tree<'a, P> {
         .map_err(|error| corrupt(id, error))
     }
 
+    /// What a page without content in the place of a tree page means: the tree was never made, or the page is damaged. Root and first
+    /// space map are formatted together.
+    fn unformatted(&self, id: PageId) -> Blocked {
+        let made = || {
+            let map = self.pages.read(self.id.page(0))?;
+            kind_of(map.bytes()).map_err(|error| corrupt(id, error))
+        };
+        let damaged = || corrupt(id, PageError::Corrupt("a page in the tree was never formatted"));
+        if id.number != ROOT {
+            return damaged();
+        }
+        match made() {
+            Ok(None) => Blocked::Failed(Error::NoSuchTree),
+            Ok(Some(_)) => damaged(),
+            Err(blocked) => blocked,
+        }
+    }
+
     /// After a move to the right the page must begin where its left sibling ended.
     fn check_joined(&self, bytes: &[u8], id: PageId, fence: Option<&[u8]>) -> Result<(), Blocked> {
         let Some(fence) = fence else { return Ok(()) };
@@ -118,7 +130,7 @@ impl<'a, P: Pages> Tree<'a, P> {
         let id = self.id.page(ROOT);
         let guard = self.pages.read(id)?;
         match kind_of(guard.bytes()).map_err(|error| corrupt(id, error))? {
-            None => Err(Blocked::Failed(Error::NoSuchTree)),
+            None => Err(self.unformatted(id)),
             Some(_) => Ok(NodeView::new(guard.bytes())
                 .map_err(|error| corrupt(id, error))?
                 .level()),

@@ -8,6 +8,7 @@
 
 mod file;
 mod header;
+mod history;
 mod reader;
 mod stream;
 #[cfg(test)]
@@ -17,5 +18,6 @@ pub use file::{GroupFile, RedoFile};
 pub use header::{
     RING_OFFSET, Segment, StreamHeader, WalError, format_stream, mark_clean, read_header, seal,
 };
+pub use history::{PageRedo, read_page_history};
 pub use reader::{StreamReader, read_stream};
 pub use stream::{RedoConfig, RedoStream};

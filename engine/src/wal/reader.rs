@@ -137,16 +137,32 @@ impl<'a> StreamReader<'a> {
     }
 }
 
-/// The whole stream: header, groups from the horizon on, and its end (where it is to be sealed when it is not).
+/// The whole stream: header, groups from the horizon on, and its end (where it is to be sealed when it is not). Of a living
+/// stream: what is on storage now.
 pub async fn read_stream(
     file: &dyn RedoFile,
     stream: NodeId,
 ) -> Result<(StreamHeader, Vec<Group>, Lsn), WalError> {
-    let mut reader = StreamReader::open(file, stream).await?;
-    let mut groups = Vec::new();
-    while let Some(group) = reader.next().await? {
-        groups.push(group);
+    loop {
+        let mut reader = StreamReader::open(file, stream).await?;
+        let mut groups = Vec::new();
+        let trouble = loop {
+            match reader.next().await {
+                Ok(Some(group)) => groups.push(group),
+                Ok(None) => break None,
+                Err(error @ WalError::Hole { .. }) => break Some(error),
+                Err(error) => return Err(error),
+            }
+        };
+        // The ring is written over only behind a later horizon that is durable (WAL-3). So what was read up to here was lapped
+        // meanwhile exactly when the horizon is past it now, and then the end seen is none (WAL-10).
+        if read_header(file, stream).await?.horizon > reader.end {
+            continue;
+        }
+        if let Some(error) = trouble {
+            return Err(error);
+        }
+        let end = reader.header.sealed_end().unwrap_or(reader.end);
+        return Ok((reader.header, groups, end));
     }
-    let end = reader.header.sealed_end().unwrap_or(reader.end);
-    Ok((reader.header, groups, end))
 }

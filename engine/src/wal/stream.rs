@@ -66,7 +66,8 @@ struct Log {
 
 impl Log {
     fn horizon(&self, durable: u64) -> u64 {
-        let kept = self.retention.horizon().map_or(durable, |lsn| lsn.0);
+        // What is not durable yet lies behind: the horizon is a begin or an end of a durable group.
+        let kept = self.retention.horizon().map_or(durable, |lsn| lsn.0.min(durable));
         self.inherited
             .map_or(kept, |lsn| lsn.0.min(kept))
             .max(self.durable_horizon)
@@ -101,6 +102,8 @@ pub struct RedoStream {
     stream: NodeId,
     incarnation: Incarnation,
     ring_bytes: u64,
+    /// Where this life began.
+    first: Lsn,
     epoch: AtomicU64,
     log: Mutex<Log>,
     durable: watch::Sender<u64>,
@@ -148,6 +151,7 @@ impl RedoStream {
             stream,
             incarnation,
             ring_bytes: header.ring_bytes,
+            first,
             epoch: AtomicU64::new(0),
             log: Mutex::new(log),
             durable: watch::Sender::new(first.0),
@@ -260,9 +264,9 @@ impl RedoStream {
         (self.log.lock().used(), self.ring_bytes)
     }
 
-    /// Position behind the last group appended.
+    /// Position behind the last group appended in this life, or its begin.
     pub fn end(&self) -> Lsn {
-        Lsn(self.log.lock().previous_end)
+        Lsn(self.log.lock().previous_end).max(self.first)
     }
 
     /// The leader takes over the retention of a dead node: `pages` are not on storage up to the PSN named. Of its own
@@ -340,7 +344,7 @@ impl RedoStream {
         let mut header = self.header.lock().await;
         {
             let mut log = self.log.lock();
-            if !log.retention.is_empty() || log.inherited.is_some() || log.previous_end != end.0 {
+            if !log.retention.is_empty() || log.inherited.is_some() || log.previous_end > end.0 {
                 return Err(WalError::Needed(self.stream));
             }
             log.closed = true;

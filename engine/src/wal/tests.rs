@@ -6,6 +6,7 @@ use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Stamp};
 use aquifer_dss::seam::{BoxFuture, IoBuffer, Runtime};
 use aquifer_dss_proto::{FileId, Incarnation, Instant, NodeId};
 use aquifer_engine_proto::RedoRecord;
+use aquifer_engine_proto::rebuild::Reach;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -181,6 +182,125 @@ impl Workload {
             }
         }
     }
+}
+
+/// A file that the stream goes on in while it is read: its header is read from the earlier state first, everything else from the later.
+struct Lapped {
+    earlier: Arc<MemoryFile>,
+    later: Arc<MemoryFile>,
+    reads: Mutex<u32>,
+}
+
+impl RedoFile for Lapped {
+    fn size(&self) -> u64 {
+        self.later.size()
+    }
+    fn read_at(&self, offset: u64, buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, String>> {
+        let mut reads = self.reads.lock();
+        *reads += 1;
+        if *reads == 1 { &self.earlier } else { &self.later }.read_at(offset, buffer)
+    }
+    fn write_at(&self, _: u64, _: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, String>> {
+        unreachable!("a stream is read")
+    }
+    fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
+        unreachable!("a stream is read")
+    }
+}
+
+#[tokio::test]
+async fn a_ring_that_turns_while_it_is_read_is_read_again() {
+    let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
+    format_stream(&*file, node()).await.unwrap();
+    let stream = open(&file, 1).await.unwrap();
+    let mut workload = Workload {
+        psn: vec![0; 5],
+        appended: Vec::new(),
+    };
+    workload.run(&stream, &file, 10).await;
+    let earlier = MemoryFile::new(file.0.lock().bytes.clone());
+    let (_, before, _) = read_stream(&*earlier, node()).await.unwrap();
+    workload.run(&stream, &file, 60).await;
+    let (_, now, end) = read_stream(&*file, node()).await.unwrap();
+    assert!(end.0 - before[0].stamp.lsn.0 > 64 << 10, "it was lapped");
+    let lapped = Lapped {
+        earlier,
+        later: file,
+        reads: Mutex::new(0),
+    };
+    let (_, read, seen) = read_stream(&lapped, node()).await.unwrap();
+    assert_eq!((read, seen), (now, end));
+}
+
+/// What is read of each page behind the horizon is all there is from some group on, and nearly the whole ring.
+async fn check_history(file: &MemoryFile, workload: &Workload, end: Lsn) -> Vec<Reach> {
+    let mut reaches = Vec::new();
+    for number in 0..workload.psn.len() as u32 {
+        let (records, reach) = read_page_history(file, node(), page(number)).await.unwrap();
+        let first = match reach {
+            Reach::Begin => 0,
+            Reach::Stamp(stamp) => stamp.0 as usize - 1,
+            Reach::Nothing => workload.appended.len(),
+        };
+        let of_page = |(index, (_, records)): (usize, &(Lsn, Vec<RedoRecord>))| {
+            let record = records.iter().find(|record| record.page == page(number))?;
+            Some((Stamp(index as u64 + 1), record.clone()))
+        };
+        let groups = workload.appended.iter().enumerate().skip(first);
+        let expected: Vec<_> = groups.filter_map(of_page).collect();
+        assert_eq!(records, expected);
+        let oldest = if first == 0 {
+            Lsn(0)
+        } else {
+            workload.appended[first - 1].0
+        };
+        assert!(first == 0 || end.0 - oldest.0 > 48 << 10, "{reach:?} at {end:?}");
+        reaches.push(reach);
+    }
+    reaches
+}
+
+#[tokio::test]
+async fn the_ring_is_read_behind_the_horizon_over_laps_and_lives() {
+    let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
+    format_stream(&*file, node()).await.unwrap();
+    let mut workload = Workload {
+        psn: vec![0; 5],
+        appended: Vec::new(),
+    };
+    let fresh = read_page_history(&*file, node(), page(1)).await.unwrap();
+    assert_eq!(fresh, (Vec::new(), Reach::Begin));
+    let mut seen = Vec::new();
+    for life in 1..=12 {
+        let stream = open(&file, life).await.unwrap();
+        if life % 4 != 0 {
+            workload.run(&stream, &file, 7).await;
+        }
+        stream.wait(stream.end()).await;
+        let end = stream.end();
+        seen.push(check_history(&file, &workload, end).await[0]);
+        let all: Vec<_> = (0..5).map(|n| (page(n), Psn(workload.psn[n as usize]))).collect();
+        if life % 3 == 0 {
+            let (_, groups, end) = read_stream(&*file, node()).await.unwrap();
+            let last = groups.last().map_or(Stamp(0), |group| group.stamp.stamp);
+            seal(&*file, node(), end, last).await.unwrap();
+            mark_clean(&*file, node()).await.unwrap();
+        } else {
+            stream.written_back(node(), &all);
+            stream.close_clean().await.unwrap();
+        }
+        seen.push(check_history(&file, &workload, end).await[0]);
+    }
+    assert!(seen.contains(&Reach::Begin) && matches!(seen.last(), Some(Reach::Stamp(_))));
+    // A damaged block: what is before it is not read, and not claimed.
+    let (end, before) = (workload.appended.last().unwrap().0, *seen.last().unwrap());
+    let hurt = RING_OFFSET + (end.0 - (20 << 10)) % (64 << 10);
+    file.0.lock().bytes[hurt as usize] ^= 0xff;
+    let (_, reach) = read_page_history(&*file, node(), page(0)).await.unwrap();
+    let (Reach::Stamp(before), Reach::Stamp(now)) = (before, reach) else {
+        panic!("{before:?} {reach:?}")
+    };
+    assert!(now > before && workload.appended[now.0 as usize - 1].0 > Lsn(end.0 - (20 << 10)));
 }
 
 /// What the device may hold after a cut behind `events`: un-flushed writes kept, dropped, or torn at 512.

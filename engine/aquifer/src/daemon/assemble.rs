@@ -239,6 +239,7 @@ impl Running {
             ("transfers_out", pool.transfers_out),
             ("invalidations", pool.invalidations),
             ("write_backs", pool.write_backs),
+            ("rebuilt", pool.rebuilt),
             ("evictions", pool.evictions),
             ("messages", pool.messages),
             ("retransmits", pool.retransmits),

@@ -41,9 +41,28 @@ fn damage(device: &File, (offset, page): &(u64, Vec<u8>)) {
     device.sync_all().unwrap();
 }
 
-#[test]
-fn a_damaged_page_fails_its_statements_and_nothing_else() {
-    let mut cluster = Cluster::of("damage", 2);
+/// Hurts every byte sequence `marker` on the device: pages in place, images of them, and redo.
+fn damage_all_of(device: &File, marker: &[u8]) -> usize {
+    let mut places = Vec::new();
+    let mut chunk = vec![0; (1 << 20) + marker.len()];
+    let mut offset = 0;
+    while device.read_exact_at(&mut chunk, offset).is_ok() {
+        let found = chunk
+            .windows(marker.len())
+            .enumerate()
+            .filter(|(_, window)| *window == marker);
+        places.extend(found.map(|(at, _)| offset + at as u64));
+        offset += 1 << 20;
+    }
+    for place in &places {
+        device.write_all_at(&[!marker[0]], *place).unwrap();
+    }
+    device.sync_all().unwrap();
+    places.len()
+}
+
+fn two_tables(name: &str) -> (Cluster, File) {
+    let mut cluster = Cluster::of(name, 2);
     let session = cluster.session(1);
     for (table, word) in [("hurt", MARKER), ("well", "whole")] {
         session.one(&format!("create table {table} (id int primary key, v text)"));
@@ -56,22 +75,62 @@ fn a_damaged_page_fails_its_statements_and_nothing_else() {
         .write(true)
         .open(cluster.device())
         .unwrap();
-    let leaves = leaves_with(&device, MARKER.as_bytes());
-    let page = leaves
-        .iter()
-        .find(|leaf| in_place(leaf))
-        .expect("the page is on storage");
-    damage(&device, page);
-    cluster.start(&[1, 2]);
-    assert_eq!(
-        cluster.session(2).one("select v from hurt where id = 1"),
-        MARKER,
-        "put back from a double-write area"
-    );
-    cluster.stop_all();
+    (cluster, device)
+}
+
+fn leaf_in_place(device: &File) -> (u64, Vec<u8>) {
+    let leaves = leaves_with(device, MARKER.as_bytes());
+    let page = leaves.into_iter().find(in_place);
+    page.expect("the page is on storage")
+}
+
+#[test]
+fn a_damaged_page_comes_back_from_redo_and_is_whole_in_place_again() {
+    let (mut cluster, device) = two_tables("rebuild");
+    let read = |cluster: &mut Cluster| {
+        cluster.start(&[1, 2]);
+        for node in [2, 1] {
+            assert_eq!(
+                cluster.session(node).one("select v from hurt where id = 1"),
+                MARKER
+            );
+        }
+        cluster.stop_all();
+        leaf_in_place(&device)
+    };
+    let page = leaf_in_place(&device);
+    damage(&device, &page);
+    assert_eq!(read(&mut cluster).0, page.0, "from an image or from redo");
     for leaf in leaves_with(&device, MARKER.as_bytes()) {
         damage(&device, &leaf);
     }
+    assert_eq!(
+        read(&mut cluster).0,
+        page.0,
+        "from redo alone, over lives of both nodes"
+    );
+    for leaf in leaves_with(&device, MARKER.as_bytes()) {
+        device.write_all_at(&[0xAA; 4096], leaf.0).unwrap();
+    }
+    assert_eq!(read(&mut cluster).0, page.0, "also when the bytes name no page");
+    cluster.start(&[1, 2]);
+    cluster
+        .session(2)
+        .one("update hurt set v = 'changed' where id = 1");
+    cluster.kill(&[2]);
+    assert_eq!(
+        cluster.session(1).one("select v from hurt where id = 1"),
+        "changed"
+    );
+    cluster.stop_all();
+}
+
+#[test]
+fn a_page_that_cannot_be_rebuilt_fails_its_statements_and_nothing_else() {
+    let (mut cluster, device) = two_tables("damage");
+    let page = leaf_in_place(&device);
+    let hurt = damage_all_of(&device, MARKER.as_bytes());
+    assert!(hurt >= 2, "the page and its redo: {hurt}");
     cluster.start(&[1, 2]);
     let id = header::page_id(&page.1);
     for node in [1, 2] {
