@@ -9,6 +9,7 @@ use crate::driver::crc;
 use crate::pool::{Inner, Pool, count};
 use aquifer_buffer_pool_proto::{Lsn, Mode, PAGE_SIZE, PageId, Psn, header};
 use aquifer_dss::seam::IoBuffer;
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Instant, NodeId, NodeSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -139,7 +140,7 @@ impl Pool {
             frame.latch();
             let mut meta = frame.meta.lock();
             let page = meta.page.expect("it is bound: the core lock is held");
-            if meta.redo_end > durable {
+            if meta.redo_end > durable && !planted(Defect::WriteBackBeforeRedo) {
                 blocked = blocked.max(meta.redo_end); // HZ-11
             } else {
                 let mut image = IoBuffer::zeroed(PAGE_SIZE);

@@ -10,6 +10,7 @@ use crate::wire;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
 use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Mode, Output, PAGE_SIZE, PageId, SurrenderKind};
 use aquifer_dss::seam::{IoBuffer, Service};
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Instant, NodeId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -420,9 +421,9 @@ impl Pool {
         let meta = *frame.meta.lock();
         let obstacle = if meta.held(self.now()) {
             Some(Obstacle::Hold(meta.hold_until))
-        } else if meta.redo_end > self.redo.durable() {
+        } else if meta.redo_end > self.redo.durable() && !planted(Defect::SurrenderBeforeRedo) {
             Some(Obstacle::Redo(meta.redo_end)) // DIR-3
-        } else if meta.writing.is_some() {
+        } else if meta.writing.is_some() && !planted(Defect::SurrenderWhileWriting) {
             Some(Obstacle::Write) // HZ-2
         } else {
             None

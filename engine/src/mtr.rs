@@ -10,6 +10,8 @@
 use crate::Blocked;
 use aquifer_buffer_pool::{PageReadGuard, PageWriteGuard, Pool, header};
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Scn, Stamp};
+use aquifer_dss_proto::defect::{Defect, planted};
+use aquifer_engine_proto::group::group_length;
 use aquifer_engine_proto::page::{self, PageError, PageOperation, encode_operation};
 use aquifer_engine_proto::{RedoRecord, TxnId};
 
@@ -203,12 +205,17 @@ impl<'a, P: Pages> Mtr<'a, P> {
         let changed = self.held.iter().filter(|held| held.changed);
         let pages = changed.map(|held| header::stamp(held.guard.bytes())).max();
         let Appended { end, stamp } = sink.append(&self.records, pages.unwrap_or_default());
+        let wait_for = if planted(Defect::WaitForGroupBegin) {
+            Lsn(end.0 - group_length(&self.records) as u64)
+        } else {
+            end
+        };
         self.records.clear();
         for mut held in self.held.drain(..) {
             if held.changed {
                 page::set_psn(held.guard.bytes_mut(), held.psn);
                 page::set_stamp(held.guard.bytes_mut(), stamp);
-                held.guard.finish(held.psn, end);
+                held.guard.finish(held.psn, wait_for);
             }
         }
         Some(end)

@@ -15,6 +15,7 @@ use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn};
 use aquifer_dss::group::{StorageError, VolumeGroup};
 use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer};
 use aquifer_dss_proto::FileId;
+use aquifer_dss_proto::defect::{Defect, planted};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Mutex;
@@ -113,8 +114,12 @@ impl GroupStore {
         area: FileId,
         pages: Vec<(PageId, IoBuffer)>,
     ) -> Result<(), StorageError> {
-        self.group.write_at(area, 0, encode_batch(&pages)).await?;
-        self.group.flush().await?;
+        if !planted(Defect::WriteInPlaceOnly) {
+            self.group.write_at(area, 0, encode_batch(&pages)).await?;
+        }
+        if !planted(Defect::WriteInPlaceBeforeAreaFlushed) {
+            self.group.flush().await?;
+        }
         let writes = pages
             .into_iter()
             .map(|(page, image)| self.group.write_at(page.file, offset(page), image));
@@ -124,6 +129,9 @@ impl GroupStore {
                 Ok(_) | Err(StorageError::NoSuchFile(_)) => {}
                 Err(error) => return Err(error),
             }
+        }
+        if planted(Defect::ReportWrittenBeforeFlush) {
+            return Ok(());
         }
         self.group.flush().await // STO-2
     }

@@ -29,6 +29,88 @@ macro_rules! defects {
 defects! {
     /// HZ-4: a holder obeys an Invalidate whose conversion it has already left behind.
     ObeyStaleInvalidate,
+
+    // Recovery, time, fencing.
+    /// HZ-1: the recovery set comes from dead streams alone, without the retention of living ones.
+    RecoverDeadStreamsOnly,
+    /// HZ-2: a page is surrendered while this node's own write of it is in flight.
+    SurrenderWhileWriting,
+    /// HZ-5: a notice about an older PSN takes newer changes out of the retention table.
+    ForgetNewerChanges,
+    /// HZ-9: a traversal does not move right when the parent is stale.
+    TrustParent,
+    /// HZ-10: the device is not flushed between the fence and the announcement of the view.
+    ReadTailsBeforeFlush,
+    /// HZ-10: the end of a dead stream is sealed in memory only.
+    SealInMemoryOnly,
+    /// HZ-10: groups of an earlier life of the stream are read.
+    ReadEarlierLife,
+    /// HZ-10: groups of an earlier lap of the ring are read.
+    ReadEarlierLap,
+    /// HZ-10: a group is read behind a gap.
+    ReadBehindGap,
+    /// HZ-11, DIR-3: an image leaves the node before its redo is durable.
+    SurrenderBeforeRedo,
+    /// HZ-11: a page is written back before its redo is durable.
+    WriteBackBeforeRedo,
+    /// HZ-11: an image waits for the begin of its last group, not for the end.
+    WaitForGroupBegin,
+    /// HZ-13: the commit SCN is taken before the transaction is published as committing.
+    ScnBeforeCommitting,
+    /// HZ-13: a reader takes a committing transaction for an active one.
+    ReadPastCommitting,
+    /// HZ-14: results leave although the lease is not valid.
+    AnswerWithoutLease,
+    /// HZ-14: a view is announced although its dead are not fenced.
+    AnnounceUnfenced,
+    /// HZ-15: a node that uses no snapshot tells no floor for the one it is asking for.
+    FloorAfterFetch,
+    /// HZ-15: a node that joins does not hold the horizon.
+    JoinerWithoutFloor,
+    /// HZ-16: who waits for a transaction that has ended is not answered.
+    WaitForTheEnded,
+    /// HZ-17: a free lock is proof of death although it was never seen held in that incarnation.
+    TrustLockNeverSeenHeld,
+    /// HZ-17: a lock counts as seen held although it was held on one of several volumes only.
+    TrustLockOfOneVolume,
+    /// HZ-17: a process is killed by its number alone.
+    KillWithoutStartTime,
+    /// HZ-18: of two entries that continue the journal, the deposed leader's is taken.
+    FollowDeposedLeader,
+    /// HZ-18: a new leader appends where the old one stopped, not in a fresh segment.
+    AppendToOldSegment,
+    /// HZ-19: a ballot block names a body that was not flushed before it.
+    BallotBeforeBody,
+    /// HZ-19: after a failed write a proposer goes on from the ballot block in its memory.
+    TrustOwnBallotMemory,
+    /// HZ-19: a proposer chooses its own value although another one was accepted.
+    IgnoreAccepted,
+    /// HZ-19: a node with storage and no network evicts those it does not hear.
+    EvictTheUnheard,
+    /// Torn pages: pages are written in place without a copy elsewhere.
+    WriteInPlaceOnly,
+    /// Torn pages: pages are written in place while their copy may not be durable.
+    WriteInPlaceBeforeAreaFlushed,
+    /// STO-2: a batch is reported written before the flush that follows.
+    ReportWrittenBeforeFlush,
+    /// Torn pages: redo starts on a torn page.
+    RedoOnTornBase,
+    /// WAL-1: redo counts as durable when it is written and not flushed.
+    DurableBeforeFlush,
+    /// WAL-3: ring space is reused before the header on storage gives it up.
+    ReuseRingBeforeHeader,
+    /// WAL-6: the horizon of the redo ignores what is not on storage.
+    RecycleRedoEarly,
+    /// REC-7: a dead stream is marked clean while its pages are not on storage.
+    MarkStreamCleanEarly,
+    /// NOD-2, WAL-4: a node opens its stream before its earlier life is recovered.
+    OpenUncleanStream,
+    /// TXN-1: a commit is acknowledged before its record is durable.
+    AcknowledgeBeforeFlush,
+    /// TXN-6: a new leader issues SCNs from what it heard, not above every ceiling.
+    LeaderIgnoresCeilings,
+    /// DSS-2: a metadata entry is answered before it is flushed.
+    AnswerBeforeJournalFlush,
 }
 
 impl Defect {
@@ -56,6 +138,14 @@ mod switch {
     pub fn planted(defect: Defect) -> bool {
         PLANTED.get() == Some(defect)
     }
+
+    /// Whether `test`, run on this thread, fails once `defect` is planted: a test of a rule has to.
+    pub fn fails_with(defect: Defect, test: fn()) -> bool {
+        plant(Some(defect));
+        let result = std::panic::catch_unwind(test);
+        plant(None);
+        result.is_err()
+    }
 }
 
 #[cfg(not(feature = "defects"))]
@@ -69,6 +159,6 @@ mod switch {
     }
 }
 
-#[cfg(feature = "defects")]
-pub use switch::plant;
 pub use switch::planted;
+#[cfg(feature = "defects")]
+pub use switch::{fails_with, plant};

@@ -1,6 +1,7 @@
 //! Processes by what their slot says: who am I, is it still there, kill it.
 
 use crate::seam::ProcessIdentity;
+use aquifer_dss_proto::defect::{Defect, planted};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -48,7 +49,9 @@ pub(super) fn open_victim(identity: &ProcessIdentity) -> io::Result<Victim> {
         Err(error) => return Err(error.into()),
     };
     match start_ticks(&format!("/proc/{}/stat", identity.pid)) {
-        Ok(ticks) if ticks == identity.start_ticks => Ok(Victim::Running(RunningProcess(descriptor))),
+        Ok(ticks) if ticks == identity.start_ticks || planted(Defect::KillWithoutStartTime) => {
+            Ok(Victim::Running(RunningProcess(descriptor)))
+        }
         Ok(_) => Ok(Victim::Gone),
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(Victim::Gone),
         Err(error) => Err(error),

@@ -2,14 +2,16 @@
 
 use super::*;
 use crate::tokio_runtime::TokioRuntime;
+use aquifer_dss_proto::defect::fails_with;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const VICTIM: &str = "AQUIFER_FENCE_VICTIM";
 
-fn open(path: &str) -> Arc<File> {
+pub(super) fn open(path: &str) -> Arc<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_DIRECT);
     Arc::new(options.open(path).unwrap())
@@ -42,7 +44,9 @@ struct Rig {
 impl Rig {
     fn new(name: &str) -> Self {
         let directory = std::env::var("CARGO_TARGET_TMPDIR").unwrap_or_else(|_| "/var/tmp".to_owned());
-        let path = format!("{directory}/aquifer-fence-{}-{name}", std::process::id());
+        static RIGS: AtomicU64 = AtomicU64::new(0);
+        let number = RIGS.fetch_add(1, Ordering::Relaxed);
+        let path = format!("{directory}/aquifer-fence-{}-{number}-{name}", std::process::id());
         File::create(&path).unwrap().set_len(8 << 20).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["fence::tests::victim", "--exact", "--nocapture"])
@@ -120,7 +124,7 @@ async fn a_stopped_process_holds_its_lock_and_can_be_fenced() {
 
 #[tokio::test]
 async fn what_was_never_seen_held_or_is_another_process_is_neither_proof_nor_killed() {
-    let rig = Rig::new("proof");
+    let mut rig = Rig::new("proof");
     let (fencer, deadline) = rig.fencer();
     let elsewhere = ProcessIdentity {
         boot_id: [7; 16],
@@ -138,12 +142,46 @@ async fn what_was_never_seen_held_or_is_another_process_is_neither_proof_nor_kil
         start_ticks: 1,
         ..rig.identity.clone()
     };
-    let result = fencer.fence(node(3), Incarnation(1), reused, soon).await;
+    let later = fencer.runtime.now() + Duration::from_millis(300);
+    let result = fencer.fence(node(3), Incarnation(1), reused, later).await;
     assert!(
         matches!(result, Err(FenceError::StillAlive(_))),
         "not killed, and the lock is held: {result:?}"
     );
+    assert!(
+        rig.child.try_wait().unwrap().is_none(),
+        "another process is not killed"
+    );
     let myself = fencer.identity();
     let result = fencer.fence(node(3), Incarnation(1), myself, soon).await;
     assert!(matches!(result, Err(FenceError::System { .. })), "{result:?}");
+}
+
+/// A volume that the victim did not lock, or that is another inode here, is as good as never seen.
+#[tokio::test]
+async fn a_lock_held_on_one_of_two_volumes_is_not_seen_held() {
+    let rig = Rig::new("volumes");
+    let second = format!("{}-second", rig.path);
+    File::create(&second).unwrap().set_len(8 << 20).unwrap();
+    let runtime = Arc::new(TokioRuntime::current());
+    let deadline = runtime.now() + Duration::from_secs(10);
+    let fencer = LocalFencer::new(runtime, vec![open(&rig.path), open(&second)]).unwrap();
+    let seen = fencer.observe(node(3), Incarnation(1));
+    std::fs::remove_file(&second).unwrap();
+    assert!(matches!(seen, Err(FenceError::System { .. })), "{seen:?}");
+    let elsewhere = ProcessIdentity {
+        boot_id: [7; 16],
+        ..rig.identity.clone()
+    };
+    let result = fencer.fence(node(3), Incarnation(1), elsewhere, deadline).await;
+    assert!(matches!(result, Err(FenceError::NoProof(_))), "{result:?}");
+}
+
+#[test]
+fn each_rule_of_the_fence_is_missed_when_it_is_gone() {
+    let proof: fn() = what_was_never_seen_held_or_is_another_process_is_neither_proof_nor_killed;
+    assert!(fails_with(Defect::TrustLockNeverSeenHeld, proof));
+    assert!(fails_with(Defect::KillWithoutStartTime, proof));
+    let volumes = a_lock_held_on_one_of_two_volumes_is_not_seen_held;
+    assert!(fails_with(Defect::TrustLockOfOneVolume, volumes));
 }

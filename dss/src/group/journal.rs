@@ -7,6 +7,7 @@ use super::error::StorageError;
 use crate::seam::{BLOCK, BlockDevice, IoBuffer};
 use aquifer_dss_proto::Epoch;
 use aquifer_dss_proto::catalog::{Catalog, Record};
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::journal::{
     CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry,
     encode_checkpoint, encode_entry, expected_bytes, sequence_of,
@@ -105,7 +106,13 @@ impl Journal {
             .read_entry(tail, tail.next_segment(self.label.segment_bytes))
             .await?;
         Ok(match (near, far) {
-            (Some(near), Some(far)) => Some(if far.epoch > near.epoch { far } else { near }),
+            (Some(near), Some(far)) => Some(
+                if far.epoch > near.epoch && !planted(Defect::FollowDeposedLeader) {
+                    far
+                } else {
+                    near
+                },
+            ),
             (near, far) => near.or(far),
         })
     }
@@ -169,7 +176,8 @@ impl Journal {
     ) -> Result<(), StorageError> {
         let segment = self.label.segment_bytes;
         let next = self.tail.next_segment(segment);
-        let mut position = if fresh_segment { next } else { self.tail.position };
+        let fresh = fresh_segment && !planted(Defect::AppendToOldSegment);
+        let mut position = if fresh { next } else { self.tail.position };
         let mut encoded = encode_entry(self.label.group, &self.tail, position, epoch, records);
         if encoded.0.len() as u64 > segment - position % segment {
             position = next;
@@ -186,7 +194,9 @@ impl Journal {
         self.device
             .write(self.physical(position), IoBuffer::copy_padded(&encoded.0))
             .await?;
-        self.device.flush().await?;
+        if !planted(Defect::AnswerBeforeJournalFlush) {
+            self.device.flush().await?;
+        }
         self.tail = encoded.1;
         Ok(())
     }

@@ -5,6 +5,7 @@ use crate::device::{CutPoint, SimDisk, SimDiskOptions};
 use crate::seam::{BlockDevice, IoBuffer, Runtime, Service, Transport};
 use crate::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::catalog::OperationError;
+use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::label::LABEL_OFFSETS;
 use aquifer_dss_proto::{Epoch, Incarnation, NodeId, NodeSet};
 use parking_lot::Mutex;
@@ -480,4 +481,42 @@ fn a_group_in_a_real_file_keeps_what_it_was_told() {
         );
     });
     std::fs::remove_file(&path).unwrap();
+}
+
+/// A deposed leader that was not fenced in time appends once more (HZ-18): nobody reads it, and it destroys nothing.
+#[test]
+fn a_deposed_leaders_entry_is_read_by_nobody() {
+    let runtime = TestRuntime::new(5);
+    let disk = disk(5);
+    // So large that nobody writes a checkpoint, from which the others would go on.
+    let options = GroupOptions {
+        journal_bytes: 512 << 10,
+        ..tiny()
+    };
+    runtime.block_on(async {
+        let device = disk.attach(runtime.clone());
+        VolumeGroup::format(&*device, &options).await.unwrap();
+        let told = Mutex::new(Told::default());
+        let first = open(&runtime, &disk, 1).await.unwrap();
+        first.lead(Epoch(1)).await.unwrap();
+        set(&told, &first, "before", Some("1")).await.unwrap();
+        let second = open(&runtime, &disk, 2).await.unwrap();
+        second.lead(Epoch(2)).await.unwrap();
+        set(&told, &second, "kept", Some("2")).await.unwrap();
+        set(&told, &first, "stale", Some("1")).await.unwrap();
+        let third = open(&runtime, &disk, 3).await.unwrap();
+        third.lead(Epoch(3)).await.unwrap();
+        for (key, value) in [("before", Some("1")), ("kept", Some("2")), ("stale", None)] {
+            assert_eq!(third.config(key).await.unwrap().as_deref(), value, "{key}");
+        }
+    });
+}
+
+#[test]
+fn each_rule_of_the_journal_is_missed_when_it_is_gone() {
+    let deposed: fn() = a_deposed_leaders_entry_is_read_by_nobody;
+    assert!(fails_with(Defect::FollowDeposedLeader, deposed));
+    assert!(fails_with(Defect::AppendToOldSegment, deposed));
+    let cuts = nothing_acknowledged_is_lost_at_any_write;
+    assert!(fails_with(Defect::AnswerBeforeJournalFlush, cuts));
 }

@@ -6,6 +6,7 @@ use super::types::MembershipError;
 use crate::group::ControlBlocks;
 use crate::seam::Runtime;
 use aquifer_dss_proto::ballot::{BallotBlock, BallotNumber, BallotOutput, BodyHash, Proposer};
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::membership::Decree;
 use aquifer_dss_proto::{Epoch, NodeId};
 use std::time::Duration;
@@ -168,7 +169,7 @@ impl Membership {
 
     /// After a failed write the own block is read first, as after a start (HZ-19).
     async fn know_own_block(&self) -> Result<(), MembershipError> {
-        if self.inner.lock().own_block_unknown {
+        if self.inner.lock().own_block_unknown && !planted(Defect::TrustOwnBallotMemory) {
             let node = self.me.node;
             let block = decode_ballot(&self.control.read_ballot_block(node).await?).map_err(|_| {
                 MembershipError::Damaged {
@@ -206,7 +207,8 @@ impl Membership {
         }
         let (node, body) = (self.me.node, encode(proposal));
         let hash = BodyHash::of(&body);
-        let early = own.instance < epoch || own.accepted == BallotNumber::default();
+        let early = (own.instance < epoch || own.accepted == BallotNumber::default())
+            && !planted(Defect::BallotBeforeBody);
         if early {
             // Made durable by the flush of the first publication, whose block does not name it yet.
             write_body(&self.control, node, epoch, &body).await?;
@@ -256,6 +258,9 @@ impl Membership {
 
     async fn store(&self, epoch: Epoch, body: &[u8]) -> Result<(), MembershipError> {
         write_body(&self.control, self.me.node, epoch, body).await?;
+        if planted(Defect::BallotBeforeBody) {
+            return Ok(());
+        }
         Ok(self.control.flush().await?)
     }
 }

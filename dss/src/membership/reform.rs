@@ -4,6 +4,7 @@ use super::api::Membership;
 use super::ballots::{Outcome, learn_decided};
 use super::types::{MembershipError, MembershipEvent, Message, Timeline};
 use crate::seam::{FenceError, ProcessIdentity};
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::membership::{Decree, Plan, Proposal};
 use aquifer_dss_proto::{Instant, Member};
 use std::sync::atomic::Ordering;
@@ -136,6 +137,10 @@ impl Membership {
             }
         }
         // HZ-10: what the dead had written and the kernel finished for them must be durable before anybody reads it.
+        if planted(Defect::ReadTailsBeforeFlush) {
+            self.announce(&decree);
+            return Ok(true);
+        }
         self.control.flush().await?;
         for volume in &self.config.volumes {
             volume.flush().await?;
@@ -148,7 +153,7 @@ impl Membership {
         let now = self.runtime.now();
         let identity: Option<ProcessIdentity> = {
             let inner = self.inner.lock();
-            if inner.core.is_proven_dead(now, life) {
+            if inner.core.is_proven_dead(now, life) || planted(Defect::AnnounceUnfenced) {
                 return Ok(());
             }
             let own =

@@ -1,10 +1,11 @@
 //! Whole drivers in virtual time: three nodes on one simulated disk, with crashes, pauses and partitions.
 
 use super::*;
-use crate::device::{Port, SimDisk, SimDiskOptions};
+use crate::device::{CutPoint, Port, SimDisk, SimDiskOptions};
 use crate::group::ControlBlocks;
 use crate::seam::{BoxFuture, FenceError, Fencer, LockState, ProcessIdentity, Runtime, Service, Transport};
 use crate::testing::{TestHandle, TestRuntime};
+use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::{Incarnation, Instant, Member, NodeId, NodeSet, View};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,8 @@ fn node(id: u8) -> NodeId {
 #[derive(Default)]
 struct Life {
     dead: Option<String>,
+    /// Flushes of the disk that had been submitted when it died.
+    flushes_at_death: u64,
     paused: bool,
     wakers: Vec<Waker>,
 }
@@ -258,10 +261,14 @@ impl Cluster {
                 node: node(life.id),
                 incarnation: membership.incarnation(),
             };
-            assert!(
-                !dead.contains(&member) || life.life.lock().dead.is_some(),
-                "{member:?} is alive"
-            );
+            if dead.contains(&member) {
+                let ended = life.life.lock();
+                assert!(ended.dead.is_some(), "{member:?} is alive");
+                assert!(
+                    self.disk.counters().flushes > ended.flushes_at_death,
+                    "HZ-10: nothing was flushed since {member:?} died"
+                );
+            }
         }
     }
 
@@ -270,9 +277,12 @@ impl Cluster {
         let (port, id, incarnation, others) = {
             let shared = self.shared.lock();
             let victim = &shared.lives[number];
-            if victim.life.lock().dead.replace("killed".into()).is_some() {
+            let mut life = victim.life.lock();
+            if life.dead.replace("killed".into()).is_some() {
                 return;
             }
+            life.flushes_at_death = self.disk.counters().flushes;
+            drop(life);
             let incarnation = victim.membership.as_ref().map(|m| m.incarnation());
             let up = |l: &&Started| l.life.lock().dead.is_none() && !shared.cut.contains(&(victim.id, l.id));
             let others: Vec<_> = shared
@@ -521,4 +531,85 @@ fn a_proposal_for_an_epoch_that_was_decided_meanwhile_is_dropped() {
             _ => panic!("a decided epoch is not proposed again"),
         }
     });
+}
+
+/// Three nodes form a view, one is killed, the others go on; the power fails somewhere in that. Whether it did.
+fn power_cut_at(point: CutPoint, seed: u64) -> bool {
+    let cluster = Cluster::new(seed);
+    let handle = cluster.handle.clone();
+    cluster.disk.cut_at(point);
+    let all = cluster.clone();
+    handle.block_on(async {
+        let work = async {
+            for id in [1, 2, 3] {
+                // It hangs, or fails, when the power is gone.
+                let _ = all.start(id).await;
+            }
+            all.settle(&[1, 2, 3], SOON).await;
+            all.kill(3);
+            all.settle(&[1, 2], SOON).await;
+        };
+        let dark = async {
+            while all.disk.has_power() {
+                all.handle.sleep(Duration::from_micros(10)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = dark => {}
+            () = work => {}
+        }
+    });
+    let cut = !cluster.disk.has_power();
+    let lives = cluster.shared.lock().lives.len();
+    for number in 0..lives {
+        cluster.kill_life(number);
+    }
+    cluster.disk.power_on();
+    handle.block_on(async {
+        for id in [3, 2, 1] {
+            let started = cluster.start(id).await;
+            assert!(started.is_ok(), "{point:?} seed {seed}: {:?}", started.err());
+        }
+        cluster.settle(&[1, 2, 3], SOON * 2).await;
+    });
+    cut
+}
+
+#[test]
+fn a_power_cut_at_any_write_or_flush_leaves_one_view_per_epoch() {
+    for point in [CutPoint::DuringWrite, CutPoint::DuringFlush, CutPoint::AfterFlush] {
+        let mut number = 1;
+        while power_cut_at(point(number), 900 + number) {
+            number += 1;
+        }
+        assert!(number > 5, "only {number} points");
+    }
+}
+
+/// Its own writes fail for a while, in the middle of ballots: what the device holds of its block is then unknown.
+#[test]
+fn a_node_whose_ballot_writes_fail_reads_its_own_block_before_it_goes_on() {
+    run(|cluster| async move {
+        cluster.start_all().await;
+        let port = cluster.shared.lock().lives[0].port;
+        for round in 0..6 {
+            cluster.disk.fail(port, round, 5);
+            cluster.kill(3);
+            cluster.handle.sleep(Duration::from_millis(40)).await;
+            cluster.disk.heal(port);
+            cluster.settle(&[1, 2], SOON).await;
+            cluster.start(3).await.unwrap();
+            cluster.settle(&[1, 2, 3], SOON).await;
+        }
+    });
+}
+
+#[test]
+fn each_rule_of_membership_is_missed_when_it_is_gone() {
+    let paused: fn() = a_paused_node_is_excluded_and_dead_before_anybody_acts;
+    assert!(fails_with(Defect::AnnounceUnfenced, paused));
+    assert!(fails_with(Defect::ReadTailsBeforeFlush, paused));
+    let cuts = a_power_cut_at_any_write_or_flush_leaves_one_view_per_epoch;
+    assert!(fails_with(Defect::BallotBeforeBody, cuts));
 }

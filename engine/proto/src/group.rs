@@ -14,6 +14,7 @@
 use crate::RedoRecord;
 use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Stamp};
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Epoch, FileId, Incarnation, NodeId};
 
 /// Bytes of a group before its records.
@@ -267,10 +268,12 @@ impl StreamCursor {
         let group = parse_group(&bytes[skipped..])?;
         let stamp = group.stamp;
         let ours = stamp.stream == self.stream
-            && stamp.incarnation == self.incarnation
-            && stamp.lsn.0 == self.position.0 + skipped as u64;
+            && (stamp.incarnation == self.incarnation || planted(Defect::ReadEarlierLife))
+            && (stamp.lsn.0 == self.position.0 + skipped as u64 || planted(Defect::ReadEarlierLap));
         // The first group of a walk that lies exactly at the position needs no witness.
-        let follows = stamp.previous_end == self.position || (!self.chained && skipped == 0);
+        let follows = stamp.previous_end == self.position
+            || (!self.chained && skipped == 0)
+            || planted(Defect::ReadBehindGap);
         if ours && follows {
             Ok(group)
         } else {
@@ -283,6 +286,7 @@ impl StreamCursor {
 mod tests {
     use super::*;
     use alloc::vec;
+    use aquifer_dss_proto::defect::fails_with;
 
     fn node() -> NodeId {
         NodeId::new(3).unwrap()
@@ -381,7 +385,7 @@ mod tests {
         let mut other = Vec::new();
         let life = GroupStamp {
             incarnation: Incarnation(4),
-            ..stamp(fourth, stamp(0, 0).lsn.0)
+            ..parse_group(&bytes[fourth as usize..]).unwrap().stamp
         };
         encode_group(&mut other, life, &[record(1, 1, 5)]);
         stranger[fourth as usize..fourth as usize + other.len()].copy_from_slice(&other);
@@ -390,6 +394,22 @@ mod tests {
             [first, second, third],
             "an earlier life never parses"
         );
+    }
+
+    #[test]
+    fn a_group_of_an_earlier_lap_never_parses() {
+        let mut bytes = Vec::new();
+        // What stood here one lap of 4096 bytes ago, behind a group that ended where the one before ends now.
+        encode_group(&mut bytes, stamp(4096, 4096), &[record(1, 1, 28)]);
+        let here = u64::try_from(bytes.len()).unwrap();
+        let old = GroupStamp {
+            previous_end: Lsn(4096 + here),
+            ..stamp(here, 0)
+        };
+        encode_group(&mut bytes, old, &[record(1, 2, 28)]);
+        let mut cursor = StreamCursor::new(node(), Incarnation(5), 512, Lsn(4096));
+        assert!(matches!(cursor.step(&bytes, true), Step::Group(_)));
+        assert_eq!(cursor.step(&bytes[here as usize..], true), Step::End);
     }
 
     #[test]
@@ -404,5 +424,14 @@ mod tests {
             cursor.step(&[], false),
             Step::More((1024 - bytes.len()) + GROUP_HEADER)
         );
+    }
+
+    #[test]
+    fn each_rule_of_the_walk_is_missed_when_it_is_gone() {
+        let walk: fn() = walk_crosses_padding_and_stops_at_gaps_and_strangers;
+        assert!(fails_with(Defect::ReadEarlierLife, walk));
+        assert!(fails_with(Defect::ReadBehindGap, walk));
+        let lap = a_group_of_an_earlier_lap_never_parses;
+        assert!(fails_with(Defect::ReadEarlierLap, lap));
     }
 }

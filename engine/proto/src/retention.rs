@@ -10,6 +10,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn};
+use aquifer_dss_proto::defect::{Defect, planted};
 use serde::{Deserialize, Serialize};
 
 /// One page of the table, as told to a recoverer.
@@ -84,7 +85,7 @@ impl Retention {
             return;
         };
         let before = kept.samples[0].1;
-        if kept.last <= psn {
+        if kept.last <= psn || planted(Defect::ForgetNewerChanges) {
             self.pages.remove(&page);
             self.oldest.remove(&(before, page));
             return;
@@ -146,6 +147,7 @@ impl Retention {
 mod tests {
     use super::*;
     use aquifer_dss_proto::FileId;
+    use aquifer_dss_proto::defect::fails_with;
 
     fn page(number: u32) -> PageId {
         PageId {
@@ -214,5 +216,11 @@ mod tests {
             Some(Lsn(5000)),
             "9 itself is not contained in an image with PSN 9"
         );
+    }
+
+    #[test]
+    fn a_newer_change_is_missed_when_it_is_forgotten() {
+        let table: fn() = horizon_is_the_oldest_change_not_on_storage;
+        assert!(fails_with(Defect::ForgetNewerChanges, table));
     }
 }

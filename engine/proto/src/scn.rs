@@ -13,6 +13,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::Scn;
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{NodeId, NodeSet};
 use serde::{Deserialize, Serialize};
 
@@ -93,7 +94,11 @@ impl ScnIssuer {
     /// The view changed: floors of nodes that left go, nodes that joined start at the horizon. Called only when the
     /// departed are proven dead. A node that comes back as another life must be in `joined`.
     pub fn install_view(&mut self, members: NodeSet, joined: NodeSet) {
-        let horizon = self.horizon();
+        let horizon = if planted(Defect::JoinerWithoutFloor) {
+            Scn(u64::MAX)
+        } else {
+            self.horizon()
+        };
         self.floors.retain(|node, _| members.contains(*node));
         for node in joined.intersection(members).iter() {
             self.floors.insert(node, Some(horizon));
@@ -196,7 +201,11 @@ impl<T> ScnFetcher<T> {
             .count();
         ScnFetch {
             take: u32::try_from(commits).expect("fewer than 2^32 commits wait"),
-            floor: self.floor(),
+            floor: if planted(Defect::FloorAfterFetch) {
+                self.active.keys().next().copied().unwrap_or(Scn(u64::MAX))
+            } else {
+                self.floor()
+            },
         }
     }
 
@@ -286,6 +295,7 @@ impl<T> ScnFetcher<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aquifer_dss_proto::defect::fails_with;
 
     fn node(id: u8) -> NodeId {
         NodeId::new(id).unwrap()
@@ -404,5 +414,13 @@ mod tests {
         assert_eq!(issuer.horizon(), Scn(50));
         issuer.floor(node(9), Scn(1));
         assert_eq!(issuer.horizon(), Scn(50), "a stranger's floor is none");
+    }
+
+    #[test]
+    fn each_rule_of_time_is_missed_when_it_is_gone() {
+        let flight: fn() = horizon_waits_for_every_member_and_for_replies_in_flight;
+        assert!(fails_with(Defect::FloorAfterFetch, flight));
+        let joiners = floors_go_only_with_the_view_and_joiners_start_at_the_horizon;
+        assert!(fails_with(Defect::JoinerWithoutFloor, joiners));
     }
 }

@@ -10,6 +10,7 @@
 use crate::TxnId;
 use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::Scn;
+use aquifer_dss_proto::defect::{Defect, planted};
 use serde::{Deserialize, Serialize};
 
 /// What is known of a transaction. The last two are final.
@@ -93,8 +94,10 @@ pub fn visible<E>(
         let seen = (version.scn.0 == 0 && own(version.txn))
             || match status_of(&version, &mut status)? {
                 TxnStatus::Committed(scn) => scn <= snapshot,
-                TxnStatus::Committing => return Ok(Visible::WaitFor(version.txn)),
-                TxnStatus::Active | TxnStatus::Aborted => false,
+                TxnStatus::Committing if !planted(Defect::ReadPastCommitting) => {
+                    return Ok(Visible::WaitFor(version.txn));
+                }
+                TxnStatus::Committing | TxnStatus::Active | TxnStatus::Aborted => false,
             };
         if seen {
             return Ok(if version.deleted {

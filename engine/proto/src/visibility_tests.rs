@@ -3,6 +3,7 @@
 use super::*;
 use alloc::vec;
 use aquifer_dss_proto::NodeId;
+use aquifer_dss_proto::defect::fails_with;
 
 const HORIZON: u64 = 10;
 const SNAPSHOT: u64 = 20;
@@ -217,4 +218,10 @@ fn a_deletion_takes_along_what_it_hides_also_when_the_writer_of_that_is_not_know
     ]);
     let gone = prunable(row.heads(), Scn(HORIZON), |_| Err(()));
     assert_eq!(gone, [0, 1, 2], "otherwise the row of version 1 comes back");
+}
+
+#[test]
+fn a_committing_transaction_that_is_passed_over_is_missed() {
+    let stacks: fn() = every_stack_shows_the_newest_covered_version;
+    assert!(fails_with(Defect::ReadPastCommitting, stacks));
 }

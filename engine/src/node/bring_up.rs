@@ -6,6 +6,7 @@ use crate::streams::redo_path;
 use crate::wal::{GroupFile, RedoStream, WalError, format_stream, read_header};
 use aquifer_dss::group::CreateOptions;
 use aquifer_dss_proto::catalog::FileKind;
+use aquifer_dss_proto::defect::{Defect, planted};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -83,7 +84,7 @@ impl Node {
         }
         let stat = self.group.stat_path(&path).await?;
         let file = Arc::new(GroupFile::new(self.group.clone(), stat.id, stat.size));
-        while !read_header(&*file, me).await.map_err(failed)?.clean {
+        while !read_header(&*file, me).await.map_err(failed)?.clean && !planted(Defect::OpenUncleanStream) {
             self.runtime.sleep(LOOK_AGAIN).await;
         }
         let life = self.membership.incarnation();

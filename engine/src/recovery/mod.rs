@@ -18,6 +18,7 @@ use aquifer_buffer_pool::Pool;
 use aquifer_buffer_pool_proto::{PageId, Psn, Stamp};
 use aquifer_dss::group::{StorageError, VolumeGroup};
 use aquifer_dss::seam::{BoxFuture, Runtime};
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Epoch, NodeId, View};
 use aquifer_engine_proto::page::{PageOperation, decode_operation};
 use aquifer_engine_proto::recovery::{PlannedRecord, RecoveryPlan};
@@ -106,6 +107,9 @@ impl Recovery {
             report.records += self.read_dead(stream, &mut plan).await?;
         }
         for member in &self.view.members {
+            if planted(Defect::RecoverDeadStreamsOnly) {
+                break;
+            }
             let entries = self.peers.retention(member.node, self.view.epoch).await;
             for entry in entries.ok_or(RecoveryError::Superseded)? {
                 plan.add_retention(entry.page, entry.last, member.node);
@@ -131,7 +135,7 @@ impl Recovery {
             let mut waiting = Vec::new();
             for node in left {
                 let pages = self.redo.outstanding(node, 256);
-                if pages.is_empty() {
+                if pages.is_empty() || planted(Defect::MarkStreamCleanEarly) {
                     let stat = self.group.stat_path(&redo_path(node)).await?;
                     let file = GroupFile::new(self.group.clone(), stat.id, stat.size);
                     wal::mark_clean(&file, node)

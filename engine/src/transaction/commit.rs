@@ -4,6 +4,7 @@ use super::manager::TransactionManager;
 use crate::Error;
 use aquifer_buffer_pool_proto::{Lsn, Scn};
 use aquifer_dss::seam::BoxFuture;
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_engine_proto::{TxnId, TxnStatus};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -54,12 +55,21 @@ impl TransactionManager {
     }
 
     async fn run_commit(&self, txn: TxnId) -> Result<Scn, Error> {
+        let early = match planted(Defect::ScnBeforeCommitting) {
+            true => Some(self.scns.commit_scn().await),
+            false => None,
+        };
         let ids = self.publish_committing(txn);
-        let scn = self.scns.commit_scn().await;
+        let scn = match early {
+            Some(scn) => scn,
+            None => self.scns.commit_scn().await,
+        };
         let commits = ids.into_iter().map(|id| (id, scn)).collect();
         match self.store.write(commits).await {
             Ok(end) => {
-                self.redo.wait(end).await;
+                if !planted(Defect::AcknowledgeBeforeFlush) {
+                    self.redo.wait(end).await;
+                }
                 self.finish(txn, TxnStatus::Committed(scn));
                 Ok(scn)
             }

@@ -6,6 +6,7 @@ use crate::rpc::{EngineRequest, EngineResponse, Reply, Rpc};
 use aquifer_buffer_pool_proto::Scn;
 use aquifer_dss::membership::Membership;
 use aquifer_dss::seam::{BoxFuture, Runtime};
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Epoch, NodeId, NodeSet, View};
 use aquifer_engine_proto::{ScnFetch, ScnFetcher, ScnIssuer, ScnWant};
 use parking_lot::Mutex;
@@ -136,7 +137,12 @@ impl ScnService {
         } else if let Some(issuer) = &mut state.issuer {
             issuer.install_view(view.nodes(), joined);
         } else {
-            let known = state.fetcher.last().max(highest_ceiling);
+            let ceiling = if planted(Defect::LeaderIgnoresCeilings) {
+                Scn(0)
+            } else {
+                highest_ceiling
+            };
+            let known = state.fetcher.last().max(ceiling);
             let horizon = state.fetcher.horizon();
             state.issuer = Some(ScnIssuer::new(known, RESERVE, view.nodes(), horizon));
         }

@@ -7,6 +7,7 @@ use aquifer_buffer_pool::Redo;
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Scn};
 use aquifer_dss::seam::{BoxFuture, Runtime, Service, Transport};
 use aquifer_dss::testing::{TestHandle, TestRuntime};
+use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::{Incarnation, Member, NodeId, NodeSet, View};
 use aquifer_engine_proto::{TxnId, TxnStatus};
 use parking_lot::Mutex;
@@ -424,4 +425,29 @@ fn the_horizon_follows_but_never_passes_a_snapshot() {
             );
         }
     });
+}
+
+/// A wait that arrives when its holder has ended is answered at once (HZ-16), whichever way it ended.
+#[test]
+fn a_wait_for_a_transaction_that_has_ended_is_answered_at_once() {
+    let cluster = Cluster::new(4);
+    cluster.rt.block_on(async {
+        let two = cluster.manager(2);
+        let (committed, aborted) = (two.begin().unwrap(), two.begin().unwrap());
+        two.commit(committed).await.unwrap();
+        two.abort(aborted);
+        for holder in [committed, aborted] {
+            for id in 1..=3 {
+                cluster.manager(id).wait_for(None, holder).await.unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn each_rule_of_transactions_is_missed_when_it_is_gone() {
+    let ended: fn() = a_wait_for_a_transaction_that_has_ended_is_answered_at_once;
+    assert!(fails_with(Defect::WaitForTheEnded, ended));
+    let successor = when_the_leader_dies_time_goes_on_above_its_ceiling_and_waiters_look_again;
+    assert!(fails_with(Defect::LeaderIgnoresCeilings, successor));
 }

@@ -7,6 +7,7 @@
 use super::manager::{TransactionManager, wake};
 use crate::Error;
 use crate::rpc::{EngineRequest, EngineResponse, Reply};
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_engine_proto::{TxnId, TxnStatus};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -109,6 +110,7 @@ impl TransactionManager {
 
     pub(super) fn answer_wait(self: &Arc<Self>, holder: TxnId) -> Reply {
         match self.register(holder) {
+            None if planted(Defect::WaitForTheEnded) => Reply::Later(Box::pin(std::future::pending())),
             None => Reply::Now(EngineResponse::Ended(self.outcome(holder))),
             Some(end) => {
                 let this = self.clone();

@@ -6,6 +6,7 @@ use crate::mtr::{Appended, RedoSink};
 use aquifer_buffer_pool::Redo;
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Stamp};
 use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer, Runtime};
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Epoch, Incarnation, NodeId};
 use aquifer_engine_proto::group::{GroupStamp, encode_group, group_length};
 use aquifer_engine_proto::{RedoRecord, Retention, RetentionEntry};
@@ -67,7 +68,11 @@ struct Log {
 impl Log {
     fn horizon(&self, durable: u64) -> u64 {
         // What is not durable yet lies behind: the horizon is a begin or an end of a durable group.
-        let kept = self.retention.horizon().map_or(durable, |lsn| lsn.0.min(durable));
+        let retained = self
+            .retention
+            .horizon()
+            .filter(|_| !planted(Defect::RecycleRedoEarly));
+        let kept = retained.map_or(durable, |lsn| lsn.0.min(durable));
         self.inherited
             .map_or(kept, |lsn| lsn.0.min(kept))
             .max(self.durable_horizon)
@@ -324,7 +329,9 @@ impl RedoStream {
         if header.horizon.0 < horizon {
             header.horizon = Lsn(horizon);
             header.stamp = stamp;
-            header.write(&*self.file).await?;
+            if !planted(Defect::ReuseRingBeforeHeader) {
+                header.write(&*self.file).await?;
+            }
             let mut log = self.log.lock();
             log.durable_horizon = horizon;
             if self.has_room_in(&log) {
@@ -423,7 +430,9 @@ impl RedoStream {
             at += piece as u64;
             rest = &rest[piece..];
         }
-        self.file.flush().await.map_err(WalError::Io)?;
+        if !planted(Defect::DurableBeforeFlush) {
+            self.file.flush().await.map_err(WalError::Io)?;
+        }
         self.durable.send_replace(unit.end);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! One proposer in one instance: phase 1 asks what may already be chosen, phase 2 chooses.
 
 use super::block::{BallotBlock, BallotNumber, BodyHash};
+use crate::defect::{Defect, planted};
 use crate::{Epoch, NodeId};
 
 /// What the driver must do, then report.
@@ -139,6 +140,7 @@ impl Proposer {
             .chain([(self.block.accepted, self.block.value, self.me)])
             .filter(|(ballot, ..)| ballot.round > 0)
             .max_by_key(|(ballot, _, node)| (*ballot, *node == self.me));
+        let accepted = accepted.filter(|_| !planted(Defect::IgnoreAccepted));
         let (value, source) = accepted.map_or((self.proposal, self.me), |(_, value, node)| (value, node));
         self.phase = Phase::Storing { value };
         self.output = Some(BallotOutput::Store { value, source });

@@ -1,6 +1,7 @@
 //! Every interleaving of a few proposers, with crashes between any two device operations.
 
 use super::*;
+use crate::defect::{Defect, fails_with};
 use crate::{Epoch, NodeId};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -247,4 +248,10 @@ fn blocks_survive_encoding_and_garbage_is_refused() {
     assert_eq!(BallotBlock::decode(&block.encode()), Some(block));
     assert_eq!(BallotBlock::decode(&[0xff; BALLOT_BLOCK_BYTES]), None);
     assert_ne!(value, decided_value);
+}
+
+#[test]
+fn an_accepted_value_is_missed_when_it_is_ignored() {
+    let two: fn() = two_proposers_never_decide_two_values_over_two_instances_with_crashes;
+    assert!(fails_with(Defect::IgnoreAccepted, two));
 }

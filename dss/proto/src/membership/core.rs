@@ -3,6 +3,7 @@
 use super::graph::largest_connected;
 use super::peer::Peer;
 use super::{Decree, LifeState, SlotFacts, SlotState, Timing};
+use crate::defect::{Defect, planted};
 use crate::{Epoch, Incarnation, Instant, Member, NodeId, NodeSet, View};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -337,7 +338,11 @@ impl Core {
                 LifeState::Left => left.push(member),
             }
         }
-        let connected = self.connected(now, alive);
+        let connected = if planted(Defect::EvictTheUnheard) {
+            alive.intersection(self.heard(now).union(NodeSet::of(self.me.node)))
+        } else {
+            self.connected(now, alive)
+        };
         if connected == alive {
             self.apart_since = None;
         } else if now.since(*self.apart_since.get_or_insert(now)) >= self.timing.lease {

@@ -1,6 +1,7 @@
 //! What this node has seen of one peer, and what follows for each of its lives.
 
 use super::Timing;
+use crate::defect::{Defect, planted};
 use crate::{Epoch, Incarnation, Instant, NodeId, NodeSet};
 use serde::{Deserialize, Serialize};
 
@@ -101,7 +102,8 @@ impl Peer {
         }
         self.locked = Some(held);
         self.held |= held;
-        let news = self.held && !held && self.dead < Some(incarnation);
+        let seen = self.held || planted(Defect::TrustLockNeverSeenHeld);
+        let news = seen && !held && self.dead < Some(incarnation);
         if news {
             self.dead = Some(incarnation);
         }

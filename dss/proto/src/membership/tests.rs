@@ -1,6 +1,7 @@
 //! Rules of the core on small situations.
 
 use super::*;
+use crate::defect::{Defect, fails_with};
 use crate::{Epoch, Incarnation, Instant, Member, NodeId, NodeSet};
 use ::core::time::Duration;
 use alloc::vec::Vec;
@@ -213,4 +214,12 @@ fn the_lease_warns_closes_and_expires() {
     assert_eq!(lease.next_change(at(1100)), at(2500));
     assert!(Timing::default().is_sound());
     assert!(Timing::default().death_after() > Duration::from_secs(4));
+}
+
+#[test]
+fn each_rule_is_missed_when_it_is_gone() {
+    let never_seen: fn() = a_lock_never_seen_held_proves_nothing;
+    assert!(fails_with(Defect::TrustLockNeverSeenHeld, never_seen));
+    let isolated = the_largest_connected_set_wins_and_the_isolated_node_keeps_still;
+    assert!(fails_with(Defect::EvictTheUnheard, isolated));
 }
