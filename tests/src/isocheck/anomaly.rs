@@ -13,7 +13,7 @@ pub enum Anomaly {
     DuplicateAppend,
     /// Two reads of a key, neither of which is the beginning of the other.
     IncompatibleOrder,
-    /// A read does not show what its own transaction appended before it.
+    /// A read does not show what its own transaction appended before it, or shows what it appends only later.
     Internal,
     /// G1a: a read shows a value of a transaction that was refused.
     AbortedRead,
@@ -61,7 +61,7 @@ impl Anomaly {
             ),
             Self::Internal => (
                 "internal",
-                "a read does not show what its own transaction had appended",
+                "a read that contradicts the appends of its own transaction",
             ),
             Self::AbortedRead => ("G1a", "aborted read: a value of a refused transaction"),
             Self::DirtyUpdate => ("dirty-update", "a committed append on top of a refused one"),

@@ -1,5 +1,6 @@
 //! The graph of a history: which transaction comes before which, and why.
 
+use super::anomaly::{Level, Model};
 use super::graph::{Edge, Graph, Kind};
 use super::history::{History, Micro};
 use super::versions::Versions;
@@ -9,7 +10,7 @@ use std::collections::HashSet;
 const DIRECT: usize = 64;
 
 /// Builds the graph of the committed transactions.
-pub(super) fn build(history: &History, versions: &Versions, real_time: bool) -> Graph {
+pub(super) fn build(history: &History, versions: &Versions, model: Model) -> Graph {
     let mut builder = Builder {
         history,
         versions,
@@ -17,11 +18,12 @@ pub(super) fn build(history: &History, versions: &Versions, real_time: bool) -> 
         unread: vec![Vec::new(); history.keys.len()],
         gaps: vec![None; history.keys.len()],
         following: Vec::new(),
+        level: model.level,
     };
     builder.gather_unread();
     builder.orders();
     builder.reads();
-    if real_time {
+    if model.real_time {
         builder.real_time();
     }
     builder.graph
@@ -37,6 +39,7 @@ struct Builder<'a> {
     gaps: Vec<Option<u32>>,
     /// Per key and place in its order, the first committed version there or behind it.
     following: Vec<Vec<Option<(u32, i64)>>>,
+    level: Level,
 }
 
 impl Builder<'_> {
@@ -124,6 +127,14 @@ impl Builder<'_> {
             self.edge(number, gap, kind, key, first, None);
             return;
         }
+        // It read the last version and replaced it. Where updates are not lost, the others came after its own.
+        let own = unread.iter().find(|(writer, _)| *writer == number);
+        let (kind, first) = match own {
+            Some((_, own)) if kind == Kind::Rw && self.level >= Level::SnapshotIsolation => {
+                (Kind::Ww, Some(*own))
+            }
+            _ => (kind, first),
+        };
         let others = unread.iter().filter(|(writer, _)| *writer != number).take(DIRECT);
         for (writer, value) in others.copied().collect::<Vec<_>>() {
             self.edge(number, writer, kind, key, first, Some(value));

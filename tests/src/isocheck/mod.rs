@@ -43,7 +43,7 @@ pub fn read_history(bytes: &[u8], format: Format) -> Result<History, BadInput> {
 /// Checks `history` against `model`.
 pub fn check(history: &History, model: Model) -> Verdict {
     let (versions, mut findings) = versions::Versions::infer(history);
-    let graph = dependencies::build(history, &versions, model.real_time);
+    let graph = dependencies::build(history, &versions, model);
     findings.extend(cycles::find(&graph, model.real_time));
     Verdict::new(history, &versions, model, findings)
 }

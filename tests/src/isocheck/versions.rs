@@ -6,11 +6,12 @@ use super::verdict::{Finding, shortened};
 use crate::checker::Outcome;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Who appended a value, and whether it was its last append to that key.
+/// Who appended a value, with which of its operations, and whether that was its last append to that key.
 #[derive(Clone, Copy)]
 pub(super) struct Writer {
     pub(super) transaction: u32,
-    pub(super) last: bool,
+    place: usize,
+    last: bool,
 }
 
 /// What the history says of versions.
@@ -38,6 +39,7 @@ impl Versions {
                 findings.transaction(number as u32);
             }
         }
+        findings.own_orders();
         findings.dirty_updates();
         findings.lost_updates();
         let found = findings.found;
@@ -62,10 +64,11 @@ impl Versions {
     fn gather_writers(&mut self, history: &History) {
         for (number, transaction) in history.transactions.iter().enumerate() {
             let mut seen = HashSet::new();
-            for micro in transaction.micros.iter().rev() {
+            for (place, micro) in transaction.micros.iter().enumerate().rev() {
                 if let Micro::Append { key, value } = micro {
                     let writer = Writer {
                         transaction: number as u32,
+                        place,
                         last: seen.insert(*key),
                     };
                     self.writers.insert((*key, *value), writer);
@@ -192,6 +195,7 @@ impl<'a> Findings<'a> {
                         self.replaced.entry((key, read.len())).or_default().push(number);
                     }
                     known.own.push(*value);
+                    known.ever.push(*value);
                 }
                 Micro::Read { list: Some(list), .. } => {
                     self.read(number, key, list);
@@ -273,9 +277,16 @@ impl<'a> Findings<'a> {
 
     /// Whether a read agrees with what its own transaction did to the key before.
     fn inside(&mut self, number: u32, key: u32, list: &[i64], known: &Known<'_>) {
+        let others = list.len().saturating_sub(known.own.len());
+        let own = |value: &i64| {
+            let writer = self.versions.writer(key, *value);
+            writer.is_some_and(|writer| writer.transaction == number) && !known.ever.contains(value)
+        };
         let anomaly = match known.read {
             _ if !list.ends_with(&known.own) => Anomaly::Internal,
-            Some(read) if list[..list.len() - known.own.len()] != *read => Anomaly::NonRepeatableRead,
+            // Its own append of later on.
+            _ if list[..others].last().is_some_and(own) => Anomaly::Internal,
+            Some(read) if list[..others] != *read => Anomaly::NonRepeatableRead,
             _ => return,
         };
         let mut before = Vec::new();
@@ -285,6 +296,9 @@ impl<'a> Findings<'a> {
         if !known.own.is_empty() {
             before.push(format!("appended {}", shortened(&known.own)));
         }
+        if before.is_empty() {
+            before.push("not appended to it".to_owned());
+        }
         let words = format!(
             "{} read {} as {}, after it had {}",
             name(number),
@@ -293,6 +307,36 @@ impl<'a> Findings<'a> {
             before.join(" and "),
         );
         self.report(anomaly, vec![number], words);
+    }
+
+    /// Values of one transaction beside each other stand in the order in which it appended them; others between them make a cycle.
+    fn own_orders(&mut self) {
+        let versions = self.versions;
+        for (key, (order, reader)) in versions.orders.iter().enumerate() {
+            let key = key as u32;
+            for pair in order.windows(2) {
+                let writers = (versions.writer(key, pair[0]), versions.writer(key, pair[1]));
+                let (Some(first), Some(second)) = writers else {
+                    continue;
+                };
+                if first.transaction != second.transaction || first.place <= second.place {
+                    continue;
+                }
+                let words = format!(
+                    "{} read {} with {} before {}, which {} appended in the other order",
+                    name(*reader),
+                    self.key(key),
+                    pair[0],
+                    pair[1],
+                    name(first.transaction),
+                );
+                self.report(
+                    Anomaly::IncompatibleOrder,
+                    vec![*reader, first.transaction],
+                    words,
+                );
+            }
+        }
     }
 
     fn dirty_updates(&mut self) {
@@ -337,11 +381,12 @@ impl<'a> Findings<'a> {
     }
 }
 
-/// What a transaction knows of a key: its last read of it, and what it has appended since.
+/// What a transaction knows of a key: its last read of it, what it has appended since, and ever.
 #[derive(Default)]
 struct Known<'a> {
     read: Option<&'a [i64]>,
     own: Vec<i64>,
+    ever: Vec<i64>,
 }
 
 /// What a report calls a transaction.

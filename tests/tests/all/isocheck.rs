@@ -3,6 +3,7 @@
 
 mod allowed;
 mod command;
+mod exhaustive;
 mod forbidden;
 mod generated;
 mod toy;
