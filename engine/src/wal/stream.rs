@@ -11,7 +11,6 @@ use aquifer_dss_proto::{Epoch, Incarnation, NodeId};
 use aquifer_engine_proto::group::{GroupStamp, encode_group, group_length};
 use aquifer_engine_proto::{RedoRecord, Retention, RetentionEntry};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
@@ -55,8 +54,8 @@ struct Log {
     /// Somebody wants this to be durable.
     requested: u64,
     retention: Retention,
-    /// What earlier lives of this node left: pins the horizon until their pages are on storage.
-    inherited: Option<Lsn>,
+    /// What earlier lives of this node left when they were not clean: pins the horizon while this life lasts.
+    earlier: Option<Lsn>,
     /// The horizon in the header on storage: space before it is free.
     durable_horizon: u64,
     /// Somebody waits for room.
@@ -73,7 +72,7 @@ impl Log {
             .horizon()
             .filter(|_| !planted(Defect::RecycleRedoEarly));
         let kept = retained.map_or(durable, |lsn| lsn.0.min(durable));
-        self.inherited
+        self.earlier
             .map_or(kept, |lsn| lsn.0.min(kept))
             .max(self.durable_horizon)
     }
@@ -90,16 +89,7 @@ struct Unit {
     bytes: Vec<u8>,
 }
 
-/// Pages of dead nodes whose redo this node, the leader, answers for.
-#[derive(Default)]
-struct Inherited {
-    /// By dead node: pages not on storage up to the PSN.
-    pages: BTreeMap<NodeId, BTreeMap<PageId, Psn>>,
-    /// Write-backs heard before the dead node's pages were known.
-    early: BTreeMap<NodeId, BTreeMap<PageId, Psn>>,
-}
-
-/// One node's redo stream, open for appending. Lock order: `header` (async) before `log`; `inherited` is alone.
+/// One node's redo stream, open for appending. Lock order: `header` (async) before `log`.
 pub struct RedoStream {
     rt: Arc<dyn Runtime>,
     file: Arc<dyn RedoFile>,
@@ -115,14 +105,11 @@ pub struct RedoStream {
     wake_writer: Notify,
     room: Notify,
     header: tokio::sync::Mutex<StreamHeader>,
-    inherited: Mutex<Inherited>,
-    inherited_changed: Notify,
 }
 
 impl RedoStream {
     /// Opens the stream of this node for `incarnation` behind the sealed end of the life before, and starts its
-    /// writer. When the stream is not clean, the redo of the earlier lives stays until
-    /// [`release_earlier_lives`](Self::release_earlier_lives).
+    /// writer. When the stream is not clean, the redo of the earlier lives stays: whoever recovers them marks it clean.
     pub async fn open_own(
         rt: Arc<dyn Runtime>,
         file: Arc<dyn RedoFile>,
@@ -131,7 +118,7 @@ impl RedoStream {
         incarnation: Incarnation,
     ) -> Result<Arc<Self>, WalError> {
         let mut header = read_header(&*file, stream).await?;
-        let inherited = (!header.clean).then_some(header.horizon);
+        let earlier = (!header.clean).then_some(header.horizon);
         let first = header.begin_life(incarnation)?;
         header.write(&*file).await?;
         let previous_end = header.segments.last().expect("the life that begins").previous_end;
@@ -144,7 +131,7 @@ impl RedoStream {
             requested: 0,
             // A page that is changed without pause pins up to a sample of log.
             retention: Retention::new(config.sample_bytes.min(header.ring_bytes / 16)),
-            inherited,
+            earlier,
             durable_horizon: header.horizon.0,
             want_room: false,
             closed: false,
@@ -163,8 +150,6 @@ impl RedoStream {
             wake_writer: Notify::new(),
             room: Notify::new(),
             header: tokio::sync::Mutex::new(header),
-            inherited: Mutex::default(),
-            inherited_changed: Notify::new(),
         });
         rt.spawn("redo writer", Box::pin(this.clone().run_writer()));
         Ok(this)
@@ -258,12 +243,6 @@ impl RedoStream {
         self.log.lock().retention.entries()
     }
 
-    /// The changes of this node's earlier lives are all on storage: their redo may go.
-    pub fn release_earlier_lives(&self) {
-        self.log.lock().inherited = None;
-        self.wake_writer.notify_one();
-    }
-
     /// Bytes of log between the horizon on storage and the end, and bytes of the ring.
     pub fn usage(&self) -> (u64, u64) {
         (self.log.lock().used(), self.ring_bytes)
@@ -272,48 +251,6 @@ impl RedoStream {
     /// Position behind the last group appended in this life, or its begin.
     pub fn end(&self) -> Lsn {
         Lsn(self.log.lock().previous_end).max(self.first)
-    }
-
-    /// The leader takes over the retention of a dead node: `pages` are not on storage up to the PSN named. Of its own
-    /// earlier lives a node does so itself, because notices about them come to it; when they are all written back it
-    /// calls [`release_earlier_lives`](Self::release_earlier_lives).
-    pub fn inherit(&self, dead: NodeId, pages: impl IntoIterator<Item = (PageId, Psn)>) {
-        let mut inherited = self.inherited.lock();
-        let early = inherited.early.remove(&dead).unwrap_or_default();
-        let missing = pages
-            .into_iter()
-            .filter(|(page, psn)| early.get(page).is_none_or(|known| known < psn));
-        let missing = missing.collect();
-        inherited.pages.insert(dead, missing);
-        self.inherited_changed.notify_waiters();
-    }
-
-    /// The view changed: inheritance is planned again by whoever leads.
-    pub fn forget_inherited(&self) {
-        *self.inherited.lock() = Inherited::default();
-        self.inherited_changed.notify_waiters();
-    }
-
-    /// Pages of a dead node that are not known to be on storage, up to `limit`; empty when its stream may be marked
-    /// clean, `None` when nothing was inherited from it.
-    pub fn inherited(&self, dead: NodeId, limit: usize) -> Option<Vec<PageId>> {
-        let inherited = self.inherited.lock();
-        inherited
-            .pages
-            .get(&dead)
-            .map(|pages| pages.keys().take(limit).copied().collect())
-    }
-
-    /// Waits until every page inherited from `dead` is on storage, or the inheritance was forgotten (false).
-    pub async fn inherited_flushed(&self, dead: NodeId) -> bool {
-        loop {
-            let notified = self.inherited_changed.notified();
-            match self.inherited(dead, 1) {
-                None => return false,
-                Some(pages) if pages.is_empty() => return true,
-                Some(_) => notified.await,
-            }
-        }
     }
 
     /// Writes the present horizon to the header; space before it is reused only afterwards.
@@ -351,7 +288,7 @@ impl RedoStream {
         let mut header = self.header.lock().await;
         {
             let mut log = self.log.lock();
-            if !log.retention.is_empty() || log.inherited.is_some() || log.previous_end > end.0 {
+            if !log.retention.is_empty() || log.earlier.is_some() || log.previous_end > end.0 {
                 return Err(WalError::Needed(self.stream));
             }
             log.closed = true;
@@ -478,30 +415,10 @@ impl Redo for RedoStream {
             for (page, psn) in pages {
                 log.retention.written_back(*page, *psn);
             }
-            let earlier_lives = log.inherited.is_some();
             drop(log);
             if self.checkpoint_is_due() {
                 self.wake_writer.notify_one();
             }
-            if !earlier_lives {
-                return;
-            }
         }
-        let mut inherited = self.inherited.lock();
-        for (page, psn) in pages {
-            match inherited.pages.get_mut(&by) {
-                Some(missing) => {
-                    if missing.get(page).is_some_and(|target| target <= psn) {
-                        missing.remove(page);
-                    }
-                }
-                None => {
-                    let known = inherited.early.entry(by).or_default().entry(*page).or_default();
-                    *known = (*known).max(*psn);
-                }
-            }
-        }
-        drop(inherited);
-        self.inherited_changed.notify_waiters();
     }
 }

@@ -517,24 +517,7 @@ async fn a_torn_header_leaves_the_other_copy() {
 }
 
 #[tokio::test]
-async fn the_leader_answers_for_a_dead_node_until_its_pages_are_on_storage() {
-    let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
-    format_stream(&*file, node()).await.unwrap();
-    let stream = open(&file, 1).await.unwrap();
-    let dead = NodeId::new(5).unwrap();
-    stream.written_back(dead, &[(page(1), Psn(4))]);
-    stream.inherit(dead, [(page(1), Psn(4)), (page(2), Psn(7)), (page(3), Psn(1))]);
-    assert_eq!(stream.inherited(dead, 9), Some(vec![page(2), page(3)]));
-    stream.written_back(dead, &[(page(2), Psn(6)), (page(3), Psn(9))]);
-    assert_eq!(stream.inherited(dead, 9), Some(vec![page(2)]));
-    stream.written_back(dead, &[(page(2), Psn(7))]);
-    assert!(stream.inherited_flushed(dead).await);
-    stream.forget_inherited();
-    assert!(!stream.inherited_flushed(dead).await);
-}
-
-#[tokio::test]
-async fn earlier_lives_pin_the_stream_until_their_pages_are_on_storage() {
+async fn earlier_lives_that_are_not_clean_pin_the_stream() {
     let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
     format_stream(&*file, node()).await.unwrap();
     let stream = open(&file, 1).await.unwrap();
@@ -552,7 +535,6 @@ async fn earlier_lives_pin_the_stream_until_their_pages_are_on_storage() {
     let (_, groups, end) = read_stream(&*file, node()).await.unwrap();
     seal(&*file, node(), end, Stamp(0)).await.unwrap();
     let stream = open(&file, 2).await.unwrap();
-    stream.inherit(node(), [(page(1), Psn(4))]);
     stream.checkpoint().await.unwrap();
     assert_eq!(
         read_stream(&*file, node()).await.unwrap().1,
@@ -560,11 +542,6 @@ async fn earlier_lives_pin_the_stream_until_their_pages_are_on_storage() {
         "the old part is still there"
     );
     assert_eq!(stream.close_clean().await, Err(WalError::Needed(node())));
-    stream.written_back(node(), &[(page(1), Psn(4))]);
-    assert!(stream.inherited_flushed(node()).await);
-    stream.release_earlier_lives();
-    stream.close_clean().await.unwrap();
-    assert!(read_stream(&*file, node()).await.unwrap().1.is_empty());
 }
 
 #[tokio::test]
