@@ -5,7 +5,6 @@
 //! (DIR-3, HZ-11); contributors are told after that (HZ-5).
 
 use crate::config::PoolError;
-use crate::driver::crc;
 use crate::pool::{Inner, Pool, count};
 use aquifer_buffer_pool_proto::{Lsn, Mode, PAGE_SIZE, PageId, Psn, header};
 use aquifer_dss::seam::IoBuffer;
@@ -147,7 +146,7 @@ impl Pool {
                 self.frames.copy(index, &mut image);
                 meta.writing = Some(frame.psn());
                 header::set_identity(&mut image, page, frame.psn());
-                header::seal(&mut image, epoch, crc);
+                header::seal(&mut image, epoch);
                 batch.push(Writing {
                     page,
                     index,

@@ -22,10 +22,6 @@ enum Obstacle {
     Hold(Instant),
 }
 
-pub(crate) fn crc(bytes: &[u8]) -> u32 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
-}
-
 impl Pool {
     /// Performs all outputs of the core. Called under the core lock after each input.
     pub(crate) fn pump(self: &Arc<Self>, inner: &mut Inner) {
@@ -260,7 +256,7 @@ impl Pool {
                 message: format!("{} bytes came", bytes.len()),
             });
         }
-        let psn = match header::verify(&bytes, page, crc) {
+        let psn = match header::verify(&bytes, page) {
             Verdict::Valid(psn) => psn,
             Verdict::NeverFormatted => {
                 bytes.fill(0);

@@ -5,7 +5,6 @@
 //! else may see the middle of a write.
 
 use crate::config::PoolError;
-use crate::driver::crc;
 use crate::pool::{Pool, count};
 use aquifer_buffer_pool_proto::{ImageInfo, Mode, PAGE_SIZE, PageId, Psn, header};
 use aquifer_dss::seam::IoBuffer;
@@ -75,7 +74,7 @@ impl Pool {
         self.frames.frame(index).meta.lock().writing = Some(psn); // BUF-9
         let pool = self.clone();
         let task = async move {
-            header::seal(&mut image, pool.epoch(), crc);
+            header::seal(&mut image, pool.epoch());
             if let Err(error) = pool.store.write_batch(vec![(page, image)]).await {
                 // It stays as it is in place; redo and images that it was made of may serve again.
                 tracing::error!(%error, %page, "a rebuilt page could not be written in place");

@@ -53,7 +53,7 @@ impl Gathered {
             let Some((_, image)) = decode_batch(&area).remove(&self.page) else {
                 continue;
             };
-            if let Verdict::Valid(psn) = header::verify(&image, self.page, crate::store::crc)
+            if let Verdict::Valid(psn) = header::verify(&image, self.page)
                 && self.history.add_image(psn, header::stamp(&image))
             {
                 self.image = Some((node, image));

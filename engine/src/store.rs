@@ -16,6 +16,7 @@ use aquifer_dss::group::{StorageError, VolumeGroup};
 use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer};
 use aquifer_dss_proto::FileId;
 use aquifer_dss_proto::defect::{Defect, planted};
+use aquifer_dss_proto::envelope::crc32c;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Mutex;
@@ -172,11 +173,11 @@ fn encode_batch(pages: &[(PageId, IoBuffer)]) -> IoBuffer {
         let entry = &mut area[16 + index * ENTRY..][..ENTRY];
         entry[..8].copy_from_slice(&page.file.0.to_le_bytes());
         entry[8..12].copy_from_slice(&page.number.to_le_bytes());
-        entry[12..16].copy_from_slice(&crc(image).to_le_bytes());
+        entry[12..16].copy_from_slice(&crc32c(&[image]).to_le_bytes());
         entry[16..24].copy_from_slice(&aquifer_buffer_pool_proto::header::psn(image).0.to_le_bytes());
         area[HEADER + index * PAGE_SIZE..][..PAGE_SIZE].copy_from_slice(image);
     }
-    let entries = crc(&area[16..16 + pages.len() * ENTRY]);
+    let entries = crc32c(&[&area[16..16 + pages.len() * ENTRY]]);
     area[..8].copy_from_slice(&MAGIC.to_le_bytes());
     area[8..12].copy_from_slice(&(pages.len() as u32).to_le_bytes());
     area[12..16].copy_from_slice(&entries.to_le_bytes());
@@ -190,7 +191,7 @@ pub fn decode_batch(area: &[u8]) -> BTreeMap<PageId, (Psn, Vec<u8>)> {
         return images;
     }
     let count = u32_at(area, 8) as usize;
-    if count > BATCH_PAGES || crc(&area[16..16 + count * ENTRY]) != u32_at(area, 12) {
+    if count > BATCH_PAGES || crc32c(&[&area[16..16 + count * ENTRY]]) != u32_at(area, 12) {
         return images;
     }
     for index in 0..count {
@@ -198,7 +199,7 @@ pub fn decode_batch(area: &[u8]) -> BTreeMap<PageId, (Psn, Vec<u8>)> {
         let Some(image) = area.get(HEADER + index * PAGE_SIZE..HEADER + (index + 1) * PAGE_SIZE) else {
             break;
         };
-        if crc(image) == u32_at(area, entry + 12) {
+        if crc32c(&[image]) == u32_at(area, entry + 12) {
             let page = PageId {
                 file: FileId(u64_at(area, entry)),
                 number: u32_at(area, entry + 8),
@@ -207,11 +208,6 @@ pub fn decode_batch(area: &[u8]) -> BTreeMap<PageId, (Psn, Vec<u8>)> {
         }
     }
     images
-}
-
-/// CRC-32C.
-pub fn crc(bytes: &[u8]) -> u32 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -17,6 +17,7 @@
 //! tree and stamp belong to the engine.
 
 use crate::page::{PAGE_SIZE, PageId, Psn, Stamp};
+use aquifer_dss_proto::envelope::crc32c;
 use aquifer_dss_proto::{Epoch, FileId};
 
 /// Bytes of the header.
@@ -102,16 +103,16 @@ pub fn set_identity(page: &mut [u8], id: PageId, psn: Psn) {
     page[24..32].copy_from_slice(&psn.0.to_le_bytes());
 }
 
-/// Stamps the writer's epoch and the CRC, computed by `crc` over the bytes that follow the CRC field.
-pub fn seal(page: &mut [u8], epoch: Epoch, crc: impl Fn(&[u8]) -> u32) {
+/// Stamps the writer's epoch and the CRC, computed over the bytes that follow the CRC field.
+pub fn seal(page: &mut [u8], epoch: Epoch) {
     assert_eq!(page.len(), PAGE_SIZE, "a page is sealed whole");
     page[32..40].copy_from_slice(&epoch.0.to_le_bytes());
-    let sum = crc(&page[4..]);
+    let sum = crc32c(&[&page[4..]]);
     page[0..4].copy_from_slice(&sum.to_le_bytes());
 }
 
 /// Judges what storage gave for `id`.
-pub fn verify(page: &[u8], id: PageId, crc: impl Fn(&[u8]) -> u32) -> Verdict {
+pub fn verify(page: &[u8], id: PageId) -> Verdict {
     assert_eq!(page.len(), PAGE_SIZE, "a page is verified whole");
     let named = page_id(page);
     if named != id {
@@ -123,7 +124,7 @@ pub fn verify(page: &[u8], id: PageId, crc: impl Fn(&[u8]) -> u32) -> Verdict {
             Verdict::NeverFormatted
         };
     }
-    if crc(&page[4..]) == checksum(page) {
+    if crc32c(&[&page[4..]]) == checksum(page) {
         Verdict::Valid(psn(page))
     } else {
         Verdict::Corrupt

@@ -15,6 +15,7 @@ use crate::RedoRecord;
 use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Stamp};
 use aquifer_dss_proto::defect::{Defect, planted};
+use aquifer_dss_proto::envelope::crc32c;
 use aquifer_dss_proto::{Epoch, FileId, Incarnation, NodeId};
 
 /// Bytes of a group before its records.
@@ -104,7 +105,7 @@ pub fn encode_group(out: &mut Vec<u8>, stamp: GroupStamp, records: &[RedoRecord]
         out.extend_from_slice(&record.prev_psn.0.to_le_bytes());
         out.extend_from_slice(&record.operation);
     }
-    let crc = crc32c(&out[start + 8..]);
+    let crc = crc32c(&[&out[start + 8..]]);
     out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
     length
 }
@@ -124,7 +125,7 @@ pub fn parse_group(bytes: &[u8]) -> Result<Group, GroupError> {
     let Some(bytes) = bytes.get(..length) else {
         return Err(GroupError::Short(length));
     };
-    if crc32c(&bytes[8..]) != u32_at(bytes, 4) {
+    if crc32c(&[&bytes[8..]]) != u32_at(bytes, 4) {
         return Err(GroupError::Damaged);
     }
     let stream = NodeId::new(bytes[14]).ok_or(GroupError::Damaged)?;
@@ -167,11 +168,6 @@ fn parse_records(mut bytes: &[u8], count: usize) -> Option<Vec<RedoRecord>> {
         });
     }
     (bytes.is_empty() && count > 0).then_some(records)
-}
-
-/// CRC32C, as everywhere on the device.
-pub fn crc32c(bytes: &[u8]) -> u32 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

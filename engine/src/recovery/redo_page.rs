@@ -125,7 +125,7 @@ impl Recovery {
             Err(PageStoreError::Gone(_)) => return Ok(None),
             read => read.map_err(|e| e.to_string())?,
         };
-        Ok(Some(match header::verify(&image, id, store::crc) {
+        Ok(Some(match header::verify(&image, id) {
             Verdict::Valid(psn) => (StoredBase::InPlace(image), psn),
             Verdict::NeverFormatted => (StoredBase::Other(IoBuffer::zeroed(PAGE_SIZE)), Psn(0)),
             Verdict::Corrupt if planted(Defect::RedoOnTornBase) => {
@@ -167,7 +167,7 @@ impl Recovery {
                 Err(StorageError::NoSuchFile(_)) => continue,
                 read => read?,
             };
-            if header::verify(&in_place, id, store::crc) == Verdict::Corrupt {
+            if header::verify(&in_place, id) == Verdict::Corrupt {
                 tracing::info!(page = %id, psn = psn.0, "torn page restored from the double-write area");
                 self.group
                     .write_at(id.file, store::offset(id), IoBuffer::copy_padded(&image))

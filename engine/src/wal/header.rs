@@ -7,8 +7,8 @@ use super::RedoFile;
 use aquifer_buffer_pool_proto::{Lsn, Stamp};
 use aquifer_dss::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::defect::{Defect, planted};
+use aquifer_dss_proto::envelope::crc32c;
 use aquifer_dss_proto::{Incarnation, NodeId};
-use aquifer_engine_proto::group::crc32c;
 
 /// Bytes in front of the ring: the two copies of the header.
 pub const RING_OFFSET: u64 = 2 * BLOCK as u64;
@@ -132,7 +132,7 @@ impl StreamHeader {
             put(segment.end.map_or(OPEN, |end| end.0));
             put(segment.previous_end.0);
         }
-        let crc = crc32c(&block[8..]);
+        let crc = crc32c(&[&block[8..]]);
         block[4..8].copy_from_slice(&crc.to_le_bytes());
         block
     }
@@ -140,7 +140,7 @@ impl StreamHeader {
     fn decode(block: &[u8]) -> Option<Self> {
         let word = |at: usize| u64::from_le_bytes(block[at..at + 8].try_into().expect("eight bytes"));
         let crc = u32::from_le_bytes(block[4..8].try_into().expect("four bytes"));
-        if block[0..4] != MAGIC || crc32c(&block[8..]) != crc || block[8..10] != VERSION.to_le_bytes() {
+        if block[0..4] != MAGIC || crc32c(&[&block[8..]]) != crc || block[8..10] != VERSION.to_le_bytes() {
             return None;
         }
         let count = u32::from_le_bytes(block[12..16].try_into().expect("four bytes")) as usize;

@@ -5,7 +5,6 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{OutputOptions, table};
 use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, header};
 use aquifer_dss_proto::FileId;
-use aquifer_dss_proto::envelope::crc32c;
 use aquifer_engine_proto::page::{InnerView, LeafView, NodeView, PageError, PageKind, kind_of};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -51,7 +50,7 @@ pub async fn run(options: PageOptions) -> Outcome {
         file: FileId(file),
         number,
     };
-    let verdict = format!("{:?}", header::verify(&page, id, |bytes| crc32c(&[bytes])));
+    let verdict = format!("{:?}", header::verify(&page, id));
     let content = content(&page).unwrap_or_else(|e| json!({ "error": e.to_string() }));
     let named = header::page_id(&page);
     let object = json!({

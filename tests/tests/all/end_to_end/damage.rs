@@ -3,7 +3,6 @@
 use super::rig::Cluster;
 use aquifer_buffer_pool_proto::PAGE_SIZE;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
-use aquifer_dss_proto::envelope::crc32c;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -21,7 +20,7 @@ fn leaves_with(device: &File, marker: &[u8]) -> Vec<(u64, Vec<u8>)> {
         for at in (0..1 << 20).step_by(STEP) {
             let page = &chunk[at..at + PAGE_SIZE];
             let leaf = page[4] == header::PAGE_VERSION && page[5] == LEAF;
-            let verdict = || header::verify(page, header::page_id(page), |bytes| crc32c(&[bytes]));
+            let verdict = || header::verify(page, header::page_id(page));
             let has = || page.windows(marker.len()).any(|window| window == marker);
             if leaf && matches!(verdict(), Verdict::Valid(_)) && has() {
                 found.push((offset + at as u64, page.to_vec()));
