@@ -129,7 +129,7 @@ impl Configuration {
             }
             tuning = Tuning::draw(&mut later);
         }
-        Self {
+        let mut configuration = Self {
             seed,
             cluster: ClusterOptions {
                 world,
@@ -149,7 +149,31 @@ impl Configuration {
                 Duration::from_millis(random.between(20, 4_000)),
             ),
             overrides: overrides.clone(),
+        };
+        if !overrides.calm && overrides.subject == Subject::Engine {
+            configuration.stress_storage();
         }
+        configuration
+    }
+
+    /// A third of the seeds is about what storage keeps: the power fails again and again, kills and cuts are aimed at moments
+    /// in which something can be lost, and memory and redo are so small that pages are always on their way. It has random
+    /// numbers of its own: the other seeds stay what they are.
+    fn stress_storage(&mut self) {
+        let mut random = Random::fork(self.seed, "storage");
+        if !random.chance(333_000) {
+            return;
+        }
+        self.faults.power_cut = 15;
+        self.faults.crash = 15;
+        self.faults.aimed = true;
+        self.faults.pause_low = Duration::from_millis(100);
+        self.faults.pause_high = Duration::from_millis(random.between(300, 2_500));
+        self.frames = *random.pick(&[8, 12, 16, 32]);
+        self.redo_bytes = *random.pick(&[256 << 10, 512 << 10, 1 << 20, 4 << 20]);
+        self.size.keys = *random.pick(&[64, 256]);
+        self.cluster.disk.latency_high = Duration::from_micros(*random.pick(&[400, 2_000, 5_000]));
+        self.restart.1 = Duration::from_millis(random.between(20, 500));
     }
 
     /// The command that runs this again, byte for byte.

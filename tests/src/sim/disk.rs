@@ -147,6 +147,11 @@ impl SimDisk {
             .is_none_or(|count| *count == 0)
     }
 
+    /// Completed writes that no flush covers.
+    pub fn unflushed(&self) -> usize {
+        self.state.lock().unflushed.len()
+    }
+
     /// Sets what is wrong with the port of `node`.
     pub fn set_fault(&self, node: NodeId, fault: PortFault) {
         self.state.lock().faults.insert(node, fault);

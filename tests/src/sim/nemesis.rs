@@ -29,6 +29,8 @@ pub struct Faults {
     pub power_cut: u32,
     /// Clock rates change.
     pub clocks: u32,
+    /// Kills and power cuts wait for a moment in which a write is in flight or not flushed.
+    pub aimed: bool,
     /// Shortest time between two faults.
     pub pause_low: Duration,
     /// Longest time between two faults.
@@ -55,6 +57,7 @@ impl Faults {
             disk_errors: 1,
             power_cut: 1,
             clocks: 1,
+            aimed: false,
             pause_low: Duration::from_millis(200),
             pause_high: Duration::from_secs(6),
             longest: Duration::from_secs(8),
@@ -79,6 +82,9 @@ impl Faults {
         ]
     }
 }
+
+/// An aimed fault waits so long for its moment at most.
+const AIM: Duration = Duration::from_millis(50);
 
 /// Draws and does faults.
 pub struct Nemesis {
@@ -145,6 +151,7 @@ impl Nemesis {
         match which {
             0 => {
                 let node = self.any_node();
+                self.aim(Some(node)).await;
                 self.cluster.crash(node, "killed by the nemesis");
             }
             1 => self.stop_a_node(),
@@ -153,12 +160,34 @@ impl Nemesis {
             4 => self.lose_messages().await,
             5 => self.slow_a_disk().await,
             6 => self.break_a_disk().await,
-            7 => self.cluster.cut_power(),
+            7 => {
+                self.aim(None).await;
+                self.cluster.cut_power();
+            }
             _ => {
                 let node = self.any_node();
                 let rate = self.random.below(2001) as i64 - 1000;
                 self.cluster.world.set_clock_rate(node, rate);
             }
+        }
+    }
+
+    /// When aimed: waits, not for long, until a write of `node` is in flight, or anybody's is not flushed.
+    async fn aim(&mut self, node: Option<NodeId>) {
+        if !self.faults.aimed || self.random.chance(200_000) {
+            return;
+        }
+        let (world, disk) = (self.cluster.world.clone(), self.cluster.disk.clone());
+        let end = world.now() + AIM.as_nanos() as u64;
+        while world.now() < end {
+            let hit = match node {
+                Some(node) => world.life(node).is_some_and(|life| !disk.settled(life)),
+                None => disk.unflushed() > 0,
+            };
+            if hit {
+                return;
+            }
+            world.sleep(AIM / 1_000).await;
         }
     }
 
