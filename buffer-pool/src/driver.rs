@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// What a surrender still waits for.
-enum Obstacle {
+pub(crate) enum Obstacle {
     Redo(Lsn),
     Write,
     Hold(Instant),
@@ -401,7 +401,7 @@ impl Pool {
     }
 
     /// Gives the page up if nothing is in the way. `None` when it is done or not wanted any more.
-    fn try_surrender(
+    pub(crate) fn try_surrender(
         self: &Arc<Self>,
         inner: &mut Inner,
         page: PageId,
@@ -425,7 +425,9 @@ impl Pool {
             None
         };
         if obstacle.is_some() {
-            if !matches!(obstacle, Some(Obstacle::Hold(_))) {
+            if matches!(obstacle, Some(Obstacle::Hold(_))) {
+                frame.meta.lock().leaving = Some(conversion);
+            } else {
                 frame.close(); // or local writers would move the redo position on for ever
             }
             if let Some(Obstacle::Redo(position)) = obstacle {

@@ -6,7 +6,7 @@
 //! synchronous code only, so whoever waits for one may spin.
 
 use crate::evict::Uses;
-use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn};
+use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn};
 use aquifer_dss_proto::{Instant, NodeSet};
 use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::Mutex;
@@ -39,6 +39,8 @@ pub(crate) struct Meta {
     pub writing: Option<Psn>,
     pub holds: u32,
     pub hold_until: Instant,
+    /// A surrender waits for the holds: whoever gives the last one back does it at once.
+    pub leaving: Option<Conversion>,
 }
 
 impl Meta {

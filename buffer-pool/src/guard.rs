@@ -117,6 +117,6 @@ impl std::fmt::Debug for Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.pool.release_hold(self.index, self.stay);
+        self.pool.release_hold(self.page, self.index, self.stay);
     }
 }

@@ -303,16 +303,26 @@ impl Pool {
         }
     }
 
-    pub(crate) fn release_hold(&self, index: usize, stay: u64) {
+    pub(crate) fn release_hold(self: &Arc<Self>, page: PageId, index: usize, stay: u64) {
         let mut meta = self.frames.frame(index).meta.lock();
-        if meta.stay == stay && meta.holds > 0 {
-            meta.holds -= 1;
-            if meta.holds == 0 {
-                meta.hold_until = Instant::default();
-                drop(meta);
-                self.changed.notify_waiters();
-            }
+        if meta.stay != stay || meta.holds == 0 {
+            return;
         }
+        meta.holds -= 1;
+        if meta.holds > 0 {
+            return;
+        }
+        meta.hold_until = Instant::default();
+        let leaving = meta.leaving.take();
+        drop(meta);
+        // Where the core is busy, or is what drops this hold, the surrender's own task looks again.
+        if let Some(conversion) = leaving
+            && let Some(mut inner) = self.inner.try_lock()
+        {
+            self.try_surrender(&mut inner, page, conversion);
+            self.pump(&mut inner);
+        }
+        self.changed.notify_waiters();
     }
 
     /// A new view. Possessions stay; everything under way starts again with the new homes. `dead` are former members
