@@ -6,5 +6,6 @@ pub mod sim;
 
 pub mod checker;
 pub mod isocheck;
+pub mod model;
 pub mod swarm;
 pub mod workload;

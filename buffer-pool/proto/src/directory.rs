@@ -8,6 +8,7 @@ use crate::message::{Conversion, Message, Redone, Request, Source};
 use crate::ownership::{Contents, Key, Ownership};
 use crate::page::{Mode, PageId, Psn};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{NodeId, NodeSet};
 
 /// Which requests of a node were acted on: all up to `floor`, and those `above`.
@@ -165,7 +166,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
         if !self.seen.entry(from).or_default().contains(request) {
             match self.entry(page).state {
-                State::Converting { ask, .. } if ask.node == from => return self.start(page),
+                State::Converting { ask, .. } if ask.node == from && !planted(Defect::ReleaseBeforeDone) => {
+                    return self.start(page);
+                }
                 State::Unknown | State::Inheriting(..) => return,
                 _ => {}
             }
@@ -181,7 +184,14 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let Some(entry) = self.entries.get_mut(&page) else {
             return;
         };
-        if entry.state != State::Idle {
+        let granting = matches!(
+            entry.state,
+            State::Converting {
+                step: Step::Granting,
+                ..
+            }
+        );
+        if entry.state != State::Idle && !(granting && planted(Defect::GrantTwice)) {
             return;
         }
         entry.check(page);
@@ -222,6 +232,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let mut others = holders;
         if let Some(source) = source {
             others.remove(source);
+        }
+        if let Some(forgotten) = others.first().filter(|_| planted(Defect::SkipInvalidation)) {
+            others.remove(forgotten);
         }
         if mode == Mode::Exclusive && !others.is_empty() {
             let step = Step::Invalidating(others);
@@ -290,7 +303,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             ask: Ask { mode, ..ask },
             step: Step::Granting,
         };
-        let source = if upgrade { Source::Upgrade } else { Source::Storage };
+        let source = if upgrade && !planted(Defect::UpgradeFromStorage) {
+            Source::Upgrade
+        } else {
+            Source::Storage
+        };
         self.repeat(
             Key::Step(page, node),
             node,
@@ -302,6 +319,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 source,
             },
         );
+        if planted(Defect::EndWithoutDone) {
+            self.on_done(node, page, conversion, true);
+        }
     }
 
     /// Makes `node`, which retained the only image, compare it with storage and hold the newer.
@@ -469,7 +489,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let conversion = self.new_conversion();
         let entry = self.entry(page);
         if let Some(heir) = entry.sharers.first() {
+            let others = entry.sharers.without(NodeSet::of(heir));
             entry.state = State::Inheriting(conversion, heir);
+            for other in others.iter().filter(|_| planted(Defect::EveryHeirInherits)) {
+                self.send(other, Message::Inherit { page, conversion }, None);
+            }
             return self.repeat(Key::Step(page, heir), heir, Message::Inherit { page, conversion });
         }
         entry.state = State::Frozen;
@@ -498,10 +522,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let Some(entry) = self.entries.get_mut(&page) else {
             return;
         };
-        if entry
-            .duty
-            .is_some_and(|(duty, since)| duty == from && since <= conversion)
-        {
+        if entry.duty.is_some_and(|(duty, since)| {
+            duty == from && (since <= conversion || planted(Defect::ObeyStaleCleaned))
+        }) {
             entry.duty = None;
         }
     }
@@ -545,7 +568,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                         None,
                     );
                 }
-                return;
+                // It is no use to a page that cannot reach its target, and a node that retains an image cannot leave.
+                return self.drop_retained(page);
             }
         }
         self.drop_retained(page);

@@ -77,6 +77,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         })
     }
 
+    /// Leader: whether `next_redo` may have a task.
+    pub fn redo_waits(&self) -> bool {
+        self.redo.is_queued()
+    }
+
     /// Messages that are repeated until they are answered.
     pub fn unanswered(&self) -> usize {
         self.repeated.len()

@@ -8,7 +8,7 @@ use crate::message::{Conversion, Message, Request, Source};
 use crate::ownership::{Contents, Key, Output, Ownership};
 use crate::page::{ImageInfo, Mode, PageId};
 use aquifer_dss_proto::defect::{Defect, planted};
-use aquifer_dss_proto::{Instant, NodeId};
+use aquifer_dss_proto::{Instant, NodeId, NodeSet};
 
 /// How a page is given up.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -137,7 +137,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let Some(Want::Deferred(mode)) = local.want else {
             return;
         };
-        if local.releasing.is_some() {
+        if local.releasing.is_some() && !planted(Defect::AcquireBeforeReleaseAck) {
             return;
         }
         let request = self.new_request(home);
@@ -167,11 +167,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         });
         self.retained.remove(&page);
         let home = self.home(page);
-        self.repeat(
-            Key::Done(page, conversion),
-            home,
-            Message::Done { page, conversion },
-        );
+        let (key, done) = (Key::Done(page, conversion), Message::Done { page, conversion });
+        self.repeat(key, home, done);
+        if planted(Defect::SendDoneOnce) {
+            self.settle(key);
+        }
         self.drain();
         Some(mode)
     }
@@ -208,9 +208,12 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         page: PageId,
         conversion: Conversion,
         image: Option<I>,
-        info: ImageInfo,
+        mut info: ImageInfo,
     ) {
         self.now = now;
+        if planted(Defect::SkipContributors) {
+            info.contributors = NodeSet::EMPTY;
+        }
         let local = self.pages.get_mut(&page).expect("a surrendering page is known");
         let surrender = local.surrender.take().expect("the driver asked surrender_wanted");
         assert_eq!(
@@ -237,7 +240,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             }
         };
         let image = image.expect("a shipped page has an image");
-        if mode == Mode::Exclusive {
+        if mode == Mode::Exclusive && !planted(Defect::RetainNothing) {
             self.retained.insert(
                 page,
                 Retained {
@@ -300,6 +303,10 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let request = self.new_request(home);
         let local = self.pages.get_mut(&page).expect("checked");
         local.held = None;
+        if planted(Defect::EvictWithoutRelease) {
+            self.tidy(page);
+            return true;
+        }
         local.releasing = Some(request);
         self.repeat(Key::Release(page), home, Message::Release { page, request });
         self.drain();
@@ -420,11 +427,22 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             return self.send(home, Message::Refused { page, conversion }, None);
         };
         // A late copy of this Grant must not restore what was shipped after it (HZ-4).
-        if conversion <= retained.conversion {
+        if conversion <= retained.conversion && !planted(Defect::ObeyStaleRestore) {
             return self.stale();
         }
         let (image, info) = (retained.image.clone(), retained.info);
         self.pages.entry(page).or_default().restoring = Some(conversion);
+        if planted(Defect::TrustRetained) {
+            let mode = Mode::Exclusive;
+            self.outputs.push_back(Output::Install {
+                page,
+                conversion,
+                mode,
+                image,
+                info,
+            });
+            return;
+        }
         self.outputs.push_back(Output::Restore {
             page,
             conversion,
@@ -514,7 +532,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 (Mode::Shared, Mode::Exclusive) => SurrenderKind::Downgrade,
                 (Mode::Shared, Mode::Shared) => SurrenderKind::Copy,
             };
-            if local.surrender.is_some() || (conversion <= held.seen && !again) {
+            let old = conversion <= held.seen && !again && !planted(Defect::ObeyStaleTransfer);
+            if local.surrender.is_some() || old {
                 return self.stale();
             }
             local.surrender = Some(Surrender {

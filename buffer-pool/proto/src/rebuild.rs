@@ -13,6 +13,7 @@ use crate::possession::{Local, Possession, Want};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Epoch, HOME_SLOTS, Instant, NodeId, NodeSet, View};
 
 /// Entries of one chunk of claims, targets or redo orders.
@@ -82,6 +83,10 @@ pub(crate) struct RedoTasks {
 }
 
 impl RedoTasks {
+    pub fn is_queued(&self) -> bool {
+        !self.queued.is_empty() || !self.urgent.is_empty()
+    }
+
     pub fn urgent(&mut self, page: PageId) {
         if let Some(task) = self.tasks.get_mut(&page) {
             task.urgent = true;
@@ -120,6 +125,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.now = now;
         let old = core::mem::replace(&mut self.view, view);
         self.forget_messages();
+        if planted(Defect::ForgetRetained) {
+            self.retained.clear();
+        }
         self.seen = BTreeMap::<NodeId, Seen>::new();
         self.next_request.clear();
         self.redo = RedoTasks::default();
@@ -177,7 +185,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             }
             if lost_duty && !entry.sharers.is_empty() {
                 heirless.insert(*page);
-            } else if (lost_owner || lost_duty) && pending {
+            } else if (lost_owner || lost_duty) && pending && !planted(Defect::OpenFrozen) {
                 entry.state = State::Frozen;
             }
         }
@@ -326,7 +334,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if gathered.complete {
             self.settle(Key::Query(from));
         }
-        if self.rebuild.claims.values().all(|g| g.complete) {
+        let missing = self.rebuild.claims.values().filter(|g| !g.complete).count();
+        if missing <= usize::from(planted(Defect::RebuildWithoutOne)) {
             self.rebuild_entries();
         }
     }
@@ -410,6 +419,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// A page without a holder: redone up to `target`, restored from a retained image, or current on storage.
     pub(crate) fn thaw(&mut self, page: PageId, target: Option<Psn>) -> Option<(PageId, Psn, Conversion)> {
+        let target = target.filter(|_| !planted(Defect::ForgetTarget));
         let entry = self.entry(page);
         let best = entry.retained.iter().map(|(node, (_, psn))| (*psn, *node)).max();
         match (best, target) {

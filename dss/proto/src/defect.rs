@@ -111,6 +111,48 @@ defects! {
     LeaderIgnoresCeilings,
     /// DSS-2: a metadata entry is answered before it is flushed.
     AnswerBeforeJournalFlush,
+
+    // Page ownership: the directory and the possessions.
+    /// HZ-4: a holder obeys a Transfer whose conversion it has already left behind.
+    ObeyStaleTransfer,
+    /// HZ-4: a node obeys an order to restore a retained image that is older than what it retains.
+    ObeyStaleRestore,
+    /// HZ-5: a home believes a Cleaned that was said before the duty began.
+    ObeyStaleCleaned,
+    /// DIR-1: the next conversion begins before the grant of the last one is Done.
+    GrantTwice,
+    /// DIR-1: one sharer is not asked to give the page up.
+    SkipInvalidation,
+    /// DIR-1: a conversion ends when the grant is sent, without Done.
+    EndWithoutDone,
+    /// DIR-7: Done is sent once, and not repeated.
+    SendDoneOnce,
+    /// DIR-2: a sharer that becomes owner is told to read storage.
+    UpgradeFromStorage,
+    /// DIR-5: a message of an earlier epoch is acted on.
+    AcceptOldEpoch,
+    /// DIR-6: a view change makes nodes forget the images they retain.
+    ForgetRetained,
+    /// HZ-3: a retained image counts as the page without being compared with storage.
+    TrustRetained,
+    /// DIR-6: a shipped image is not retained until Drop.
+    RetainNothing,
+    /// DIR-7: a page is given up without a word to the home.
+    EvictWithoutRelease,
+    /// A node asks for a page before the home has acknowledged its release.
+    AcquireBeforeReleaseAck,
+    /// A home acts on a release that overtook the Done of its sender.
+    ReleaseBeforeDone,
+    /// DIR-1: a directory is rebuilt without the claims of one survivor.
+    RebuildWithoutOne,
+    /// HZ-5: an image travels without the nodes that changed it.
+    SkipContributors,
+    /// DIR-4: all sharers inherit the duty of a dead dirty holder.
+    EveryHeirInherits,
+    /// DIR-2: pages of dead owners are granted before the analysis.
+    OpenFrozen,
+    /// DIR-2: the target of a frozen page is ignored: storage is taken for current.
+    ForgetTarget,
 }
 
 impl Defect {

@@ -8,7 +8,7 @@ mod disk;
 mod fencer;
 mod nemesis;
 mod network;
-mod panics;
+pub mod panics;
 mod random;
 mod runtime;
 mod trace;

@@ -4,6 +4,7 @@
 
 mod end_to_end;
 mod isocheck;
+mod model;
 mod seeds;
 mod simulator;
 mod steady;

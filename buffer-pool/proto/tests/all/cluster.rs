@@ -10,7 +10,7 @@ use aquifer_buffer_pool_proto::{
 };
 use aquifer_dss_proto::{Epoch, FileId, Incarnation, Instant, Member, NodeId, NodeSet, View};
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{Hash, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -280,7 +280,7 @@ impl Cluster {
                     let frame = self.frame_mut(node, page);
                     frame.duty = frame.dirty;
                 }
-                Output::Denied(page) => panic!("{page} is denied"),
+                Output::Denied(page) => self.node(node).wants.retain(|(p, _)| *p != page),
                 Output::WriteBackWanted(page, by) => self.write_back_wanted(node, page, by),
                 Output::NotHeld(page) => self.trim_redo(page, node, self.stored(page)),
                 Output::RedoReady => {}
@@ -539,6 +539,16 @@ impl Cluster {
         }
     }
 
+    /// The leader's engine cannot redo a page that it was told to.
+    pub fn fail_redo(&mut self, leader: NodeId, at: usize) {
+        let now = self.now;
+        let state = self.node(leader);
+        if let Work::Redo(page, _, epoch) = state.work.remove(at) {
+            state.core.handle_redone(now, page, epoch, Redone::Failed);
+        }
+        self.collect(leader);
+    }
+
     /// The leader's engine reads all streams, once every member has installed the view. True when it did.
     pub fn analyse(&mut self) -> bool {
         let leader = self.view().leader;
@@ -636,6 +646,15 @@ impl Cluster {
         *truth = (*truth).max(psn);
     }
 
+    /// Every write that was begun is on storage.
+    pub fn end_all_writes(&mut self) {
+        for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+            for page in self.pages.clone() {
+                self.end_write_back(node, page);
+            }
+        }
+    }
+
     /// A node wants a page.
     pub fn acquire(&mut self, node: NodeId, page: PageId, mode: Mode) {
         let now = self.now;
@@ -671,11 +690,15 @@ impl Cluster {
         true
     }
 
+    /// Whether a page need not be written back before it is given up.
+    pub fn may_give_up(frame: &Frame) -> bool {
+        !frame.duty && frame.writing.is_none()
+    }
+
     /// A node gives up a page that it need not write back. True when it may.
     pub fn evict(&mut self, node: NodeId, page: PageId) -> bool {
         let now = self.now;
-        let idle = |f: &Frame| !f.duty && f.writing.is_none();
-        if !self.frame(node, page).as_ref().is_some_and(idle) {
+        if !self.frame(node, page).as_ref().is_some_and(Self::may_give_up) {
             return false;
         }
         let released = self.node(node).core.handle_release(now, page);
@@ -779,7 +802,13 @@ pub fn has_record(redo: &BTreeMap<(PageId, NodeId), BTreeSet<Psn>>, page: PageId
 impl Hash for Cluster {
     fn hash<H: Hasher>(&self, into: &mut H) {
         self.nodes.hash(into);
-        self.net.hash(into);
+        // The network keeps no order.
+        let packets = self.net.iter().map(|packet| {
+            let mut hasher = DefaultHasher::new();
+            packet.hash(&mut hasher);
+            hasher.finish()
+        });
+        packets.fold(0u64, u64::wrapping_add).hash(into);
         (&self.storage, &self.redo, &self.volatile, &self.truth).hash(into);
         let last = self.view();
         (self.views.len(), self.pending, last.leader).hash(into);

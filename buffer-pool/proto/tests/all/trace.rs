@@ -18,6 +18,7 @@
 //! | `want-flush 2` | node 2's redo is pinned by P |
 //! | `crash 2`, `rejoin 2`, `view` | a death, a new life, and the view that says so |
 //! | `install 1`, `install all` | members install the view |
+//! | `fail-redo 2` | the leader, node 2, cannot redo what its work says |
 //! | `analyse`, `redo`, `recovered` | the leader reads the redo streams, takes an order to redo, ends the recovery |
 //! | `network` | lists what is in the network |
 //! | `state` | what storage, the home and each node have of P |
@@ -141,6 +142,10 @@ impl Trace {
             ["work", node] => {
                 let node = number(node);
                 !self.cluster().nodes[&node].work.is_empty() && self.cluster().do_work(node, 0)
+            }
+            ["fail-redo", node] => {
+                self.cluster().fail_redo(number(node), 0);
+                true
             }
             ["run"] => self.run(),
             ["network"] => self.network(),

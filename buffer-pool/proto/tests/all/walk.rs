@@ -16,7 +16,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, log: Log) -> Self {
         let mut walk = Self {
             seed,
             state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
@@ -31,7 +31,7 @@ impl Walk {
         let pages = pages.collect();
         let count = 2 + walk.random(3) as u8;
         walk.cluster = Cluster::new(count, pages);
-        walk.cluster.log = Log(Some(Vec::new()));
+        walk.cluster.log = log;
         walk
     }
 
@@ -185,11 +185,9 @@ impl Walk {
                 self.cluster.install(node);
                 self.work(node);
                 self.tick(node);
-                for page in self.cluster.pages.clone() {
-                    self.cluster.end_write_back(node, page);
-                }
                 self.cluster.want_again(node);
             }
+            self.cluster.end_all_writes();
             for packet in core::mem::take(&mut self.cluster.net) {
                 self.hand_over(packet);
             }
@@ -206,16 +204,18 @@ impl Walk {
 impl Drop for Walk {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = self.cluster.log.0.take().unwrap_or_default();
+            let Some(log) = self.cluster.log.0.take() else {
+                return;
+            };
             let from = log.len().saturating_sub(120);
             eprintln!("seed {}:\n{}", self.seed, log[from..].join("\n"));
         }
     }
 }
 
-/// One walk; gives how many changes were made. Panics when a rule is broken.
-pub fn run(seed: u64, steps: u64) -> u64 {
-    let mut walk = Walk::new(seed);
+/// One walk; gives how many changes were made. Panics when a rule is broken, and prints what led there if it keeps a log.
+pub fn run(seed: u64, steps: u64, log: Log) -> u64 {
+    let mut walk = Walk::new(seed, log);
     for _ in 0..steps {
         walk.step();
     }

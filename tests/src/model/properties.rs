@@ -1,0 +1,211 @@
+//! DIR-1 to DIR-7 over a state, and what a run must be seen to reach.
+
+use super::cluster::{Cluster, has_record};
+use super::state::{Pages, State, is_quiet};
+use crate::sim::panics;
+use aquifer_buffer_pool_proto::{HomeState, Mode, PageId, Psn};
+use aquifer_dss_proto::NodeId;
+use aquifer_dss_proto::defect::plant;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+type Condition = fn(&Pages, &State) -> bool;
+
+/// All properties: first the rules, then what must be reached.
+pub fn properties(model: &Pages) -> Vec<stateright::Property<Pages>> {
+    let always: [(&'static str, Condition); 9] = [
+        ("DIR-1 one owner, or sharers", |_, s| {
+            kept(s, "DIR-1") && one_owner(&s.cluster)
+        }),
+        ("DIR-2 a holder has the newest image", |_, s| {
+            kept(s, "DIR-2") && newest(&s.cluster)
+        }),
+        ("DIR-3 an image leaves with durable redo", |_, s| {
+            kept(s, "DIR-3") && durable(&s.cluster)
+        }),
+        ("DIR-4 one node writes back, forward", |_, s| {
+            kept(s, "DIR-4") && one_duty(&s.cluster)
+        }),
+        ("DIR-5 another epoch changes nothing", |_, s| kept(s, "DIR-5")),
+        ("DIR-6 nothing durable is lost", |_, s| {
+            kept(s, "DIR-6") && redoable(&s.cluster)
+        }),
+        ("DIR-7 every request is granted", |m, s| {
+            kept(s, "DIR-7") && served(m, &s.cluster)
+        }),
+        ("redo that is on storage is let go of", |m, s| {
+            !m.is_calm() || released(&s.cluster)
+        }),
+        ("the core goes on", |_, s| {
+            s.broken.as_ref().is_none_or(|b| b.starts_with("DIR-"))
+        }),
+    ];
+    let always = always.map(|(name, holds)| stateright::Property::always(name, holds));
+    let wanted = reaches()
+        .into_iter()
+        .filter(|(name, _)| model.reaches.contains(name));
+    let sometimes = wanted.map(|(name, holds)| stateright::Property::sometimes(name, holds));
+    always.into_iter().chain(sometimes).collect()
+}
+
+/// The hard states, of which each configuration names those that it must be seen to reach.
+fn reaches() -> [(&'static str, Condition); 12] {
+    [
+        ("sharers are invalidated", |_, s| {
+            home(s, |h| matches!(h, HomeState::Invalidating(..)))
+        }),
+        ("an image is shipped", |_, s| {
+            home(s, |h| matches!(h, HomeState::Shipping(..)))
+        }),
+        ("a grant is not Done", |_, s| {
+            home(s, |h| matches!(h, HomeState::Granting(..)))
+        }),
+        ("a sharer is asked to inherit", |_, s| {
+            home(s, |h| matches!(h, HomeState::Inheriting(_)))
+        }),
+        ("a home asks what is held", |_, s| {
+            home(s, |h| h == HomeState::Unknown)
+        }),
+        ("a page is frozen", |_, s| home(s, |h| h == HomeState::Frozen)),
+        ("a page is redone", |_, s| home(s, |h| h == HomeState::Redoing)),
+        ("a page is broken", |_, s| home(s, |h| h == HomeState::Broken)),
+        ("an image is retained while another owns the page", |_, s| {
+            let c = &s.cluster;
+            let retains = |page: &PageId| c.nodes.values().any(|n| n.core.retained_psn(*page).is_some());
+            c.pages
+                .iter()
+                .any(|p| retains(p) && all_frames(c, *p).any(|f| f.mode == Mode::Exclusive))
+        }),
+        ("a retained image is older than storage", |_, s| {
+            let c = &s.cluster;
+            let old =
+                |n: &super::cluster::Node, p: PageId| n.core.retained_psn(p).is_some_and(|r| r < c.stored(p));
+            c.pages.iter().any(|p| c.nodes.values().any(|n| old(n, *p)))
+        }),
+        ("two sharers want to write", |_, s| {
+            let c = &s.cluster;
+            let wants = |node: &NodeId, page: PageId| {
+                let asks = c.nodes[node].wants.contains(&(page, Mode::Exclusive));
+                asks && c.frame(*node, page).is_some_and(|f| f.mode == Mode::Shared)
+            };
+            c.pages
+                .iter()
+                .any(|p| c.nodes.keys().filter(|n| wants(n, *p)).count() == 2)
+        }),
+        ("members are in different views", |_, s| {
+            !s.cluster.installed_everywhere()
+        }),
+    ]
+}
+
+fn home(state: &State, is: impl Fn(HomeState) -> bool) -> bool {
+    let cluster = &state.cluster;
+    let listed = |page: &PageId| {
+        cluster
+            .nodes
+            .values()
+            .any(|n| n.core.listed(*page).is_some_and(|e| is(e.state)))
+    };
+    cluster.pages.iter().any(listed)
+}
+
+/// Nothing dirty is left and nothing is under way: no record is kept that storage makes needless (HZ-5).
+fn released(cluster: &Cluster) -> bool {
+    let settled = is_quiet(cluster) && cluster.volatile.is_empty();
+    let clean = |page: &PageId| !all_frames(cluster, *page).any(|f| f.dirty);
+    let kept = |page: &PageId| cluster.redo.keys().any(|(p, _)| p == page);
+    !settled || !cluster.pages.iter().any(|page| clean(page) && kept(page))
+}
+
+/// No rule of this name was broken on the way here.
+fn kept(state: &State, rule: &str) -> bool {
+    state.broken.as_ref().is_none_or(|broken| !broken.contains(rule))
+}
+
+fn all_frames(cluster: &Cluster, page: PageId) -> impl Iterator<Item = super::cluster::Frame> + '_ {
+    cluster
+        .nodes
+        .keys()
+        .filter_map(move |node| cluster.frame(*node, page))
+}
+
+fn one_owner(cluster: &Cluster) -> bool {
+    cluster.pages.iter().all(|page| {
+        let owners = all_frames(cluster, *page)
+            .filter(|f| f.mode == Mode::Exclusive)
+            .count();
+        owners == 0 || all_frames(cluster, *page).count() == 1
+    })
+}
+
+fn newest(cluster: &Cluster) -> bool {
+    let held = |page: &PageId| {
+        let psns: Vec<Psn> = all_frames(cluster, *page).map(|f| f.psn).collect();
+        let durable = cluster.durable(*page);
+        psns.iter().all(|psn| *psn >= durable && *psn == psns[0])
+    };
+    cluster.pages.iter().all(held)
+}
+
+fn durable(cluster: &Cluster) -> bool {
+    cluster.net.iter().all(|packet| {
+        let page = match &packet.envelope.message {
+            aquifer_buffer_pool_proto::Message::Page { page, .. } => *page,
+            _ => return true,
+        };
+        packet.image.is_some_and(|psn| psn <= cluster.durable(page))
+    })
+}
+
+fn one_duty(cluster: &Cluster) -> bool {
+    let alone = |page: &PageId| all_frames(cluster, *page).filter(|f| f.duty).count() <= 1;
+    cluster.pages.iter().all(alone)
+}
+
+/// If all memory were lost now, every durable change could be had from storage and the redo streams.
+fn redoable(cluster: &Cluster) -> bool {
+    cluster.pages.iter().all(|page| {
+        let (stored, durable) = (cluster.stored(*page).0, cluster.durable(*page).0);
+        (stored + 1..=durable).all(|psn| has_record(&cluster.redo, *page, Psn(psn)))
+    })
+}
+
+/// From a state in which nothing is under way but repetition, all are served when the network is good from here on.
+fn served(model: &Pages, cluster: &Cluster) -> bool {
+    if !is_quiet(cluster) || !cluster.installed_everywhere() {
+        return true;
+    }
+    let idle = cluster.nodes.values().all(|n| n.core.unanswered() == 0);
+    if idle && cluster.is_settled() {
+        return true;
+    }
+    let mut cluster = cluster.clone();
+    panics::capture();
+    plant(model.defect);
+    let settles = catch_unwind(AssertUnwindSafe(|| settle(&mut cluster)));
+    plant(None);
+    panics::release();
+    drop(panics::last());
+    settles.unwrap_or(true) // what breaks on the way is found on the way
+}
+
+/// Time passes, and everything arrives in order.
+fn settle(cluster: &mut Cluster) -> bool {
+    for _ in 0..20 {
+        for node in cluster.nodes.keys().copied().collect::<Vec<_>>() {
+            cluster.time_out(node);
+            cluster.want_again(node);
+        }
+        cluster.end_all_writes();
+        super::state::run(cluster);
+        cluster.analyse();
+        super::state::run(cluster);
+        while cluster.take_redo() {
+            super::state::run(cluster);
+        }
+        cluster.recovered();
+        if cluster.is_settled() {
+            return true;
+        }
+    }
+    false
+}
