@@ -5,6 +5,7 @@
 use aquifer_buffer_pool::testing::{MemoryNetwork, MemoryStore, NullRedo, SoloPool, TestClock};
 use aquifer_buffer_pool::{Lsn, Mode, PageId, Pool, PoolConfig, PoolError, Psn, Redo};
 use aquifer_dss::seam::{BoxFuture, IoBuffer, Runtime};
+use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::{FileId, Incarnation, Member, NodeId, NodeSet, View};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -555,4 +556,34 @@ fn who_asks_for_a_write_back_is_told_of_it() {
         cluster.log.heard(id(3), page(0), 2),
         "a sharer that got it dirty does not know that it is clean, storage does"
     );
+}
+
+/// HZ-11: storage is never ahead of the redo, for a page that is written back as for one that is handed over.
+#[test]
+fn a_page_leaves_memory_only_when_its_redo_is_durable() {
+    let cluster = Cluster::new(2, 8);
+    let (one, two) = (cluster.pools[&id(1)].clone(), cluster.pools[&id(2)].clone());
+    let clock = cluster.clock.clone();
+    clock.block_on(async {
+        increment(&one, page(0), &cluster.log).await.unwrap();
+        clock.sleep(Duration::from_secs(10)).await;
+        assert_eq!(one.write_back(8).await, 0, "its redo is not durable");
+        assert!(cluster.store.page(page(0)).is_none());
+        assert_eq!(value(&two, page(0)).await, 1);
+    });
+    assert_eq!(
+        cluster.log.durable_targets().get(&page(0)),
+        Some(&Psn(1)),
+        "DIR-3"
+    );
+}
+
+#[test]
+fn leaving_memory_early_is_seen() {
+    for defect in [Defect::WriteBackBeforeRedo, Defect::SurrenderBeforeRedo] {
+        assert!(
+            fails_with(defect, a_page_leaves_memory_only_when_its_redo_is_durable),
+            "{defect:?}"
+        );
+    }
 }

@@ -93,8 +93,6 @@ defects! {
     WriteInPlaceBeforeAreaFlushed,
     /// STO-2: a batch is reported written before the flush that follows.
     ReportWrittenBeforeFlush,
-    /// Torn pages: redo starts on a torn page.
-    RedoOnTornBase,
     /// WAL-1: redo counts as durable when it is written and not flushed.
     DurableBeforeFlush,
     /// WAL-3: ring space is reused before the header on storage gives it up.

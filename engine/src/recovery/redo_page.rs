@@ -11,7 +11,6 @@ use aquifer_buffer_pool_proto::{ImageInfo, PAGE_SIZE, PageId, Psn};
 use aquifer_dss::group::StorageError;
 use aquifer_dss::seam::IoBuffer;
 use aquifer_dss_proto::FileId;
-use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_engine_proto::page::{self, Redone};
 use aquifer_engine_proto::recovery::{PlannedRecord, RecoveryPlan};
 use std::collections::BTreeMap;
@@ -128,10 +127,6 @@ impl Recovery {
         Ok(Some(match header::verify(&image, id) {
             Verdict::Valid(psn) => (StoredBase::InPlace(image), psn),
             Verdict::NeverFormatted => (StoredBase::Other(IoBuffer::zeroed(PAGE_SIZE)), Psn(0)),
-            Verdict::Corrupt if planted(Defect::RedoOnTornBase) => {
-                let psn = header::psn(&image);
-                (StoredBase::InPlace(image), psn)
-            }
             Verdict::Corrupt => match guard.get(&id) {
                 Some((psn, whole)) => (StoredBase::Other(IoBuffer::copy_padded(whole)), *psn),
                 // Only a base-free record can bring it back; the chain tells.
