@@ -159,6 +159,23 @@ impl Engine {
         self.sizes.remove(&self.group, tree).await
     }
 
+    /// Removes a tree that a committed transaction gave up, once no snapshot of the cluster is left that may read it (TXN-9). Returns at
+    /// once. If this node ends before, the file stays and only its space is lost: no descriptor names it.
+    pub fn retire_tree(self: &Arc<Self>, tree: TreeId) {
+        let this = self.clone();
+        let work = async move {
+            // At or above the commit, which was acknowledged before this call.
+            let given_up = this.txns.snapshot().await.scn();
+            if !planted(Defect::RemoveTreeAtOnce) {
+                this.txns.scns().horizon_at(given_up).await;
+            }
+            if let Err(error) = this.sizes.remove(&this.group, tree).await {
+                tracing::warn!(%error, tree = tree.0.0, "the tree of a dropped table could not be removed");
+            }
+        };
+        self.runtime.spawn("retired tree", Box::pin(work));
+    }
+
     pub(crate) fn tree(&self, id: TreeId) -> Tree<'_, Pool> {
         Tree::new(&*self.pool, self, &*self.sizes, id, self.me)
     }

@@ -9,7 +9,7 @@
 
 use aquifer_dss::seam::{BoxFuture, Runtime, Service, Transport};
 use aquifer_dss_proto::{Epoch, Incarnation, NodeId, View};
-use aquifer_engine_proto::{RetentionEntry, ScnFetch, ScnReply, TxnId, TxnStatus};
+use aquifer_engine_proto::{RetentionEntry, ScnFetch, ScnReply, TreeId, TxnId, TxnStatus};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -36,6 +36,8 @@ pub enum EngineRequest {
     Retention,
     /// Anything between the nodes' upper parts.
     Admin(Vec<u8>),
+    /// The transactions of the node asked that go on from a row (TXN-8).
+    Intents(TreeId, Vec<u8>),
 }
 
 /// The answers, one variant per request.
@@ -55,6 +57,8 @@ pub enum EngineResponse {
     Admin(Vec<u8>),
     /// The node cannot answer; the text says why.
     Refused(String),
+    /// To `Intents`.
+    Intents(Vec<TxnId>),
 }
 
 /// What a handler makes of a request.

@@ -129,6 +129,9 @@ impl Configuration {
             }
             tuning = Tuning::draw(&mut later);
         }
+        if Random::fork(seed, "definitions").chance(80_000) {
+            drawn = "definitions".to_owned();
+        }
         let mut configuration = Self {
             seed,
             cluster: ClusterOptions {

@@ -151,6 +151,12 @@ defects! {
     OpenFrozen,
     /// DIR-2: the target of a frozen page is ignored: storage is taken for current.
     ForgetTarget,
+
+    // Definitions beside writers.
+    /// TXN-8: who changes a row does not wait for those that go on from what it was.
+    ChangeBesideIntents,
+    /// TXN-9: a tree is removed while older snapshots may read it.
+    RemoveTreeAtOnce,
 }
 
 impl Defect {

@@ -26,6 +26,10 @@ impl Store for Arc<Engine> {
         Engine::drop_tree(self, tree).await
     }
 
+    fn retire_tree(&self, tree: TreeId) {
+        Engine::retire_tree(self, tree);
+    }
+
     fn catalog_tree(&self) -> TreeId {
         Engine::catalog_tree(self)
     }
@@ -40,6 +44,14 @@ impl StoreTransaction for Transaction {
 
     async fn get(&mut self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         Self::get(self, tree, key).await
+    }
+
+    async fn intend(&mut self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Self::intend(self, tree, key).await
+    }
+
+    async fn wait_for_intents(&mut self, tree: TreeId, key: &[u8]) -> Result<(), StoreError> {
+        Self::wait_for_intents(self, tree, key).await
     }
 
     async fn get_for_update(&mut self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

@@ -9,6 +9,8 @@
 //! - SQL-3 A session touches the engine only through [`store::Store`]; it reads no clock but `Server::wall_clock`, starts no task and is
 //!   deterministic. Sockets and tasks are in `wire` alone.
 //! - SQL-4 Every failure leaves the session with a SQLSTATE; after an error in a block only ROLLBACK (or COMMIT, which answers ROLLBACK) goes on.
+//! - SQL-5 A statement that writes rows of a table first has an intent on its descriptor (TXN-8) and is planned from what it then reads; a
+//!   definition locks the descriptor, waits until nobody else has an intent on it, and only then reads the table's rows or lets it go.
 
 pub mod catalog;
 pub mod engine_store;

@@ -40,8 +40,10 @@ pub trait Store: Send + Sync + 'static {
     fn begin(&self, isolation: Isolation) -> Self::Transaction;
     /// Makes an empty tree. Not transactional: the caller drops it again if its transaction does not commit.
     fn create_tree(&self) -> impl Future<Output = Result<TreeId, StoreError>> + Send;
-    /// Removes a tree for good.
+    /// Removes for good, and now, a tree that nobody else knows of.
     fn drop_tree(&self, tree: TreeId) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Removes a tree that a committed transaction gave up, once no snapshot is left that may read it. Returns at once.
+    fn retire_tree(&self, tree: TreeId);
     /// The tree that keeps table descriptors.
     fn catalog_tree(&self) -> TreeId;
 }
@@ -59,6 +61,20 @@ pub trait StoreTransaction: Send + 'static {
         tree: TreeId,
         key: &[u8],
     ) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send;
+    /// The value the snapshot sees, which is also the newest and stays so until the transaction ends: waits for who has the row locked,
+    /// takes a newer snapshot if need be (read committed), or fails (snapshot isolation).
+    fn intend(
+        &mut self,
+        tree: TreeId,
+        key: &[u8],
+    ) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send;
+    /// For a row that this transaction has locked: waits until no other transaction goes on from it by `intend`. Until the next
+    /// statement begins, reads see everything that those committed.
+    fn wait_for_intents(
+        &mut self,
+        tree: TreeId,
+        key: &[u8],
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
     /// Locks the row and gives its newest value.
     fn get_for_update(
         &mut self,

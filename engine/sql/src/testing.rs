@@ -1,11 +1,11 @@
-//! A store in memory for tests of the SQL layer: transactions with undo, row locks that conflict at once (no waiting), and no
+//! A store in memory for tests of the SQL layer: transactions with undo, row locks and intents that conflict at once (no waiting), and no
 //! snapshots (readers see the newest version). Never used by a node.
 
 use crate::store::{Committed, Isolation, KeyRange, Pairs, Store, StoreError, StoreTransaction};
 use aquifer_dss_proto::FileId;
 use aquifer_engine_proto::TreeId;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 type Tree = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -14,6 +14,7 @@ type Tree = BTreeMap<Vec<u8>, Vec<u8>>;
 struct State {
     trees: BTreeMap<u64, Tree>,
     locks: BTreeMap<(u64, Vec<u8>), u64>,
+    intents: BTreeSet<(u64, Vec<u8>, u64)>,
     next_tree: u64,
     next_transaction: u64,
 }
@@ -74,6 +75,10 @@ impl Store for MemoryStore {
             .remove(&tree.0.0)
             .map(|_| ())
             .ok_or(StoreError::NoSuchTree)
+    }
+
+    fn retire_tree(&self, tree: TreeId) {
+        self.state.lock().trees.remove(&tree.0.0);
     }
 
     fn catalog_tree(&self) -> TreeId {
@@ -141,6 +146,26 @@ impl StoreTransaction for MemoryTransaction {
 
     async fn get(&mut self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.look(tree, key)
+    }
+
+    async fn intend(&mut self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut state = self.state.lock();
+        let intent = (tree.0.0, key.to_vec(), self.id);
+        let holder = state.locks.get(&(tree.0.0, key.to_vec()));
+        if holder.is_some_and(|holder| *holder != self.id) && !state.intents.contains(&intent) {
+            return Err(StoreError::LockTimeout);
+        }
+        state.intents.insert(intent);
+        drop(state);
+        self.look(tree, key)
+    }
+
+    async fn wait_for_intents(&mut self, tree: TreeId, key: &[u8]) -> Result<(), StoreError> {
+        let on_row = |(at, of, id): &(u64, Vec<u8>, u64)| *at == tree.0.0 && of == key && *id != self.id;
+        if self.state.lock().intents.iter().any(on_row) {
+            return Err(StoreError::LockTimeout);
+        }
+        Ok(())
     }
 
     async fn get_for_update(&mut self, tree: TreeId, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -234,6 +259,7 @@ impl Drop for MemoryTransaction {
     fn drop(&mut self) {
         self.undo_to(0);
         let mut state = self.state.lock();
+        state.intents.retain(|(_, _, id)| *id != self.id);
         for lock in self.locks.drain(..) {
             state.locks.remove(&lock);
         }

@@ -11,12 +11,18 @@ struct Client {
 
 impl Client {
     fn new() -> Self {
-        let server = Arc::new(Server::new(MemoryStore::default(), || 1_795_000_000_000_000));
+        Self::of(&Arc::new(Server::new(MemoryStore::default(), || {
+            1_795_000_000_000_000
+        })))
+    }
+
+    /// Another client of a server.
+    fn of(server: &Arc<Server<MemoryStore>>) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .expect("a runtime of one thread");
         Self {
-            session: Session::new(server),
+            session: Session::new(server.clone()),
             runtime,
         }
     }
@@ -172,4 +178,48 @@ fn definitions_are_transactional() {
     assert_eq!(client.state("create table t (a int)"), "42P07");
     client.ok("drop table if exists t, missing");
     assert_eq!(client.state("select * from t"), "42P01");
+}
+
+/// Rows are written by transactions that have an intent on the table's descriptor, and definitions wait for those. The store in memory refuses
+/// instead of waiting.
+#[test]
+fn definitions_and_writers_of_one_table_keep_each_other_out() {
+    let server = Arc::new(Server::new(MemoryStore::default(), || 0));
+    let (mut writer, mut definer) = (Client::of(&server), Client::of(&server));
+    writer.ok("create table t (a int, b text)");
+    writer.ok("create table other (a int primary key)");
+    writer.ok("insert into t values (1, 'x')");
+    let definitions = [
+        "truncate t",
+        "drop table t",
+        "alter table t add primary key (a)",
+        "alter table t add column c int",
+    ];
+    let writes = [
+        "insert into t values (2, 'y')",
+        "update t set b = 'z' where a = 5",
+        "delete from t where a = 5",
+        "select * from t for update",
+        "insert into other select a from t where a = 5",
+    ];
+    for definition in definitions {
+        for write in writes {
+            writer.ok("begin");
+            writer.ok(write);
+            assert_eq!(definer.state(definition), "55P03", "{definition} beside {write}");
+            writer.ok("rollback");
+            definer.ok("begin");
+            definer.ok(definition);
+            assert_eq!(writer.state(write), "55P03", "{write} beside {definition}");
+            definer.ok("rollback");
+        }
+        writer.ok("begin; select * from t; insert into other values (7)");
+        definer.ok(&format!("begin; {definition}; rollback"));
+        writer.ok("rollback");
+    }
+    // A transaction is in nobody's way but its own.
+    writer.ok("begin; insert into t values (2, 'y'); alter table t add primary key (a); insert into t values (3, 'z'); commit");
+    assert_eq!(definer.ok("select a from t order by a"), "1;2;3");
+    definer.ok("begin; insert into t values (4, 'w'); truncate t; insert into t values (5, 'v'); commit");
+    assert_eq!(writer.ok("select a from t"), "5");
 }

@@ -39,14 +39,18 @@ pub struct Transaction {
     pub(super) engine: Arc<Engine>,
     pub(super) isolation: Isolation,
     pub(super) snapshot: Option<Snapshot>,
+    /// A newer one, for the rest of the statement.
+    pub(super) latest: Option<Snapshot>,
     pub(super) learned: Resolutions,
-    /// The top id, taken at the first write.
+    /// The top id, taken at the first write or intent.
     pub(super) id: Option<TxnId>,
     /// Open savepoints, each with the ids taken since; the last id of the last one writes.
     levels: Vec<Vec<TxnId>>,
     /// Ids of released savepoints: own, and not to be rolled back alone any more.
     kept: Vec<TxnId>,
     written: Vec<(TreeId, Vec<u8>, TxnId)>,
+    /// Whether a row may have been written.
+    pub(super) wrote: bool,
     ended: bool,
 }
 
@@ -57,11 +61,13 @@ impl Engine {
             engine: self.clone(),
             isolation,
             snapshot: None,
+            latest: None,
             learned: Resolutions::new(),
             id: None,
             levels: Vec::new(),
             kept: Vec::new(),
             written: Vec::new(),
+            wrote: false,
             ended: false,
         }
     }
@@ -71,6 +77,7 @@ impl Transaction {
     /// Begins a statement: under read committed a new snapshot is taken, under snapshot isolation only the first time.
     pub async fn statement(&mut self) -> Result<(), Error> {
         self.open()?;
+        self.latest = None;
         if self.isolation == Isolation::ReadCommitted || self.snapshot.is_none() {
             let snapshot = self.engine.txns.snapshot();
             self.snapshot = Some(self.engine.charge(WaitCause::Snapshot, snapshot).await);
@@ -86,7 +93,7 @@ impl Transaction {
 
     /// Whether something was written.
     pub const fn has_written(&self) -> bool {
-        self.id.is_some()
+        self.wrote
     }
 
     /// A point to roll back to.
@@ -127,8 +134,8 @@ impl Transaction {
     /// [`Error::OutcomeUnknown`] it may or may not be; on another error it is rolled back.
     pub async fn commit(mut self) -> Result<CommitOutcome, Error> {
         self.open()?;
-        let Some(id) = self.id else {
-            self.ended = true;
+        let Some(id) = self.id.filter(|_| self.wrote) else {
+            self.end();
             self.engine.check()?;
             return Ok(CommitOutcome::ReadOnly);
         };
@@ -160,8 +167,9 @@ impl Transaction {
     }
 
     pub(super) fn snapshot_scn(&self) -> Result<Scn, Error> {
-        self.snapshot
+        self.latest
             .as_ref()
+            .or(self.snapshot.as_ref())
             .map(Snapshot::scn)
             .ok_or(Error::State("no statement was begun"))
     }
@@ -173,16 +181,20 @@ impl Transaction {
         Own(ids)
     }
 
+    /// The top id; taken when there is none.
+    pub(super) async fn top(&mut self) -> Result<TxnId, Error> {
+        if let Some(id) = self.id {
+            return Ok(id);
+        }
+        let id = self.engine.next_transaction().await?;
+        self.id = Some(id);
+        Ok(id)
+    }
+
     /// The id that writes now; taken when there is none.
     pub(super) async fn writer(&mut self) -> Result<TxnId, Error> {
-        let top = match self.id {
-            Some(id) => id,
-            None => {
-                let id = self.engine.next_transaction().await?;
-                self.id = Some(id);
-                id
-            }
-        };
+        let top = self.top().await?;
+        self.wrote = true;
         let Some(level) = self.levels.last() else {
             return Ok(top);
         };

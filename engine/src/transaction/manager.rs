@@ -9,7 +9,7 @@ use aquifer_buffer_pool::Redo;
 use aquifer_buffer_pool_proto::Scn;
 use aquifer_dss::seam::Runtime;
 use aquifer_dss_proto::{Epoch, NodeId, NodeSet, View};
-use aquifer_engine_proto::{TxnId, TxnStatus};
+use aquifer_engine_proto::{TreeId, TxnId, TxnStatus};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -53,6 +53,10 @@ pub(super) struct Entry {
     pub waits_for: Option<TxnId>,
     /// Told when the status is final.
     pub waiters: Vec<oneshot::Sender<()>>,
+    /// Rows that a top transaction goes on from (TXN-8).
+    pub intents: Vec<(TreeId, Vec<u8>)>,
+    /// The row for whose intents a top transaction waits now.
+    pub waits_for_intents: Option<(TreeId, Vec<u8>)>,
 }
 
 pub(super) struct State {
@@ -188,6 +192,8 @@ impl TransactionManager {
             children: Vec::new(),
             waits_for: None,
             waiters: Vec::new(),
+            intents: Vec::new(),
+            waits_for_intents: None,
         };
         state.active.insert(txn, entry);
         Some(txn)
@@ -212,6 +218,8 @@ impl TransactionManager {
             children: Vec::new(),
             waits_for: None,
             waiters: Vec::new(),
+            intents: Vec::new(),
+            waits_for_intents: None,
         };
         state.active.insert(txn, entry);
         Some(txn)
@@ -408,9 +416,9 @@ impl TransactionManager {
             EngineRequest::Scn(fetch) => self.scns.handle(from, fetch),
             EngineRequest::Status(txns) => self.answer_status(txns),
             EngineRequest::Wait(txn) => self.answer_wait(txn),
-            EngineRequest::WaitsFor(txn) => {
-                let (root, waits_for) = self.waits_for(txn);
-                Reply::Now(EngineResponse::WaitsFor(root, waits_for))
+            EngineRequest::WaitsFor(txn) => self.answer_waits_for(txn),
+            EngineRequest::Intents(tree, key) => {
+                Reply::Now(EngineResponse::Intents(self.intents(tree, &key)))
             }
             other => return Err(other),
         })

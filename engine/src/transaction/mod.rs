@@ -9,10 +9,14 @@
 //! - TXN-4 a row wait is registered where the holder runs; it ends with the holder, at a view change, at a deadlock or
 //!   at its time limit (HZ-16);
 //! - TXN-5 a view is installed here before the pool serves pages of its epoch, so that a row of a node that joined is never
-//!   taken for one of a dead node.
+//!   taken for one of a dead node;
+//! - TXN-8 who goes on from a row without a lock registers an intent and then reads the row; who changes it locks it and then waits
+//!   for the intents of every member (`intent`);
+//! - TXN-9 a tree is removed only when the horizon has come to the commit that gave it up.
 
 mod cache;
 mod commit;
+mod intent;
 mod manager;
 mod scn;
 #[cfg(test)]

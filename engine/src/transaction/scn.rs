@@ -8,7 +8,7 @@ use aquifer_dss::membership::Membership;
 use aquifer_dss::seam::{BoxFuture, Runtime};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Epoch, NodeId, NodeSet, View};
-use aquifer_engine_proto::{ScnFetch, ScnFetcher, ScnIssuer, ScnWant};
+use aquifer_engine_proto::{ScnFetch, ScnFetcher, ScnIssuer, ScnReply, ScnWant};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +47,8 @@ struct State {
     fetcher: ScnFetcher<oneshot::Sender<Granted>>,
     issuer: Option<ScnIssuer>,
     leader: Option<NodeId>,
+    /// Told when the horizon has come to the SCN.
+    awaited: Vec<(Scn, oneshot::Sender<()>)>,
 }
 
 /// One per node.
@@ -111,6 +113,7 @@ impl ScnService {
             fetcher: ScnFetcher::default(),
             issuer: None,
             leader: None,
+            awaited: Vec::new(),
         };
         let this = Arc::new(Self {
             rt: rt.clone(),
@@ -173,6 +176,22 @@ impl ScnService {
         self.state.lock().fetcher.horizon()
     }
 
+    /// Waits until no snapshot of the cluster lies below `scn`. An idle node tells its floor every half second, so this takes about
+    /// a second when nobody reads, and as long as the oldest snapshot lives otherwise.
+    pub async fn horizon_at(&self, scn: Scn) {
+        let reached = {
+            let mut state = self.state.lock();
+            if state.fetcher.horizon() >= scn {
+                return;
+            }
+            let (tell, reached) = oneshot::channel();
+            state.awaited.push((scn, tell));
+            reached
+        };
+        // The service lives as long as its node; with it go those who wait.
+        let _ = reached.await;
+    }
+
     /// How many snapshots are in use here.
     pub fn active_snapshots(&self) -> usize {
         self.state.lock().fetcher.active_snapshots()
@@ -213,7 +232,18 @@ impl ScnService {
         {
             self.raised.notify_one();
         }
-        Some(self.served(state.fetcher.handle_reply(reply)))
+        Some(self.replied(state, reply))
+    }
+
+    /// Takes a reply: what it serves, and the horizon in it.
+    fn replied(self: &Arc<Self>, state: &mut State, reply: ScnReply) -> Outbox {
+        let served = state.fetcher.handle_reply(reply);
+        let horizon = state.fetcher.horizon();
+        for (_, tell) in state.awaited.extract_if(.., |(scn, _)| *scn <= horizon) {
+            // Who waited may have gone.
+            let _ = tell.send(());
+        }
+        self.served(served)
     }
 
     fn served(self: &Arc<Self>, served: Vec<(ScnWant, oneshot::Sender<Granted>, Scn)>) -> Outbox {
@@ -286,7 +316,7 @@ impl ScnService {
         if let Some(fetch) = state.fetcher.poll_refresh() {
             match state.issuer.as_mut().expect("just seen").answer(self.me, fetch) {
                 Some(reply) => {
-                    let outbox = self.served(state.fetcher.handle_reply(reply));
+                    let outbox = self.replied(&mut state, reply);
                     drop(state);
                     Self::deliver(outbox);
                 }
@@ -310,7 +340,7 @@ impl ScnService {
             None => None,
         };
         if let Some(Ok(EngineResponse::Scn(reply))) = answer {
-            let outbox = self.served(self.state.lock().fetcher.handle_reply(reply));
+            let outbox = self.replied(&mut self.state.lock(), reply);
             Self::deliver(outbox);
             return;
         }

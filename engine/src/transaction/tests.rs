@@ -8,12 +8,13 @@ use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Scn};
 use aquifer_dss::seam::{BoxFuture, Runtime, Service, Transport};
 use aquifer_dss::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::defect::{Defect, fails_with};
-use aquifer_dss_proto::{Incarnation, Member, NodeId, NodeSet, View};
-use aquifer_engine_proto::{TxnId, TxnStatus};
+use aquifer_dss_proto::{FileId, Incarnation, Member, NodeId, NodeSet, View};
+use aquifer_engine_proto::{TreeId, TxnId, TxnStatus};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -444,10 +445,134 @@ fn a_wait_for_a_transaction_that_has_ended_is_answered_at_once() {
     });
 }
 
+const ROW: (TreeId, &[u8]) = (TreeId(FileId(7)), b"table/t");
+
+/// TXN-8: whoever has locked a row waits for those that go on from it, at whatever node, and for nobody else.
+#[test]
+fn who_changes_a_row_waits_for_the_intents_of_every_node() {
+    let cluster = Cluster::new(5);
+    cluster.rt.block_on(async {
+        let one = cluster.manager(1);
+        let changer = one.begin().unwrap();
+        one.register_intent(changer, ROW.0, ROW.1).confirm();
+        let mut writers = Vec::new();
+        for id in 1..=3 {
+            let manager = cluster.manager(id);
+            let (writer, other) = (manager.begin().unwrap(), manager.begin().unwrap());
+            manager.register_intent(writer, ROW.0, ROW.1).confirm();
+            manager.register_intent(other, ROW.0, b"table/other").confirm();
+            writers.push((manager.clone(), writer));
+        }
+        let done = Arc::new(Mutex::new(false));
+        let (slot, waiting) = (done.clone(), one.clone());
+        cluster.rt.spawn(
+            "test",
+            Box::pin(async move {
+                waiting.wait_for_intents(changer, ROW.0, ROW.1).await.unwrap();
+                *slot.lock() = true;
+            }),
+        );
+        for (manager, writer) in writers {
+            cluster.rt.sleep(Duration::from_secs(1)).await;
+            assert!(!*done.lock(), "{writer} has not ended");
+            manager.commit(writer).await.unwrap();
+        }
+        cluster.rt.sleep(Duration::from_secs(1)).await;
+        assert!(*done.lock());
+    });
+}
+
+/// A writer that finds the row locked withdraws and then waits: each saw the other, and that is no deadlock.
+#[test]
+fn an_intent_that_is_withdrawn_is_not_waited_for() {
+    for seed in 0..20 {
+        let cluster = Cluster::new(seed);
+        cluster.rt.block_on(async {
+            let (one, three) = (cluster.manager(1), cluster.manager(3).clone());
+            let changer = one.begin().unwrap();
+            let writer = three.begin().unwrap();
+            let intent = three.register_intent(writer, ROW.0, ROW.1);
+            let (waiting, rt) = (one.clone(), cluster.rt.clone());
+            let changed = Arc::new(Mutex::new(None));
+            let slot = changed.clone();
+            cluster.rt.spawn(
+                "test",
+                Box::pin(async move {
+                    let outcome = waiting.wait_for_intents(changer, ROW.0, ROW.1).await;
+                    rt.sleep(MILLISECOND * 300).await;
+                    waiting.abort(changer);
+                    *slot.lock() = Some(outcome);
+                }),
+            );
+            cluster.rt.sleep(MILLISECOND * 90).await;
+            drop(intent);
+            three.wait_for(Some(writer), changer).await.unwrap();
+            while changed.lock().is_none() {
+                cluster.rt.sleep(MILLISECOND).await;
+            }
+            assert!(matches!(*changed.lock(), Some(Ok(()))));
+        });
+    }
+}
+
+/// A confirmed intent and a row lock do make a deadlock, and it has one victim.
+#[test]
+fn a_cycle_through_an_intent_is_found() {
+    let cluster = Cluster::new(6);
+    cluster.rt.block_on(async {
+        let (one, two) = (cluster.manager(1), cluster.manager(2).clone());
+        let changer = one.begin().unwrap();
+        let writer = two.begin().unwrap();
+        two.register_intent(writer, ROW.0, ROW.1).confirm();
+        let victim = two.clone();
+        let (lost, outcome) = oneshot::channel();
+        cluster.rt.spawn(
+            "test",
+            Box::pin(async move {
+                let outcome = victim.wait_for(Some(writer), changer).await;
+                victim.abort(writer);
+                let _ = lost.send(outcome);
+            }),
+        );
+        one.wait_for_intents(changer, ROW.0, ROW.1).await.unwrap();
+        assert!(matches!(outcome.await.unwrap(), Err(Error::Deadlock)));
+    });
+}
+
+/// TXN-9: what waits for the horizon goes on when the last older snapshot has gone, and not before.
+#[test]
+fn the_horizon_is_awaited_without_asking() {
+    let cluster = Cluster::new(7);
+    cluster.rt.block_on(async {
+        let old = cluster.manager(3).snapshot().await;
+        let one = cluster.manager(1);
+        let txn = one.begin().unwrap();
+        let scn = one.commit(txn).await.unwrap();
+        let passed = Arc::new(Mutex::new(0));
+        for id in 1..=3 {
+            let (scns, passed) = (cluster.manager(id).scns().clone(), passed.clone());
+            cluster.rt.spawn(
+                "test",
+                Box::pin(async move {
+                    scns.horizon_at(scn).await;
+                    *passed.lock() += 1;
+                }),
+            );
+        }
+        cluster.rt.sleep(Duration::from_secs(10)).await;
+        assert_eq!(*passed.lock(), 0, "{:?} is in use", old.scn());
+        drop(old);
+        cluster.rt.sleep(Duration::from_secs(3)).await;
+        assert_eq!(*passed.lock(), 3);
+    });
+}
+
 #[test]
 fn each_rule_of_transactions_is_missed_when_it_is_gone() {
     let ended: fn() = a_wait_for_a_transaction_that_has_ended_is_answered_at_once;
     assert!(fails_with(Defect::WaitForTheEnded, ended));
     let successor = when_the_leader_dies_time_goes_on_above_its_ceiling_and_waiters_look_again;
     assert!(fails_with(Defect::LeaderIgnoresCeilings, successor));
+    let intents: fn() = who_changes_a_row_waits_for_the_intents_of_every_node;
+    assert!(fails_with(Defect::ChangeBesideIntents, intents));
 }

@@ -150,6 +150,18 @@ impl TransactionManager {
         (entry.root, state.active[&entry.root].waits_for)
     }
 
+    pub(super) fn answer_waits_for(self: &Arc<Self>, txn: TxnId) -> Reply {
+        let (root, waits_for) = self.waits_for(txn);
+        if self.waits_for_intents(root).is_none() {
+            return Reply::Now(EngineResponse::WaitsFor(root, waits_for));
+        }
+        let this = self.clone();
+        Reply::Later(Box::pin(async move {
+            let (root, waits_for) = this.still_waits_for(txn).await;
+            EngineResponse::WaitsFor(root, waits_for)
+        }))
+    }
+
     /// One search for a deadlock, after a while.
     async fn search(&self, waiter: Option<TxnId>) -> bool {
         self.rt.sleep(self.config.deadlock_check).await;
@@ -172,7 +184,7 @@ impl TransactionManager {
 
     /// The top transactions on the cycle of waits through `waiter`, from itself on.
     async fn cycle(&self, waiter: TxnId) -> Option<Vec<TxnId>> {
-        let (_, mut next) = self.waits_for(waiter);
+        let (_, mut next) = self.still_waits_for(waiter).await;
         let mut path = vec![waiter];
         while let Some(txn) = next {
             let (root, waits_for) = self.edge(txn).await?;
@@ -191,7 +203,7 @@ impl TransactionManager {
     async fn edge(&self, txn: TxnId) -> Option<(TxnId, Option<TxnId>)> {
         let node = txn.node()?;
         if node == self.me {
-            return Some(self.waits_for(txn));
+            return Some(self.still_waits_for(txn).await);
         }
         match self.rpc.call(node, EngineRequest::WaitsFor(txn)).await {
             Ok(EngineResponse::WaitsFor(root, waits_for)) => Some((root, waits_for)),

@@ -212,6 +212,13 @@ impl Client {
         }
     }
 
+    /// Gives a tree to some node to remove; if that dies, its space is lost.
+    pub async fn retire_tree(&self, tree: u64) {
+        let (life, database) = self.session().await;
+        let work = async move { database.retire_tree(tree) };
+        self.cluster.call(life.node, "retire-tree", work).await;
+    }
+
     /// Runs one transaction at the node this client is connected to, once.
     pub async fn transaction<T: Send + 'static>(&self, one_snapshot: bool, body: Body<T>) -> Finished<T> {
         let (life, database) = self.session().await;

@@ -26,6 +26,8 @@ pub type Change<'a> = &'a mut (dyn FnMut(&[u8]) -> Option<Vec<u8>> + Send);
 pub trait Database: Send + Sync + 'static {
     /// Makes a tree and answers its number.
     fn create_tree(&self) -> BoxFuture<'_, Result<u64, DatabaseError>>;
+    /// Removes a tree that a transaction gave up, or that no transaction took, when nobody can read it any more.
+    fn retire_tree(&self, tree: u64);
     /// Begins a transaction: one snapshot for all its reads, or one per statement.
     fn begin(&self, one_snapshot: bool) -> BoxFuture<'_, Result<Box<dyn TransactionHandle>, DatabaseError>>;
 }
@@ -34,6 +36,18 @@ pub trait Database: Send + Sync + 'static {
 pub trait TransactionHandle: Send {
     /// The value of `key`.
     fn get<'a>(
+        &'a mut self,
+        tree: u64,
+        key: &'a [u8],
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, DatabaseError>>;
+    /// The value of `key`, which stays so until the transaction ends.
+    fn intend<'a>(
+        &'a mut self,
+        tree: u64,
+        key: &'a [u8],
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, DatabaseError>>;
+    /// Locks the row and waits for those that have an intent on it; answers its newest value.
+    fn take_over<'a>(
         &'a mut self,
         tree: u64,
         key: &'a [u8],

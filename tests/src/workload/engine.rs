@@ -142,6 +142,10 @@ impl Database for EngineDatabase {
         Box::pin(async { self.0.create_tree().await.map(|tree| tree.0.0).map_err(error_of) })
     }
 
+    fn retire_tree(&self, tree: u64) {
+        self.0.retire_tree(tree_of(tree));
+    }
+
     fn begin(&self, one_snapshot: bool) -> BoxFuture<'_, Result<Box<dyn TransactionHandle>, DatabaseError>> {
         let isolation = if one_snapshot {
             Isolation::Snapshot
@@ -164,6 +168,34 @@ impl TransactionHandle for EngineTransaction {
         Box::pin(async move {
             self.0.statement().await.map_err(error_of)?;
             self.0.get(tree_of(tree), key).await.map_err(error_of)
+        })
+    }
+
+    fn intend<'a>(
+        &'a mut self,
+        tree: u64,
+        key: &'a [u8],
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, DatabaseError>> {
+        Box::pin(async move {
+            self.0.statement().await.map_err(error_of)?;
+            self.0.intend(tree_of(tree), key).await.map_err(error_of)
+        })
+    }
+
+    fn take_over<'a>(
+        &'a mut self,
+        tree: u64,
+        key: &'a [u8],
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, DatabaseError>> {
+        Box::pin(async move {
+            self.0.statement().await.map_err(error_of)?;
+            let value = self
+                .0
+                .get_for_update(tree_of(tree), key)
+                .await
+                .map_err(error_of)?;
+            let wait = self.0.wait_for_intents(tree_of(tree), key);
+            wait.await.map_err(error_of).map(|()| value)
         })
     }
 

@@ -105,6 +105,8 @@ impl Database for Memory {
         })
     }
 
+    fn retire_tree(&self, _tree: u64) {}
+
     fn begin(&self, one_snapshot: bool) -> BoxFuture<'_, Result<Box<dyn TransactionHandle>, DatabaseError>> {
         Box::pin(async move {
             self.work().await;
@@ -224,6 +226,26 @@ impl TransactionHandle for MemoryTransaction {
             }
             let store = self.memory.store.lock();
             Ok(store.rows.get(&row).and_then(|versions| self.visible(versions)))
+        })
+    }
+
+    /// A lock keeps the row as it is too.
+    fn intend<'a>(
+        &'a mut self,
+        tree: u64,
+        key: &'a [u8],
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, DatabaseError>> {
+        self.take_over(tree, key)
+    }
+
+    fn take_over<'a>(
+        &'a mut self,
+        tree: u64,
+        key: &'a [u8],
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, DatabaseError>> {
+        Box::pin(async move {
+            self.memory.work().await;
+            self.lock(&(tree, key.to_vec()))
         })
     }
 

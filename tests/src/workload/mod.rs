@@ -8,6 +8,7 @@ mod append;
 mod bank;
 mod client;
 mod database;
+mod definitions;
 mod engine;
 mod memory;
 mod register;
@@ -18,6 +19,7 @@ pub use append::ListAppend;
 pub use bank::Bank;
 pub use client::{Client, Sessions};
 pub use database::{Database, DatabaseError, Pairs, TransactionHandle};
+pub use definitions::Definitions;
 pub use engine::EngineProgram;
 pub use memory::{MemoryProgram, Planted};
 pub use register::Registers;
@@ -64,12 +66,13 @@ pub fn workload(name: &str, size: Size) -> Option<Arc<dyn Workload>> {
         "register" => Registers::new(size),
         "tree" => TreeAgainstMap::new(size),
         "append" => ListAppend::new(size),
+        "definitions" => Definitions::new(),
         _ => return None,
     })
 }
 
 /// The names of all workloads.
-pub const WORKLOADS: [&str; 5] = ["bank", "set", "register", "tree", "append"];
+pub const WORKLOADS: [&str; 6] = ["bank", "set", "register", "tree", "append", "definitions"];
 
 /// Counts of what clients did.
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,18 +3,22 @@
 //! A pinned seed says what it found. It means something only while the swarm draws the same for it; the bug's own unit test
 //! stays when it does not.
 
+use aquifer_dss_proto::defect::Defect;
 use aquifer_tests::swarm::{Configuration, Overrides, Report, Subject, run};
 
-fn engine(seed: u64, workload: &str, calm: bool) -> Report {
-    let overrides = Overrides {
+fn overrides(workload: &str, calm: bool) -> Overrides {
+    Overrides {
         nodes: None,
         workload: Some(workload.to_owned()),
         calm,
         trace: false,
         subject: Subject::Engine,
         defect: None,
-    };
-    run(&Configuration::draw(seed, &overrides))
+    }
+}
+
+fn engine(seed: u64, workload: &str, calm: bool) -> Report {
+    run(&Configuration::draw(seed, &overrides(workload, calm)))
 }
 
 fn passes(workload: &str, seeds: &[u64]) {
@@ -41,6 +45,23 @@ fn a_node_that_recovers_itself_serves() {
 #[test]
 fn a_view_decided_before_the_own_proposal_is_learned() {
     passes("tree", &[10_744]);
+}
+
+/// Writers beside somebody who copies their table to a new tree or empties it, and readers of the old tree: with a rule taken away the
+/// same seeds fail.
+#[test]
+fn definitions_beside_writers_lose_nothing() {
+    passes("definitions", &[1, 2, 4, 18]);
+    let caught = |defect, seed| {
+        let overrides = Overrides {
+            defect: Some(defect),
+            ..overrides("definitions", false)
+        };
+        let report = run(&Configuration::draw(seed, &overrides));
+        assert!(report.failure.is_some(), "{}", report.replay);
+    };
+    caught(Defect::ChangeBesideIntents, 1);
+    caught(Defect::RemoveTreeAtOnce, 4);
 }
 
 #[test]

@@ -129,6 +129,19 @@ pub(crate) fn tables_of(statement: &ast::Statement, names: &mut Vec<String>) -> 
     }
 }
 
+/// Whether a statement writes or locks rows of the tables it names.
+pub(crate) fn writes(statement: &ast::Statement) -> bool {
+    fn locks(query: &ast::Query) -> bool {
+        let inner = matches!(query.body.as_ref(), ast::SetExpr::Query(inner) if locks(inner));
+        inner || !query.locks.is_empty()
+    }
+    match statement {
+        ast::Statement::Query(query) => locks(query),
+        ast::Statement::Insert(_) | ast::Statement::Update(_) | ast::Statement::Delete(_) => true,
+        _ => false,
+    }
+}
+
 fn query_tables(query: &ast::Query, names: &mut Vec<String>) -> Result<(), SqlError> {
     match query.body.as_ref() {
         ast::SetExpr::Select(select) => select

@@ -295,7 +295,7 @@ impl<S: Store> Session<S> {
         let Some(crate::parse::Parsed::Ast(statement)) = &prepared.parsed else {
             return Err(SqlError::internal("a query that is none"));
         };
-        let planned = self.planned(&prepared, statement).await?;
+        let planned = self.planned(&prepared, statement, prepared.writes).await?;
         let Plan::Select(_) = &planned.plan else {
             return Err(SqlError::unsupported("COPY of a statement that writes"));
         };
@@ -328,7 +328,10 @@ impl<S: Store> Session<S> {
         format: Format,
         client: &mut C,
     ) -> Result<(), SqlError> {
-        let table = self.existing(name).await?;
+        let table = self
+            .written_table(name)
+            .await?
+            .ok_or_else(|| SqlError::undefined_table(name))?;
         let targets: Vec<usize> = if columns.is_empty() {
             (0..table.columns.len()).collect()
         } else {

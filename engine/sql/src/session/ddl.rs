@@ -1,8 +1,9 @@
 //! CREATE, DROP, TRUNCATE and ALTER TABLE.
 //!
 //! A descriptor is written in the client's transaction. A tree is made outside of it and removed again when the transaction does not
-//! commit; a tree that goes is removed after the commit. Two definitions of one table at a time are kept apart by the lock on its
-//! descriptor; writers of rows take no lock on it, so a definition that rebuilds a table must not run beside them (docs/sql.md).
+//! commit; a tree that goes is removed after the commit, when no snapshot is left that reads it. Two definitions of one table at a time
+//! are kept apart by the lock on its descriptor. Writers of rows do not lock it: they have an intent on it, and a definition, once it has
+//! the lock, waits for the transactions that have one (SQL-5).
 
 use super::{Client, Session};
 use crate::catalog::{Column, Table};
@@ -125,13 +126,15 @@ impl<S: Store> Session<S> {
         Ok(tree.0.0)
     }
 
-    /// A table whose descriptor this transaction has locked.
+    /// A table whose descriptor this transaction has locked, and whose rows nobody else writes until it ends (SQL-5).
     async fn locked(&mut self, name: &str) -> Result<Option<Table>, SqlError> {
         let catalog = self.server.store.catalog_tree();
-        let bytes = self
-            .transaction()?
-            .get_for_update(catalog, &Table::key_of(name))
-            .await?;
+        let key = Table::key_of(name);
+        let transaction = self.transaction()?;
+        let bytes = transaction.get_for_update(catalog, &key).await?;
+        if bytes.is_some() {
+            transaction.wait_for_intents(catalog, &key).await?;
+        }
         bytes.map(|bytes| Table::decode(&bytes)).transpose()
     }
 

@@ -126,7 +126,7 @@ struct Open<T: StoreTransaction> {
     savepoints: Vec<Savepoint<T>>,
     /// Trees made by this transaction: dropped when it does not commit.
     created: Vec<TreeId>,
-    /// Trees that go when it commits.
+    /// Trees that go when it has committed and older snapshots are gone.
     dropped: Vec<TreeId>,
 }
 
@@ -215,9 +215,12 @@ impl<S: Store> Session<S> {
         };
         let committed = matches!(outcome, Ok(Committed::Yes));
         // When the outcome is not known nothing is dropped: a file that leaks is better than a table without rows.
-        if !matches!(outcome, Err(crate::store::StoreError::OutcomeUnknown(_))) {
-            let trees = if committed { open.dropped } else { open.created };
-            Self::drop_trees(&self.server, trees).await;
+        if committed {
+            open.dropped
+                .iter()
+                .for_each(|tree| self.server.store.retire_tree(*tree));
+        } else if !matches!(outcome, Err(crate::store::StoreError::OutcomeUnknown(_))) {
+            Self::drop_trees(&self.server, open.created).await;
         }
         outcome?;
         Ok(committed)
@@ -226,7 +229,7 @@ impl<S: Store> Session<S> {
     pub(super) async fn drop_trees(server: &Server<S>, trees: Vec<TreeId>) {
         for tree in trees {
             if let Err(error) = server.store.drop_tree(tree).await {
-                tracing::warn!(%error, tree = tree.0.0, "the tree of a dropped table could not be removed");
+                tracing::warn!(%error, tree = tree.0.0, "a tree that was not committed could not be removed");
             }
         }
     }
@@ -269,6 +272,17 @@ impl<S: Store> Session<S> {
     async fn table(&mut self, name: &str) -> Result<Option<Arc<Table>>, SqlError> {
         let catalog = self.server.store.catalog_tree();
         let bytes = self.transaction()?.get(catalog, &Table::key_of(name)).await?;
+        self.decoded(name, bytes)
+    }
+
+    /// The descriptor of a table whose rows this statement writes: the newest one, and it stays so until the transaction ends (SQL-5).
+    async fn written_table(&mut self, name: &str) -> Result<Option<Arc<Table>>, SqlError> {
+        let catalog = self.server.store.catalog_tree();
+        let bytes = self.transaction()?.intend(catalog, &Table::key_of(name)).await?;
+        self.decoded(name, bytes)
+    }
+
+    fn decoded(&mut self, name: &str, bytes: Option<Vec<u8>>) -> Result<Option<Arc<Table>>, SqlError> {
         let Some(bytes) = bytes else {
             self.tables.remove(name);
             return Ok(None);
@@ -281,12 +295,6 @@ impl<S: Store> Session<S> {
         let table = Arc::new(Table::decode(&bytes)?);
         self.tables.insert(name.to_owned(), (bytes, table.clone()));
         Ok(Some(table))
-    }
-
-    async fn existing(&mut self, name: &str) -> Result<Arc<Table>, SqlError> {
-        self.table(name)
-            .await?
-            .ok_or_else(|| SqlError::undefined_table(name))
     }
 
     /// All tables, for the views.

@@ -4,7 +4,7 @@ use super::{Client, ColumnInfo, Session};
 use crate::catalog::Table;
 use crate::error::SqlError;
 use crate::parse::{Parsed, parse};
-use crate::plan::{Plan, Planner, tables_of};
+use crate::plan::{Plan, Planner, tables_of, writes};
 use crate::store::Store;
 use crate::types::{DataType, Value};
 use parking_lot::Mutex;
@@ -26,19 +26,23 @@ pub(crate) struct Prepared {
     /// Types the client gave its parameters.
     given: Vec<DataType>,
     names: Vec<String>,
+    /// Whether it writes or locks rows of the tables it names.
+    pub writes: bool,
     planned: Mutex<Option<Arc<Planned>>>,
 }
 
 impl Prepared {
     fn new(parsed: Option<Parsed>, given: Vec<DataType>) -> Result<Self, SqlError> {
-        let mut names = Vec::new();
+        let (mut names, mut written) = (Vec::new(), false);
         if let Some(Parsed::Ast(statement)) = &parsed {
             tables_of(statement, &mut names)?;
+            written = writes(statement);
         }
         Ok(Self {
             parsed,
             given,
             names,
+            writes: written,
             planned: Mutex::new(None),
         })
     }
@@ -88,22 +92,28 @@ impl<S: Store> Session<S> {
             && is_planned(statement)
         {
             self.begin_statement().await?;
-            self.planned(&prepared, statement).await?;
+            self.planned(&prepared, statement, false).await?;
         }
         Ok(Arc::new(prepared))
     }
 
-    /// The plan of a statement, made anew if a table is not what it was.
+    /// The plan of a statement, made anew if a table is not what it was. `write`: the tables are to stay what they are now until the
+    /// transaction ends (SQL-5).
     pub(super) async fn planned(
         &mut self,
         prepared: &Prepared,
         statement: &ast::Statement,
+        write: bool,
     ) -> Result<Arc<Planned>, SqlError> {
         let known = prepared.planned.lock().clone();
         let mut same = known.is_some();
         let mut tables = Vec::with_capacity(prepared.names.len());
         for name in &prepared.names {
-            let table = self.table(name).await?;
+            let table = if write {
+                self.written_table(name).await?
+            } else {
+                self.table(name).await?
+            };
             same &= match (&table, known.as_ref().and_then(|known| known.tables.get(name))) {
                 (Some(now), Some(then)) => Arc::ptr_eq(now, then) || now == then,
                 (None, None) => true,
@@ -161,7 +171,7 @@ impl<S: Store> Session<S> {
             Some(other) => return self.utility(other, describe, client).await,
         };
         self.begin_statement().await?;
-        let planned = self.planned(prepared, statement).await?;
+        let planned = self.planned(prepared, statement, prepared.writes).await?;
         if parameters.len() < planned.parameters.len() {
             let message = format!(
                 "{} parameters are needed, {} were given",
