@@ -88,6 +88,9 @@ fn one(configuration: Configuration, arguments: &Arguments) -> bool {
     for name in &outcome.never {
         println!("  never: {name}");
     }
+    if !arguments.only.is_empty() {
+        println!("  delivered: {}", outcome.delivered.join(", "));
+    }
     if let Some((property, path)) = &outcome.failure {
         println!("  {property} does not hold:\n{path}");
     }

@@ -271,6 +271,8 @@ fn more_deaths() -> Vec<Configuration> {
             "redo fails",
             "a page that cannot be redone is denied",
             Pages {
+                // The home is not the leader.
+                homes: vec![3],
                 prelude: vec![(2, Exclusive, 1)],
                 prompt: false,
                 reaches: across_views(&["a page is broken"]),

@@ -2,7 +2,9 @@
 // A test that cannot go on has failed; helpers of tests are not seen as tests by the lint.
 #![allow(clippy::unwrap_used)]
 
+mod defects;
 mod end_to_end;
+mod hazards;
 mod isocheck;
 mod model;
 mod seeds;

@@ -4,6 +4,8 @@ use super::ends::{End, Ends};
 use crate::bench::figures::Times;
 use crate::failure::Failure;
 use aquifer_buffer_pool::{Mode, PageId};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use std::time::{Duration, Instant};
 
 /// Pages that a measurement goes round.
@@ -81,25 +83,32 @@ pub async fn upgrades(ends: &Ends, rounds: u32) -> Result<Times, Failure> {
     Ok(times)
 }
 
-/// How often per second one page changes hands when `takers` ends want it all the time.
+/// How often per second one page changes hands between `takers` ends, each of which asks again as soon as it has lost the page: the
+/// next ones are always waiting, and nobody has it twice in a row.
 pub async fn hand_offs(ends: &Ends, takers: usize) -> Result<f64, Failure> {
     let page = ends.pages(0, 1)[0];
+    let take = |end: usize| Box::pin(ends.all[end].take(page, Mode::Exclusive));
+    let mut waiting: FuturesUnordered<_> = (0..takers).map(|end| numbered(end, take(end))).collect();
+    let mut holder = None;
     let until = Instant::now() + COUNTED;
     let before = received(ends);
-    let loops = ends.all[..takers].iter().map(|end| wants(end, page, until));
-    for result in futures_util::future::join_all(loops).await {
-        result?;
+    while Instant::now() < until
+        && let Some((end, taken)) = waiting.next().await
+    {
+        taken?;
+        if let Some(loser) = holder.replace(end) {
+            waiting.push(numbered(loser, take(loser)));
+        }
     }
-    Ok((received(ends) - before) as f64 / COUNTED.as_secs_f64())
+    let moved = received(ends) - before;
+    while let Some((_, taken)) = waiting.next().await {
+        taken?;
+    }
+    Ok(moved as f64 / COUNTED.as_secs_f64())
 }
 
-async fn wants(end: &End, page: PageId, until: Instant) -> Result<(), Failure> {
-    while Instant::now() < until {
-        end.take(page, Mode::Exclusive).await?;
-        // A local hit is no hand-off: let the others have it.
-        tokio::task::yield_now().await;
-    }
-    Ok(())
+async fn numbered<T>(end: usize, work: impl Future<Output = T>) -> (usize, T) {
+    (end, work.await)
 }
 
 /// Pages moved per second with [`DEPTH`] moves in flight.
