@@ -134,9 +134,28 @@ impl Written {
                 }
             }
         }
+        written.follow_back();
         match written.observed.intersection(&written.aborted).next() {
             Some(value) => Err(format!("value {value} was refused and somebody saw it")),
             None => Ok(written),
+        }
+    }
+
+    /// A write of unknown outcome whose value was seen happened, and so did what it replaced.
+    fn follow_back(&mut self) {
+        let replaced: BTreeMap<u64, u64> = self
+            .unknown
+            .iter()
+            .flat_map(|(replaced, values)| values.iter().map(|value| (*value, *replaced)))
+            .filter(|(_, replaced)| *replaced != u64::MAX)
+            .collect();
+        let mut open: Vec<u64> = self.observed.iter().copied().collect();
+        while let Some(value) = open.pop() {
+            if let Some(before) = replaced.get(&value)
+                && self.observed.insert(*before)
+            {
+                open.push(*before);
+            }
         }
     }
 
@@ -229,6 +248,20 @@ mod tests {
             write(34, 35, 6, 7, Outcome::Committed),
         ];
         assert_eq!(check(&history), Ok(()));
+    }
+
+    /// Two lives in a row ended while they committed, and the third write shows that both had happened.
+    #[test]
+    fn what_a_seen_write_replaced_was_written_too() {
+        let history = [
+            write(0, 10, 0, 5, Outcome::Committed),
+            write(11, 12, 5, 6, Outcome::Unknown),
+            write(13, 14, 6, 7, Outcome::Unknown),
+            write(15, 16, 7, 8, Outcome::Committed),
+        ];
+        assert_eq!(check(&history), Ok(()));
+        let lost = [history[0], history[2], history[3]];
+        assert!(check(&lost).unwrap_err().contains("not in the chain"));
     }
 
     #[test]

@@ -92,8 +92,3 @@ fn a_stream_marked_clean_early_is_caught() {
 fn a_stream_opened_before_its_recovery_is_caught() {
     caught(Defect::OpenUncleanStream, 3); // NOD-2, WAL-4
 }
-
-#[test]
-fn an_image_that_waits_for_the_begin_of_its_group_is_caught() {
-    caught(Defect::WaitForGroupBegin, 258); // HZ-11
-}
