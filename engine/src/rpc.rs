@@ -38,6 +38,8 @@ pub enum EngineRequest {
     Admin(Vec<u8>),
     /// The transactions of the node asked that go on from a row (TXN-8).
     Intents(TreeId, Vec<u8>),
+    /// As `Wait`, and answered also when the transaction does not go on from the row.
+    WaitIntent(TxnId, TreeId, Vec<u8>),
 }
 
 /// The answers, one variant per request.
@@ -47,7 +49,7 @@ pub enum EngineResponse {
     Scn(ScnReply),
     /// To `Status`, in the order asked.
     Status(Vec<TxnStatus>),
-    /// To `Wait`: how it ended, or `None` when it only has to be looked at again.
+    /// To `Wait` and `WaitIntent`: how it ended, or `None` when it only has to be looked at again.
     Ended(Option<TxnStatus>),
     /// To `WaitsFor`: the top transaction of the one asked about, and what it waits for.
     WaitsFor(TxnId, Option<TxnId>),

@@ -116,11 +116,12 @@ impl TransactionManager {
             return Ok(());
         }
         let _waits = Waits::begin(self, waiter, tree, key);
+        let intent = (tree, key.to_vec());
         for node in self.rpc.view().nodes().iter() {
             let mut holders = self.intents_at(node, tree, key).await?;
             holders.retain(|holder| *holder != waiter);
             while let Some(holder) = holders.last() {
-                self.wait_for(Some(waiter), *holder).await?;
+                self.wait(Some(waiter), *holder, Some(&intent)).await?;
                 // Those that registered meanwhile have seen the lock, or will.
                 let left = self.intents_at(node, tree, key).await?;
                 holders.retain(|holder| left.contains(holder));

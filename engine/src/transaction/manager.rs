@@ -41,6 +41,9 @@ impl Default for TransactionConfig {
     }
 }
 
+/// A row that a transaction goes on from.
+pub(super) type Intent = (TreeId, Vec<u8>);
+
 /// A transaction or sub-transaction that has not been forgotten.
 pub(super) struct Entry {
     /// Of a sub-transaction only `Active` (follow the root) and `Aborted` (rolled back alone).
@@ -54,9 +57,9 @@ pub(super) struct Entry {
     /// Told when the status is final.
     pub waiters: Vec<oneshot::Sender<()>>,
     /// Rows that a top transaction goes on from (TXN-8).
-    pub intents: Vec<(TreeId, Vec<u8>)>,
+    pub intents: Vec<Intent>,
     /// The row for whose intents a top transaction waits now.
-    pub waits_for_intents: Option<(TreeId, Vec<u8>)>,
+    pub waits_for_intents: Option<Intent>,
 }
 
 pub(super) struct State {
@@ -415,7 +418,8 @@ impl TransactionManager {
         Ok(match request {
             EngineRequest::Scn(fetch) => self.scns.handle(from, fetch),
             EngineRequest::Status(txns) => self.answer_status(txns),
-            EngineRequest::Wait(txn) => self.answer_wait(txn),
+            EngineRequest::Wait(txn) => self.answer_wait(txn, None),
+            EngineRequest::WaitIntent(txn, tree, key) => self.answer_wait(txn, Some(&(tree, key))),
             EngineRequest::WaitsFor(txn) => self.answer_waits_for(txn),
             EngineRequest::Intents(tree, key) => {
                 Reply::Now(EngineResponse::Intents(self.intents(tree, &key)))

@@ -4,7 +4,7 @@
 //! time; when they lead back to itself twice in the same way, the transaction with the highest id of the cycle is the
 //! victim, and it finds that out by its own search. A wait that nothing else ends ends at the lock timeout.
 
-use super::manager::{TransactionManager, wake};
+use super::manager::{Intent, TransactionManager, wake};
 use crate::Error;
 use crate::rpc::{EngineRequest, EngineResponse, Reply};
 use aquifer_dss_proto::defect::{Defect, planted};
@@ -30,6 +30,16 @@ impl TransactionManager {
     /// Waits until `holder` may have ended; the caller looks again in any case (TXN-4). `waiter` is the waiting top
     /// transaction; a reader that waits for a commit's outcome may have none.
     pub async fn wait_for(self: &Arc<Self>, waiter: Option<TxnId>, holder: TxnId) -> Result<(), Error> {
+        self.wait(waiter, holder, None).await
+    }
+
+    /// As `wait_for`; with an intent, until `holder` may have withdrawn that.
+    pub(super) async fn wait(
+        self: &Arc<Self>,
+        waiter: Option<TxnId>,
+        holder: TxnId,
+        intent: Option<&Intent>,
+    ) -> Result<(), Error> {
         let _edge = waiter.map(|waiter| {
             let mut state = self.state.lock();
             let entry = state
@@ -41,7 +51,7 @@ impl TransactionManager {
             Edge(self, waiter)
         });
         let mut view = self.epoch.subscribe();
-        let mut ended = Box::pin(self.ended(holder));
+        let mut ended = Box::pin(self.ended(holder, intent));
         let begun = self.rt.now();
         loop {
             tokio::select! {
@@ -64,12 +74,12 @@ impl TransactionManager {
     }
 
     /// Until `holder` has ended, or its node has left the view.
-    async fn ended(self: &Arc<Self>, holder: TxnId) -> Result<(), Error> {
+    async fn ended(self: &Arc<Self>, holder: TxnId, intent: Option<&Intent>) -> Result<(), Error> {
         let node = holder
             .node()
             .ok_or(Error::State("a row names a transaction of no node"))?;
         if node == self.me {
-            if let Some(end) = self.register(holder) {
+            if let Some(end) = self.register(holder, intent) {
                 // A closed channel is an end too.
                 let _ = end.await;
             }
@@ -80,7 +90,10 @@ impl TransactionManager {
             self.stored_status(holder).await?;
             return Ok(());
         }
-        match self.rpc.call(node, EngineRequest::Wait(holder)).await {
+        let request = intent.map_or(EngineRequest::Wait(holder), |(tree, key)| {
+            EngineRequest::WaitIntent(holder, *tree, key.clone())
+        });
+        match self.rpc.call(node, request).await {
             // Whoever waited asks for the outcome next.
             Ok(EngineResponse::Ended(Some(status))) if status.is_final() => {
                 self.state.lock().cache.insert(holder, status);
@@ -92,8 +105,9 @@ impl TransactionManager {
         Ok(())
     }
 
-    /// A registration for the end of one of this node's transactions; `None` when it has ended (HZ-16).
-    fn register(&self, holder: TxnId) -> Option<oneshot::Receiver<()>> {
+    /// A registration for the end of one of this node's transactions; `None` when it has ended (HZ-16), or has withdrawn the intent
+    /// that is waited for: whoever withdraws one wakes only those that are registered by then.
+    fn register(&self, holder: TxnId, intent: Option<&Intent>) -> Option<oneshot::Receiver<()>> {
         let mut state = self.state.lock();
         if self.local_status(&state, holder).is_none_or(TxnStatus::is_final) {
             return None;
@@ -103,13 +117,16 @@ impl TransactionManager {
             .active
             .get_mut(&holder)
             .expect("only active ones are not final");
+        if intent.is_some_and(|intent| !entry.intents.contains(intent)) {
+            return None;
+        }
         entry.waiters.retain(|waiter| !waiter.is_closed());
         entry.waiters.push(end);
         Some(ended)
     }
 
-    pub(super) fn answer_wait(self: &Arc<Self>, holder: TxnId) -> Reply {
-        match self.register(holder) {
+    pub(super) fn answer_wait(self: &Arc<Self>, holder: TxnId, intent: Option<&Intent>) -> Reply {
+        match self.register(holder, intent) {
             None if planted(Defect::WaitForTheEnded) => Reply::Later(Box::pin(std::future::pending())),
             None => Reply::Now(EngineResponse::Ended(self.outcome(holder))),
             Some(end) => {

@@ -6,6 +6,7 @@
 mod bad_input;
 mod clients;
 mod damage;
+mod definitions;
 mod isolation;
 mod rig;
 mod survival;
