@@ -27,7 +27,7 @@ pub(super) struct Memory {
 }
 
 pub(super) struct Reading<'a>(RwLockReadGuard<'a, Bytes>);
-pub(super) struct Writing<'a>(RwLockWriteGuard<'a, Bytes>);
+pub(super) struct Writing<'a>(RwLockWriteGuard<'a, Bytes>, &'a Memory);
 
 impl ReadPage for Reading<'_> {
     fn bytes(&self) -> &[u8] {
@@ -45,8 +45,10 @@ impl WritePage for Writing<'_> {
     fn psn(&self) -> Psn {
         page::psn_of(self.0.as_slice()).unwrap()
     }
-    fn finish(self, psn: Psn, _: Lsn) {
+    fn finish(self, psn: Psn, redo_end: Lsn) {
         assert_eq!(self.psn(), psn);
+        let end = Lsn(self.1.log.lock().len() as u64);
+        assert_eq!(redo_end, end, "HZ-11: a page waits for the end of its group");
     }
 }
 
@@ -143,7 +145,7 @@ impl Pages for Memory {
         if self.misses() {
             return Err(Blocked::Page(page, Mode::Exclusive));
         }
-        Ok(Writing(self.pages[page.number as usize].write()))
+        Ok(Writing(self.pages[page.number as usize].write(), self))
     }
 }
 

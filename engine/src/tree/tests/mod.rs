@@ -7,6 +7,7 @@ use crate::mtr::{Pages, ReadPage};
 use crate::{Blocked, Error};
 use aquifer_buffer_pool_proto::Scn;
 use aquifer_dss_proto::NodeId;
+use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_engine_proto::TxnId;
 use aquifer_engine_proto::page::{
     DELETED, InnerView, KEY_LIMIT, LeafView, NodeView, PageKind, RowContent, SpaceMapView, VALUE_LIMIT,
@@ -457,4 +458,17 @@ fn threads_work_on_one_tree() {
     for (here, there) in memory.copy().iter().zip(replayed.copy()) {
         assert_eq!(logical(here.as_slice()), logical(there.as_slice()));
     }
+}
+
+fn one_row() {
+    let memory = Memory::new(16);
+    memory.run(|tree| tree.create());
+    put(&memory, b"key", &version(1, b"value"));
+}
+
+/// HZ-11: an image may leave the node once redo is durable up to what the page was finished with.
+#[test]
+fn pages_wait_for_the_end_of_their_group() {
+    one_row();
+    assert!(fails_with(Defect::WaitForGroupBegin, one_row));
 }
