@@ -13,6 +13,7 @@ use aquifer_dss_proto::{Instant, NodeId, NodeSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tokio::sync::oneshot;
 
 /// One page of a write-back batch.
 struct Writing {
@@ -110,11 +111,34 @@ impl Pool {
         if batch.is_empty() {
             return 0;
         }
-        let result = self.store.write_batch(images).await;
-        if let Err(error) = &result {
-            tracing::error!(%error, pages = batch.len(), "write-back failed");
+        let pool = self.clone();
+        let write = async move {
+            let result = pool.store.write_batch(images).await;
+            if let Err(error) = &result {
+                tracing::error!(%error, pages = batch.len(), "write-back failed");
+            }
+            pool.end_batch(&batch, result.is_ok())
+        };
+        self.to_the_end("pool-write-back", write).await
+    }
+
+    /// Runs `work` to its end, also when the caller is dropped meanwhile: a page that is marked as being written is never left so.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        let (done, result) = oneshot::channel();
+        let task = async move {
+            // A caller that has gone needs no answer.
+            let _ = done.send(work.await);
+        };
+        self.runtime.spawn(name, Box::pin(task));
+        match result.await {
+            Ok(result) => result,
+            // The runtime ends, and everything with it.
+            Err(_) => std::future::pending().await,
         }
-        self.end_batch(&batch, result.is_ok())
     }
 
     /// Marks and copies what is to be written; also the redo position that kept a page back.

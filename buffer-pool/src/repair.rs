@@ -118,13 +118,17 @@ impl Pool {
             index
         };
         drop(hold);
-        let rebuilt = self.rebuilt(page).await;
-        let known = rebuilt.is_some();
-        if let Some((bytes, psn)) = rebuilt {
-            self.replace(index, &bytes, psn);
-        }
-        self.end_repair(index, page, Psn(0));
-        Ok(known)
+        let pool = self.clone();
+        let rebuild = async move {
+            let rebuilt = pool.rebuilt(page).await;
+            let known = rebuilt.is_some();
+            if let Some((bytes, psn)) = rebuilt {
+                pool.replace(index, &bytes, psn);
+            }
+            pool.end_repair(index, page, Psn(0));
+            known
+        };
+        Ok(self.to_the_end("pool-repair", rebuild).await)
     }
 
     /// Puts the newest version over a page that this node alone has and has not changed, to be written back like a change.

@@ -587,3 +587,31 @@ fn leaving_memory_early_is_seen() {
         );
     }
 }
+
+/// A recovery ends with its view, wherever it is; it may be writing pages back to get frames.
+#[test]
+fn a_write_back_whose_caller_goes_away_ends() {
+    let cluster = Cluster::new(1, 8);
+    let one = cluster.pools[&id(1)].clone();
+    let clock = cluster.clock.clone();
+    clock.block_on(async {
+        increment(&one, page(0), &cluster.log).await.unwrap();
+        let redo = SlowRedo {
+            node: id(1),
+            log: cluster.log.clone(),
+            clock: clock.clone(),
+        };
+        redo.wait(Lsn(1)).await;
+        clock.sleep(Duration::from_secs(10)).await;
+        let asked = one.write_back(8);
+        tokio::select! {
+            biased;
+            _ = asked => panic!("a write takes time"),
+            () = std::future::ready(()) => {}
+        }
+        clock.sleep(Duration::from_secs(1)).await;
+        assert_eq!(counter(&cluster.store.page(page(0)).unwrap()), 1);
+        assert_eq!(one.write_back(8).await, 0, "it is clean");
+        one.flush_all().await.unwrap();
+    });
+}

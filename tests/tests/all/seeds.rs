@@ -64,6 +64,13 @@ fn definitions_beside_writers_lose_nothing() {
     caught(Defect::RemoveTreeAtOnce, 4);
 }
 
+/// A recovery was superseded by a view while it wrote pages back to get a frame: the pages stayed marked as being written, nobody
+/// wrote them, and two nodes waited for ever to be admitted.
+#[test]
+fn a_recovery_that_is_superseded_leaves_no_page_half_written() {
+    passes("append", &[50_401]);
+}
+
 #[test]
 fn a_seed_of_the_engine_is_one_run_with_and_without_faults() {
     for (workload, seed) in [("tree", 1), ("bank", 2), ("register", 3), ("set", 4)] {
