@@ -75,7 +75,10 @@ impl Pool {
             Output::WriteBackWanted(page, by) => self.answer_wanted(inner, page, by),
             Output::NotHeld(page) => self.spawn_note_stored(page),
             Output::WrittenBack(by, pages) => self.redo.written_back(by, &pages),
-            Output::RedoReady => self.redo_ready.notify_waiters(),
+            Output::RedoReady => {
+                self.redo_ready.notify_waiters();
+                self.changed.notify_waiters();
+            }
         }
     }
 

@@ -313,11 +313,12 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         true
     }
 
-    /// Whether nothing is under way that forbids giving the page up.
+    /// Whether nothing is under way that forbids giving the page up. A page that was redone here stays until its home knows that: a
+    /// release that overtook the report would be followed by it, and the home would take this node for the owner.
     pub fn releasable(&self, page: PageId) -> bool {
-        self.pages
-            .get(&page)
-            .is_some_and(|l| l.held.is_some() && l.want.is_none() && l.surrender.is_none())
+        let reported = self.repeated.contains_key(&Key::Redone(page));
+        let local = self.pages.get(&page);
+        !reported && local.is_some_and(|l| l.held.is_some() && l.want.is_none() && l.surrender.is_none())
     }
 
     /// The page was written back at its present PSN.

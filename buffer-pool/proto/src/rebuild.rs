@@ -627,6 +627,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         {
             self.redo.tasks.remove(&page);
             self.settle(Key::Redone(page));
+            self.outputs.push_back(Output::RedoReady); // it may be released now
         }
     }
 
