@@ -70,6 +70,16 @@ impl S3Fifo {
         Some(resident)
     }
 
+    /// Drops the entries of ended stays. Pages that other nodes take and give back leave one each time, and nobody else clears them
+    /// away while there are free frames. At most half of the entries stay, so this costs each admission a constant.
+    fn forget_ended(&mut self) {
+        let residents = &self.residents;
+        let lives =
+            |entry: &Entry| residents[entry.index].is_some_and(|resident| resident.stay == entry.stay);
+        self.small.retain(lives);
+        self.main.retain(lives);
+    }
+
     /// The page of an entry, if it is still there.
     fn resident(&mut self, entry: Entry) -> Option<&mut Resident> {
         self.residents[entry.index]
@@ -146,6 +156,9 @@ impl EvictionPolicy for S3Fifo {
         self.small_pages += usize::from(small);
         let queue = if small { &mut self.small } else { &mut self.main };
         queue.push_back(Entry { index, stay });
+        if self.small.len() + self.main.len() > 2 * self.residents.len() {
+            self.forget_ended();
+        }
     }
 
     fn removed(&mut self, index: usize) {
@@ -161,5 +174,22 @@ impl EvictionPolicy for S3Fifo {
         }
         self.take_small(frames, possible)
             .or_else(|| self.take_main(frames, possible))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aquifer_dss_proto::FileId;
+
+    #[test]
+    fn pages_that_come_and_go_without_an_eviction_leave_nothing_behind() {
+        let mut policy = S3Fifo::new(8);
+        for number in 0..10_000 {
+            let file = FileId(1);
+            policy.admitted(number as usize % 8, PageId { file, number });
+            policy.removed(number as usize % 8);
+            assert!(policy.small.len() + policy.main.len() <= 16, "page {number}");
+        }
     }
 }
