@@ -5,6 +5,7 @@ use crate::mtr::{Appended, Pages, ReadPage, RedoSink, WritePage};
 use crate::tree::{FileSpace, Tree};
 use aquifer_buffer_pool_proto::{Lsn, Mode, PAGE_SIZE, PageId, Psn, Stamp};
 use aquifer_dss_proto::{FileId, NodeId};
+use aquifer_engine_proto::group::group_length;
 use aquifer_engine_proto::page::{self, Redone};
 use aquifer_engine_proto::{RedoRecord, TreeId};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -17,8 +18,8 @@ pub(super) const TREE: TreeId = TreeId(FileId(77));
 pub(super) struct Memory {
     pages: Vec<RwLock<Bytes>>,
     pub(super) log: Mutex<Vec<RedoRecord>>,
-    /// Ends of groups in the log.
-    pub(super) groups: Mutex<Vec<usize>>,
+    /// Ends of groups: in the log, and in the bytes of the stream that it stands for.
+    pub(super) groups: Mutex<Vec<(usize, Lsn)>>,
     stamps: Mutex<Vec<Stamp>>,
     pub(super) allocated: AtomicU32,
     /// One call in so many misses; 0: none.
@@ -27,7 +28,7 @@ pub(super) struct Memory {
 }
 
 pub(super) struct Reading<'a>(RwLockReadGuard<'a, Bytes>);
-pub(super) struct Writing<'a>(RwLockWriteGuard<'a, Bytes>, &'a Memory);
+pub(super) struct Writing<'a>(RwLockWriteGuard<'a, Bytes>, &'a Memory, u32);
 
 impl ReadPage for Reading<'_> {
     fn bytes(&self) -> &[u8] {
@@ -47,8 +48,14 @@ impl WritePage for Writing<'_> {
     }
     fn finish(self, psn: Psn, redo_end: Lsn) {
         assert_eq!(self.psn(), psn);
-        let end = Lsn(self.1.log.lock().len() as u64);
-        assert_eq!(redo_end, end, "HZ-11: a page waits for the end of its group");
+        let Self(_, memory, number) = &self;
+        let (log, groups) = (memory.log.lock(), memory.groups.lock());
+        let group = groups.binary_search_by_key(&redo_end, |(_, end)| *end);
+        let group = group.expect("HZ-11: a page waits for the end of a group");
+        let begin = group.checked_sub(1).map_or(0, |before| groups[before].0);
+        let own = &log[begin..groups[group].0];
+        let last = |record: &RedoRecord| record.page.number == *number && record.prev_psn.0 + 1 == psn.0;
+        assert!(own.iter().any(last), "HZ-11: a page waits for its own group");
     }
 }
 
@@ -97,7 +104,7 @@ impl Memory {
         let end = if groups == 0 {
             0
         } else {
-            self.groups.lock()[groups - 1]
+            self.groups.lock()[groups - 1].0
         };
         for (record, stamp) in self.log.lock()[..end].iter().zip(&*self.stamps.lock()) {
             let mut bytes = other.pages[record.page.number as usize].write();
@@ -145,7 +152,11 @@ impl Pages for Memory {
         if self.misses() {
             return Err(Blocked::Page(page, Mode::Exclusive));
         }
-        Ok(Writing(self.pages[page.number as usize].write(), self))
+        Ok(Writing(
+            self.pages[page.number as usize].write(),
+            self,
+            page.number,
+        ))
     }
 }
 
@@ -153,11 +164,13 @@ impl RedoSink for Memory {
     fn append(&self, records: &[RedoRecord], pages: Stamp) -> Appended {
         let mut log = self.log.lock();
         log.extend_from_slice(records);
-        self.groups.lock().push(log.len());
+        let mut groups = self.groups.lock();
+        let begin = groups.last().map_or(0, |(_, end)| end.0);
+        let end = Lsn(begin + group_length(records) as u64);
+        groups.push((log.len(), end));
         let mut stamps = self.stamps.lock();
         let stamp = pages.max(stamps.last().copied().unwrap_or_default()).next();
         stamps.resize(log.len(), stamp);
-        let end = Lsn(log.len() as u64);
         Appended { end, stamp }
     }
 }
