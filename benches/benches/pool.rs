@@ -4,9 +4,10 @@ use aquifer_buffer_pool::testing::SoloPool;
 use aquifer_buffer_pool::{Lsn, Mode, PageId, Psn};
 use aquifer_dss_proto::FileId;
 use criterion::{Criterion, criterion_group, criterion_main};
+use memmap2::MmapOptions;
 use std::hint::black_box;
 
-const FRAMES: usize = 8192;
+const FRAMES: usize = 131_200;
 
 fn solo(pages: u32) -> SoloPool {
     let solo = SoloPool::new(FRAMES);
@@ -42,14 +43,29 @@ fn local_hit(criterion: &mut Criterion) {
 }
 
 fn local_hit_spread(criterion: &mut Criterion) {
-    let pages = 4096;
+    let pages = 131_072;
     let solo = solo(pages);
     let mut number = 0u32;
-    criterion.bench_function("pool/local hit, 4,096 pages", |bencher| {
+    criterion.bench_function("pool/local hit, random over 1 GiB", |bencher| {
         bencher.iter(|| {
             number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let guard = solo.pool.read(page(number % pages)).expect("it is held");
             black_box(guard.bytes()[100])
+        });
+    });
+}
+
+/// What the memory itself costs: the same walk over an array of the same size.
+fn array_spread(criterion: &mut Criterion) {
+    let (pages, bytes) = (131_072, 8192);
+    let mut array = MmapOptions::new().len(pages * bytes).map_anon().expect("memory");
+    array.advise(memmap2::Advice::HugePage).ok();
+    (0..pages).for_each(|number| array[number * bytes + 100] = number as u8);
+    let mut number = 0u32;
+    criterion.bench_function("array, random over 1 GiB", |bencher| {
+        bencher.iter(|| {
+            number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            black_box(array[black_box(number as usize % pages) * bytes + 100])
         });
     });
 }
@@ -64,5 +80,5 @@ fn write_latch(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, local_hit, local_hit_spread, write_latch);
+criterion_group!(benches, local_hit, local_hit_spread, array_spread, write_latch);
 criterion_main!(benches);

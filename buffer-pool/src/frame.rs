@@ -1,10 +1,12 @@
-//! Frames: one mapping of memory, and for each page of it a word (possession, latch, version) and what is known of
+//! Frames: one mapping of memory, and for each page of it a word (possession, latch) and what is known of
 //! the page in it.
 //!
 //! Rules: bytes of a frame are touched only under its latch, or by the one who took it from the free list and has not
 //! bound it yet; possession is lowered, and a page unbound, only under the exclusive latch; a latch is held in
-//! synchronous code only, so whoever waits for one may spin.
+//! synchronous code only, so whoever waits for one may spin. A frame that was only read for a while becomes biased: a reader then
+//! announces itself in its own memory (`announce`) and writes nothing here; who latches it exclusively ends that first.
 
+use crate::announce::{self, Announced};
 use crate::evict::Uses;
 use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn};
 use aquifer_dss_proto::{Instant, NodeSet};
@@ -19,7 +21,50 @@ const SHARED: u64 = 1 << 17;
 const EXCLUSIVE: u64 = 1 << 18;
 /// A surrender waits: no new writer.
 const CLOSING: u64 = 1 << 19;
-const VERSION: u64 = 1 << 32;
+/// Readers announce themselves instead of being counted here. Only while the page is possessed and nobody has the exclusive latch.
+const BIASED: u64 = 1 << 20;
+/// How often that ended since the page came: each time it takes twice the reads until it begins again, because ending it is dear.
+const REVOKED: u64 = 1 << 24;
+const REVOKED_MOST: u64 = 10;
+/// Counted reads since the page was last latched exclusively, or the frame biased.
+const READ: u64 = 1 << 32;
+/// So many in the beginning make the frame biased.
+const READS_TO_BIAS: u64 = 16;
+
+fn revoked(word: u64) -> u64 {
+    (word / REVOKED) & 0xF
+}
+
+/// The word with one more reader that is counted.
+fn with_reader(word: u64) -> u64 {
+    let next = word + READER;
+    if word & BIASED != 0 {
+        return next; // its thread announces as much as it can already
+    }
+    if word / READ + 1 < READS_TO_BIAS << revoked(word) {
+        next + READ
+    } else {
+        next & (READ - 1) | if announce::available() { BIASED } else { 0 }
+    }
+}
+
+/// The word with an exclusive latch.
+fn with_writer(word: u64) -> u64 {
+    let next = word & (READ - 1) & !BIASED | WRITER;
+    if word & BIASED != 0 && revoked(word) < REVOKED_MOST {
+        next + REVOKED
+    } else {
+        next
+    }
+}
+
+/// How a page is kept from being changed while it is read.
+pub(crate) enum Reading {
+    /// Counted in the word.
+    Counted,
+    /// Announced by its thread.
+    Announced(#[expect(dead_code, reason = "dropped at the end of the reading")] Announced),
+}
 
 /// What is known of the page in a frame.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,10 +103,14 @@ pub(crate) struct Frame {
     number: AtomicU32,
     psn: AtomicU64,
     pub uses: Uses,
-    pub meta: Mutex<Meta>,
+    /// Apart, so that what hits look at lies close together.
+    pub meta: Box<Mutex<Meta>>,
 }
 
+const _: () = assert!(size_of::<Frame>() == 64, "a hit looks at one line");
+
 impl Frame {
+    #[inline]
     pub fn holds_page(&self, page: PageId) -> bool {
         self.file.load(Ordering::Relaxed) == page.file.0 && self.number.load(Ordering::Relaxed) == page.number
     }
@@ -84,55 +133,49 @@ impl Frame {
     }
 
     /// Latches for reading when `page` is possessed here.
-    pub fn latch_shared(&self, page: PageId) -> bool {
-        let mut spins = 0;
-        loop {
-            let word = self.word.load(Ordering::Relaxed);
-            if word & (SHARED | EXCLUSIVE) == 0 {
-                return false;
+    #[inline]
+    pub fn latch_shared(&self, page: PageId) -> Option<Reading> {
+        if self.word.load(Ordering::Relaxed) & BIASED != 0
+            && let Some(announced) = announce::announce(self.address())
+        {
+            // While a frame is biased the page in it stays; and it stays biased until the announcement ends.
+            let biased = self.word.load(Ordering::Acquire) & BIASED != 0;
+            if biased && self.holds_page(page) {
+                return Some(Reading::Announced(announced));
             }
-            let free = word & WRITER == 0 && word & READERS < READERS;
-            let next = word + READER;
-            if free
-                && self
-                    .word
-                    .compare_exchange_weak(word, next, Ordering::Acquire, Ordering::Relaxed)
-                    .is_ok()
-            {
-                break;
-            }
-            pause(&mut spins);
         }
-        if !self.holds_page(page) {
-            self.unlatch_shared();
-            return false;
-        }
-        true
+        self.latch_counted(page)
     }
 
+    fn latch_counted(&self, page: PageId) -> Option<Reading> {
+        let possessed = |word| word & (SHARED | EXCLUSIVE) != 0;
+        let free = |word| word & WRITER == 0 && word & READERS < READERS;
+        self.take(possessed, free, with_reader)?;
+        if !self.holds_page(page) {
+            self.unlatch_shared();
+            return None;
+        }
+        Some(Reading::Counted)
+    }
+
+    /// Ends a reading that was counted.
     pub fn unlatch_shared(&self) {
         self.word.fetch_sub(READER, Ordering::Release);
     }
 
     /// Latches for writing when `page` is possessed exclusively here and nobody asks for it.
     pub fn latch_to_write(&self, page: PageId) -> bool {
-        let mut spins = 0;
-        loop {
-            let word = self.word.load(Ordering::Relaxed);
-            if word & EXCLUSIVE == 0 || word & CLOSING != 0 {
-                return false;
+        let possessed = |word| word & EXCLUSIVE != 0 && word & CLOSING == 0;
+        let free = |word| word & (WRITER | READERS) == 0;
+        let Some(before) = self.take(possessed, free, with_writer) else {
+            return false;
+        };
+        if before & BIASED != 0 {
+            announce::fence();
+            let mut spins = 0;
+            while announce::is_announced(self.address()) {
+                pause(&mut spins);
             }
-            let free = word & (WRITER | READERS) == 0;
-            let next = word | WRITER;
-            if free
-                && self
-                    .word
-                    .compare_exchange_weak(word, next, Ordering::Acquire, Ordering::Relaxed)
-                    .is_ok()
-            {
-                break;
-            }
-            pause(&mut spins);
         }
         if !self.holds_page(page) {
             self.unlatch_exclusive();
@@ -141,14 +184,47 @@ impl Frame {
         true
     }
 
+    /// Changes the word by `next` as soon as it is `free`; gives the word before. `None` once it is not `possessed`.
+    fn take(
+        &self,
+        possessed: impl Fn(u64) -> bool,
+        free: impl Fn(u64) -> bool,
+        next: impl Fn(u64) -> u64,
+    ) -> Option<u64> {
+        let mut spins = 0;
+        loop {
+            let word = self.word.load(Ordering::Relaxed);
+            if !possessed(word) {
+                return None;
+            }
+            if free(word)
+                && self
+                    .word
+                    .compare_exchange_weak(word, next(word), Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+            {
+                return Some(word);
+            }
+            pause(&mut spins);
+        }
+    }
+
     /// Latches exclusively whatever is possessed, if nobody has a latch.
     pub fn try_latch(&self) -> bool {
         let word = self.word.load(Ordering::Relaxed);
-        word & (WRITER | READERS) == 0
+        let taken = word & (WRITER | READERS) == 0
             && self
                 .word
-                .compare_exchange(word, word | WRITER, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok()
+                .compare_exchange(word, with_writer(word), Ordering::Acquire, Ordering::Relaxed)
+                .is_ok();
+        if taken && word & BIASED != 0 {
+            announce::fence();
+            if announce::is_announced(self.address()) {
+                self.unlatch_exclusive();
+                return false;
+            }
+        }
+        taken
     }
 
     /// Latches exclusively whatever is possessed.
@@ -160,7 +236,12 @@ impl Frame {
     }
 
     pub fn unlatch_exclusive(&self) {
-        self.word.fetch_add(VERSION - WRITER, Ordering::Release);
+        self.word.fetch_and(!WRITER, Ordering::Release);
+    }
+
+    #[inline]
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Raises possession; or lowers it, then only by whoever has the exclusive latch.
@@ -172,7 +253,8 @@ impl Frame {
         };
         self.word
             .fetch_update(Ordering::Release, Ordering::Relaxed, |word| {
-                Some(word & !(SHARED | EXCLUSIVE | CLOSING) | bits)
+                let forget = if mode.is_none() { REVOKED * 0xF } else { 0 };
+                Some(word & !(SHARED | EXCLUSIVE | CLOSING | forget) | bits)
             })
             .expect("the closure always gives a value");
     }
@@ -230,11 +312,13 @@ impl Frames {
         self.frames.len()
     }
 
+    #[inline]
     pub fn frame(&self, index: usize) -> &Frame {
         &self.frames[index]
     }
 
     /// The page of frame `index`.
+    #[inline]
     pub fn bytes(&self, index: usize) -> *mut [u8; PAGE_SIZE] {
         assert!(index < self.frames.len(), "frame {index} exists");
         // SAFETY: inside the mapping, which has `frames.len() * PAGE_SIZE` bytes.
@@ -253,5 +337,133 @@ impl Frames {
     pub fn copy(&self, index: usize, into: &mut [u8]) {
         // SAFETY: nobody writes while the caller has a latch.
         into.copy_from_slice(unsafe { &*self.bytes(index) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aquifer_dss_proto::FileId;
+    use std::sync::atomic::AtomicBool;
+
+    fn page(number: u32) -> PageId {
+        PageId {
+            file: FileId(1),
+            number,
+        }
+    }
+
+    /// A frame with page 0, possessed exclusively.
+    fn one() -> Frames {
+        let frames = Frames::new(1);
+        frames.frame(0).name(page(0));
+        frames.frame(0).set_possession(Some(Mode::Exclusive));
+        frames
+    }
+
+    fn announced(reading: &Option<Reading>) -> bool {
+        matches!(reading, Some(Reading::Announced(_)))
+    }
+
+    #[test]
+    fn a_frame_that_is_only_read_becomes_biased_until_it_is_latched() {
+        let frames = one();
+        let frame = frames.frame(0);
+        let reads_until_biased = || (1..100_000).find(|_| announced(&frame.latch_shared_once(page(0))));
+        assert!(announce::available(), "Linux has had membarrier since 4.14");
+        assert_eq!(reads_until_biased(), Some(READS_TO_BIAS as usize + 1));
+        assert!(frame.latch_shared(page(1)).is_none(), "another page");
+        assert!(frame.latch_to_write(page(0)));
+        frame.unlatch_exclusive();
+        assert_eq!(
+            reads_until_biased(),
+            Some(2 * READS_TO_BIAS as usize + 1),
+            "it takes longer each time"
+        );
+        let nested: Vec<_> = (0..9).map(|_| frame.latch_shared(page(0)).unwrap()).collect();
+        let counted = |reading: &&Reading| matches!(reading, Reading::Counted);
+        assert_eq!(nested.iter().filter(counted).count(), 2);
+        assert!(!frame.try_latch(), "it is read");
+        frame.unlatch_shared();
+        frame.unlatch_shared();
+        assert!(!frame.try_latch(), "it is announced");
+        drop(nested);
+        assert!(frame.try_latch());
+        frame.set_possession(None);
+        frame.unlatch_exclusive();
+        assert!(frame.latch_shared(page(0)).is_none());
+        frame.set_possession(Some(Mode::Shared));
+        assert_eq!(
+            reads_until_biased(),
+            Some(READS_TO_BIAS as usize + 1),
+            "a new stay"
+        );
+    }
+
+    impl Frame {
+        fn latch_shared_once(&self, page: PageId) -> Option<Reading> {
+            let reading = self.latch_shared(page)?;
+            if matches!(reading, Reading::Counted) {
+                self.unlatch_shared();
+            }
+            Some(reading)
+        }
+    }
+
+    /// Reads both pages until `stop`, and never sees half a change or another page. Counts announced readings.
+    fn read_until(frames: &Frames, stop: &AtomicBool, announced: &AtomicU64) {
+        let frame = frames.frame(0);
+        while !stop.load(Ordering::Relaxed) {
+            for number in 0..2 {
+                let Some(reading) = frame.latch_shared(page(number)) else {
+                    continue;
+                };
+                // SAFETY: latched.
+                let bytes = unsafe { &*frames.bytes(0) };
+                let first = bytes[0];
+                assert_eq!(first % 2, number as u8, "the page that was asked for");
+                assert!(*bytes == [first; PAGE_SIZE], "a change seen half done");
+                match reading {
+                    Reading::Counted => frame.unlatch_shared(),
+                    Reading::Announced(_) => drop(announced.fetch_add(1, Ordering::Relaxed)),
+                }
+                std::thread::yield_now(); // or all of them read all the time
+            }
+        }
+    }
+
+    /// Another page comes into the frame, or the one in it is changed. Bytes of page 0 are even, of page 1 odd.
+    fn change(frames: &Frames, round: u32, number: &mut u32) {
+        let frame = frames.frame(0);
+        if round.is_multiple_of(3) {
+            frame.latch();
+            frame.set_possession(None);
+            *number = 1 - *number;
+            frame.name(page(*number));
+        } else {
+            assert!(frame.latch_to_write(page(*number)));
+        }
+        frames.fill(0, &[(2 * round) as u8 + *number as u8; PAGE_SIZE]);
+        frame.set_possession(Some(Mode::Exclusive));
+        frame.unlatch_exclusive();
+    }
+
+    #[test]
+    fn readers_never_see_half_a_change_or_another_page() {
+        let (frames, stop, announced) = (one(), AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| read_until(&frames, &stop, &announced));
+            }
+            let mut number = 0;
+            for round in 0..4_000 {
+                let before = announced.load(Ordering::Relaxed);
+                change(&frames, round, &mut number);
+                while round % 4 == 0 && announced.load(Ordering::Relaxed) < before + 10 {
+                    std::thread::yield_now();
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! Guards: a latched page, for synchronous code; and holds, which keep a page from being surrendered for a while.
 
-use crate::frame::Frame;
+use crate::frame::{Frame, Reading};
 use crate::pool::Pool;
 use aquifer_buffer_pool_proto::{Lsn, PAGE_SIZE, PageId, Psn, header};
 use std::sync::Arc;
@@ -10,13 +10,15 @@ pub struct PageReadGuard<'a> {
     pub(crate) frame: &'a Frame,
     pub(crate) bytes: *const [u8; PAGE_SIZE],
     pub(crate) page: PageId,
+    pub(crate) reading: Reading,
 }
 
 impl PageReadGuard<'_> {
     /// The page.
+    #[inline]
     pub fn bytes(&self) -> &[u8; PAGE_SIZE] {
-        // SAFETY: the shared latch is held as long as the guard lives, and the mapping as long as the pool, which
-        // the guard borrows.
+        // SAFETY: as long as the guard lives, the page is latched shared or announced as being read, so that nobody changes it; and
+        // the mapping lives as long as the pool, which the guard borrows.
         unsafe { &*self.bytes }
     }
 
@@ -32,8 +34,11 @@ impl PageReadGuard<'_> {
 }
 
 impl Drop for PageReadGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
-        self.frame.unlatch_shared();
+        if matches!(self.reading, Reading::Counted) {
+            self.frame.unlatch_shared();
+        }
     }
 }
 

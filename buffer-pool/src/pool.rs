@@ -220,16 +220,18 @@ impl Pool {
     }
 
     /// The page, if it is possessed. A local hit: no message, no allocation, no lock held afterwards but the latch.
+    #[inline]
     pub fn read(&self, page: PageId) -> Result<PageReadGuard<'_>, Miss> {
         if let Some(index) = self.table.get(page) {
             let frame = self.frames.frame(index);
-            if frame.latch_shared(page) {
+            if let Some(reading) = frame.latch_shared(page) {
                 frame.uses.add();
                 self.table.count(true);
                 return Ok(PageReadGuard {
                     frame,
                     bytes: self.frames.bytes(index),
                     page,
+                    reading,
                 });
             }
         }

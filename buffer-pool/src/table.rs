@@ -40,6 +40,7 @@ impl Hasher for PageHasher {
     }
 }
 
+#[inline]
 fn hash(page: PageId) -> u32 {
     let mut hasher = PageHasher::default();
     hasher.write_u64(page.file.0);
@@ -88,15 +89,18 @@ impl PageTable {
         }
     }
 
+    #[inline]
     fn home(&self, hash: u32) -> usize {
         hash as usize & (self.entries.len() - 1)
     }
 
+    #[inline]
     fn after(&self, place: usize) -> usize {
         (place + 1) & (self.entries.len() - 1)
     }
 
     /// Place and frame of a page.
+    #[inline]
     fn find(&self, page: PageId) -> Option<(usize, usize)> {
         let hash = hash(page);
         let mut place = self.home(hash);
@@ -112,6 +116,7 @@ impl PageTable {
         }
     }
 
+    #[inline]
     pub fn get(&self, page: PageId) -> Option<usize> {
         self.find(page).map(|(_, index)| index)
     }
@@ -149,6 +154,7 @@ impl PageTable {
         self.entries[hole].store(EMPTY, Ordering::Release);
     }
 
+    #[inline]
     pub fn count(&self, hit: bool) {
         thread_local! {
             static STRIPE: Cell<usize> = {

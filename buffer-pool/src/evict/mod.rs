@@ -24,6 +24,7 @@ pub(crate) struct Uses(AtomicU8);
 
 impl Uses {
     /// The page is used.
+    #[inline]
     pub fn add(&self) {
         let uses = self.0.load(Ordering::Relaxed);
         if uses < USES_MOST {

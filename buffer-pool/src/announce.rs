@@ -1,0 +1,100 @@
+//! Readers that latch nothing: each thread announces which frames it reads, in memory of its own, and whoever wants such a frame for
+//! itself looks there.
+//!
+//! A locked instruction on each read would keep the processor from starting the next one early; an announcement is a plain
+//! store. What makes that sound is an asymmetric fence: a reader announces and then looks at the frame's word again, with only the compiler
+//! kept from swapping the two; who takes the frame changes the word, has every running thread of the process execute a fence
+//! (`membarrier`), and then looks at the announcements. So either the reader sees the changed word, or it is seen.
+
+use rustix::thread::{MembarrierCommand, membarrier};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, compiler_fence};
+
+/// Threads that can announce; others latch.
+const THREADS: usize = 256;
+/// Frames that one thread can announce at a time.
+const NESTED: usize = 7;
+const NOTHING: usize = 0;
+
+#[repr(align(64))]
+struct Announcements {
+    frames: [AtomicUsize; NESTED],
+    taken: AtomicBool,
+}
+
+static ALL: [Announcements; THREADS] = [const {
+    Announcements {
+        frames: [const { AtomicUsize::new(NOTHING) }; NESTED],
+        taken: AtomicBool::new(false),
+    }
+}; THREADS];
+
+/// How many of them were ever taken.
+static USED: AtomicUsize = AtomicUsize::new(0);
+
+/// This thread's place, until it ends.
+struct Place(Option<&'static Announcements>);
+
+impl Place {
+    fn take() -> Self {
+        let free = |all: &&Announcements| !all.taken.swap(true, Ordering::AcqRel);
+        let found = ALL.iter().enumerate().find(|(_, all)| free(all));
+        if let Some((index, _)) = found {
+            USED.fetch_max(index + 1, Ordering::SeqCst);
+        }
+        Self(found.map(|(_, all)| all))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(all) = self.0 {
+            all.taken.store(false, Ordering::Release);
+        }
+    }
+}
+
+thread_local! {
+    static PLACE: Place = Place::take();
+}
+
+/// A frame that is announced as being read, until this is dropped.
+pub(crate) struct Announced(&'static AtomicUsize);
+
+impl Drop for Announced {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.store(NOTHING, Ordering::Release);
+    }
+}
+
+/// Whether the kernel has the fence.
+pub(crate) fn available() -> bool {
+    static REGISTERED: OnceLock<bool> = OnceLock::new();
+    *REGISTERED.get_or_init(|| membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok())
+}
+
+/// Announces what lies at `address`. The caller then looks whether it may read it. `None` when this thread announces too many already.
+#[inline]
+pub(crate) fn announce(address: usize) -> Option<Announced> {
+    let place = PLACE.try_with(|place| place.0).ok()??;
+    let free = |frame: &&AtomicUsize| frame.load(Ordering::Relaxed) == NOTHING;
+    let announced = place.frames.iter().find(free)?;
+    announced.store(address, Ordering::Release);
+    compiler_fence(Ordering::SeqCst); // the other half is in `fence`
+    Some(Announced(announced))
+}
+
+/// After this, whoever announced before has been seen by [`is_announced`], or sees what the caller wrote before.
+pub(crate) fn fence() {
+    membarrier(MembarrierCommand::PrivateExpedited)
+        .expect("it was registered when the first frame was biased");
+}
+
+/// Whether a thread has announced what lies at `address`.
+pub(crate) fn is_announced(address: usize) -> bool {
+    let used = &ALL[..USED.load(Ordering::SeqCst)];
+    used.iter()
+        .flat_map(|all| &all.frames)
+        .any(|frame| frame.load(Ordering::Acquire) == address)
+}
