@@ -159,6 +159,12 @@ pub struct PoolCounters {
     pub dropped_malformed: u64,
     /// Messages of a conversion that is over (HZ-4).
     pub dropped_stale: u64,
+    /// Messages of a member whose part in the protocol it is not to send them (DIR-8).
+    pub dropped_role: u64,
+    /// Messages of a member with contents that no member can mean (DIR-8).
+    pub dropped_content: u64,
+    /// Messages of a member that would make this node remember more than any member needs (DIR-8).
+    pub dropped_limit: u64,
     /// Microseconds that surrenders waited for redo to be durable (DIR-3).
     pub surrender_redo_us: u64,
     /// Microseconds that surrenders waited for a write of the page in flight (HZ-2).

@@ -204,7 +204,10 @@ impl Pool {
         if image.is_some() {
             count(&self.figures.transfers_in);
         }
-        inner.core.handle_message(self.now(), from, envelope, image);
+        let fault = inner.core.handle_message(self.now(), from, envelope, image);
+        if let Some(fault) = fault {
+            tracing::debug!(%from, ?fault, "dropped a message that no member means"); // DIR-8
+        }
     }
 
     /// Takes the messages that came before the view of their epoch was installed; drops those of views that never were.
@@ -475,6 +478,9 @@ impl Pool {
             dropped_epoch: core.dropped_epoch + of(&self.figures.strangers),
             dropped_malformed: of(&self.figures.malformed),
             dropped_stale: core.dropped_stale,
+            dropped_role: core.dropped_role,
+            dropped_content: core.dropped_content,
+            dropped_limit: core.dropped_limit,
             surrender_redo_us: of(&self.figures.surrender_redo) / 1000,
             surrender_write_us: of(&self.figures.surrender_write) / 1000,
             surrender_hold_us: of(&self.figures.surrender_hold) / 1000,

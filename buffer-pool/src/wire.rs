@@ -26,3 +26,66 @@ pub(crate) fn decode(body: &[u8]) -> Option<(Envelope, Option<Image>)> {
     let image = (expected > 0).then(|| Arc::new(rest.to_vec()));
     Some((envelope, image))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aquifer_buffer_pool_proto::{Message, Psn};
+    use aquifer_dss_proto::{Epoch, NodeId};
+
+    fn bytes() -> Vec<u8> {
+        let by = NodeId::new(5).unwrap();
+        let page = aquifer_buffer_pool_proto::PageId {
+            file: aquifer_dss_proto::FileId(7),
+            number: 9,
+        };
+        let message = Message::WrittenBack {
+            by,
+            pages: vec![(page, Psn(3))],
+        };
+        encode(
+            &Envelope {
+                epoch: Epoch(2),
+                message,
+            },
+            None,
+        )
+    }
+
+    /// A node out of range once was an index out of range.
+    #[test]
+    fn only_nodes_that_can_be_are_decoded() {
+        let valid = bytes();
+        let place = (0..valid.len()).find(|at| {
+            let mut other = valid.clone();
+            other[*at] = 64;
+            matches!(decode(&other), Some((Envelope { message: Message::WrittenBack { by, .. }, .. }, _)) if by.get() == 64)
+        });
+        let place = place.expect("one byte is the node");
+        for node in 0..=u8::MAX {
+            let mut other = valid.clone();
+            other[place] = node;
+            assert_eq!(decode(&other).is_some(), (1..=64).contains(&node), "node {node}");
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let valid = bytes();
+        for length in 0..valid.len() {
+            assert!(decode(&valid[..length]).is_none(), "cut at {length}");
+        }
+        let mut state = 1u64;
+        for _ in 0..200_000 {
+            let mut other = valid.clone();
+            for _ in 0..3 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let at = state as usize % other.len();
+                other[at] = (state >> 32) as u8;
+            }
+            let _ = decode(&other);
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! directory says answers Gone; after Done every retained image is dropped; a release is acted on exactly once and
 //! never while its sender's own conversion is not Done.
 
+use crate::admission::Fault;
 use crate::message::{Conversion, Message, Redone, Request, Source};
 use crate::ownership::{Contents, Key, Ownership};
 use crate::page::{Mode, PageId, Psn};
@@ -19,6 +20,11 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// Everything up to here was acted on.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
     fn contains(&self, request: Request) -> bool {
         request.0 <= self.floor || self.above.contains(&request.0)
     }
@@ -149,6 +155,10 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             self.send(leader, Message::RedoUrgent { page }, None);
         }
         if !self.seen.entry(from).or_default().contains(request) {
+            // One request per page at a time: the one that waits is not over.
+            if self.entry(page).queue.iter().any(|ask| ask.node == from) {
+                return self.refuse(Fault::Limit);
+            }
             self.seen.entry(from).or_default().insert(request);
             let entry = self.entry(page);
             entry.queue.push_back(Ask {
@@ -413,20 +423,22 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     }
 
     pub(crate) fn on_done(&mut self, from: NodeId, page: PageId, conversion: Conversion, possessed: bool) {
-        self.send(from, Message::DoneAck { page, conversion }, None);
-        let Some((ask, step)) = self
+        let asked = self
             .converting(page, conversion)
-            .filter(|(ask, _)| ask.node == from)
-        else {
+            .filter(|(ask, _)| ask.node == from);
+        // Nothing was granted before the others gave the page up, and only what comes from storage is refused.
+        if let Some((_, step)) = asked
+            && (matches!(step, Step::Invalidating(_)) || !possessed && step != Step::Granting)
+        {
+            return self.refuse(Fault::Role);
+        }
+        self.send(from, Message::DoneAck { page, conversion }, None);
+        let Some((ask, step)) = asked else {
             return;
         };
         self.settle(Key::Step(page, from));
         let entry = self.entry(page);
         if possessed {
-            assert!(
-                !matches!(step, Step::Invalidating(_)),
-                "DIR-1: {page} was granted while others hold it"
-            );
             let source = if let Step::Shipping(source) = step {
                 Some(source)
             } else {

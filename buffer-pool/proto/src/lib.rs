@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+mod admission;
 mod directory;
 pub mod header;
 mod inspect;
@@ -12,6 +13,7 @@ mod page;
 mod possession;
 mod rebuild;
 
+pub use admission::Fault;
 pub use inspect::{HomeState, Listed};
 pub use message::{Claim, Conversion, Envelope, Held, Message, Redone, Request, Source};
 pub use ownership::{Contents, CoreCounters, Output, Ownership};

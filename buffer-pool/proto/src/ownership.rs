@@ -4,6 +4,7 @@
 //! `next_timeout` when to call `handle_timeout`. Images are opaque (`I`): the core hands them through. A message
 //! to this node itself is handled at once, without the network.
 
+use crate::admission::Fault;
 use crate::directory::{Entry, Seen};
 use crate::message::{Conversion, Envelope, Message, Request};
 use crate::page::{ImageInfo, Mode, PageId};
@@ -120,6 +121,12 @@ pub struct CoreCounters {
     pub dropped_epoch: u64,
     /// Messages of a conversion that is over (HZ-4).
     pub dropped_stale: u64,
+    /// Messages that are not their sender's to send, or not this node's to hear (DIR-8).
+    pub dropped_role: u64,
+    /// Messages with fields that no core makes (DIR-8).
+    pub dropped_content: u64,
+    /// Messages that asked this node to remember too much (DIR-8).
+    pub dropped_limit: u64,
 }
 
 /// The ownership core of one node.
@@ -221,16 +228,29 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.drain();
     }
 
-    /// A message of `from`, a member of the view in the life that the view names (the driver checks that).
-    pub fn handle_message(&mut self, now: Instant, from: NodeId, envelope: Envelope, image: Option<I>) {
+    /// A message of `from`, a member of the view in the life that the view names (the driver checks that). Says why it was
+    /// dropped, if it was for what it says (DIR-8).
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        envelope: Envelope,
+        image: Option<I>,
+    ) -> Option<Fault> {
         self.now = now;
         let other = envelope.epoch != self.view.epoch && !planted(Defect::AcceptOldEpoch);
         if other || !self.serving() || !self.view.contains(from) {
             self.counters.dropped_epoch += 1; // DIR-5
-            return;
+            return None;
+        }
+        let fault = self.fault(from, &envelope.message, image.is_some());
+        if let Some(fault) = fault {
+            self.refuse(fault);
+            return Some(fault);
         }
         self.dispatch(from, envelope.message, image);
         self.drain();
+        None
     }
 
     /// Whether this node is in the view.

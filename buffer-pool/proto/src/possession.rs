@@ -4,6 +4,7 @@
 //! page with a request or a surrender under way is not released; an image shipped with Exclusive, or dropped by a
 //! dirty holder, is retained until the home says Drop (HZ-3).
 
+use crate::admission::Fault;
 use crate::message::{Conversion, Message, Request, Source};
 use crate::ownership::{Contents, Key, Output, Ownership};
 use crate::page::{ImageInfo, Mode, PageId};
@@ -395,14 +396,18 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let Some(local) = self.pages.get_mut(&page) else {
             return self.stale();
         };
-        if !matches!(local.want, Some(Want::Asked(_, asked)) if asked == request) {
-            return self.stale();
+        match local.want {
+            Some(Want::Asked(wanted, asked)) if asked == request => {
+                if mode < wanted {
+                    return self.refuse(Fault::Content);
+                }
+            }
+            _ => return self.stale(),
         }
         local.want = Some(Want::Installing(mode, conversion));
-        assert_eq!(
-            source == Source::Upgrade,
-            local.held.is_some(),
-            "an upgrade keeps its page until it is granted"
+        assert!(
+            (source == Source::Upgrade) == local.held.is_some(),
+            "DIR-2: the home of {page} does not know whether it is held here: an upgrade keeps its page until it is granted"
         );
         self.settle(Key::Acquire(page));
         self.outputs.push_back(match source {
@@ -465,8 +470,13 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             return self.stale();
         };
         let Some(image) = image else { return self.stale() };
-        if !matches!(local.want, Some(Want::Asked(_, asked)) if asked == request) {
-            return self.stale();
+        match local.want {
+            Some(Want::Asked(wanted, asked)) if asked == request => {
+                if mode < wanted {
+                    return self.refuse(Fault::Content);
+                }
+            }
+            _ => return self.stale(),
         }
         assert!(
             local.held.is_none(),
@@ -590,7 +600,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if local.surrender.is_some() || old {
             return self.stale();
         }
-        assert_eq!(held.mode, Mode::Shared, "DIR-1: only sharers are invalidated");
+        assert!(held.mode == Mode::Shared, "DIR-1: only sharers are invalidated");
         let request = Request::default();
         let kind = SurrenderKind::Drop;
         local.surrender = Some(Surrender {

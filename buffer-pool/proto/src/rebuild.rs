@@ -5,6 +5,7 @@
 //! slots whose directory was lost; retained images are candidates, never possessions (HZ-3); targets that a survivor
 //! holds are met (DIR-2).
 
+use crate::admission::{CHUNK, Chunks, Fault};
 use crate::directory::{Entry, Seen, State};
 use crate::message::{Claim, Conversion, Held, Message, Redone};
 use crate::ownership::{Contents, Key, Output, Ownership};
@@ -16,14 +17,10 @@ use alloc::vec::Vec;
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Epoch, HOME_SLOTS, Instant, NodeId, NodeSet, View};
 
-/// Entries of one chunk of claims, targets or redo orders.
-const CHUNK: usize = 512;
-
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 struct Gathered {
     answer: u64,
-    chunks: BTreeMap<u32, Vec<Claim>>,
-    complete: bool,
+    chunks: Chunks<Claim>,
 }
 
 /// The home's part in a view change.
@@ -35,7 +32,7 @@ pub(crate) struct Rebuild {
     slots: BTreeSet<u16>,
     claims: BTreeMap<NodeId, Gathered>,
     claims_done: bool,
-    targets: BTreeMap<u32, Vec<(PageId, Psn)>>,
+    targets: Chunks<(PageId, Psn)>,
     analysis_done: bool,
     planned: bool,
 }
@@ -78,7 +75,7 @@ pub(crate) struct RedoTasks {
     tasks: BTreeMap<PageId, Task>,
     queued: BTreeSet<PageId>,
     urgent: BTreeSet<PageId>,
-    plans: BTreeMap<NodeId, BTreeSet<u32>>,
+    plans: BTreeMap<NodeId, Chunks<()>>,
     waiting: NodeSet,
 }
 
@@ -95,6 +92,12 @@ impl RedoTasks {
             }
         }
     }
+}
+
+/// A node holds a page in one way, and retains one image of it.
+fn contradicts((by, earlier): &(NodeId, Claim), node: NodeId, claim: &Claim) -> bool {
+    let retained = |claim: &Claim| matches!(claim.held, Held::Retained(_));
+    *by == node && retained(earlier) == retained(claim)
 }
 
 fn chunked<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
@@ -320,7 +323,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let Some(gathered) = self.rebuild.claims.get_mut(&from) else {
             return;
         };
-        if self.rebuild.claims_done || gathered.complete || answer < gathered.answer {
+        if self.rebuild.claims_done || gathered.chunks.is_complete() || answer < gathered.answer {
             return;
         }
         if answer > gathered.answer {
@@ -329,12 +332,14 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 ..Gathered::default()
             };
         }
-        gathered.chunks.insert(chunk, entries);
-        gathered.complete = gathered.chunks.len() == chunks as usize;
-        if gathered.complete {
+        if !gathered.chunks.insert(chunk, chunks, entries) {
+            return self.refuse(Fault::Content);
+        }
+        if gathered.chunks.is_complete() {
             self.settle(Key::Query(from));
         }
-        let missing = self.rebuild.claims.values().filter(|g| !g.complete).count();
+        let here = |gathered: &&Gathered| !gathered.chunks.is_complete();
+        let missing = self.rebuild.claims.values().filter(here).count();
         if missing <= usize::from(planted(Defect::RebuildWithoutOne)) {
             self.rebuild_entries();
         }
@@ -349,10 +354,16 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             }
         }
         for (node, gathered) in core::mem::take(&mut self.rebuild.claims) {
-            for claim in gathered.chunks.into_values().flatten() {
+            for claim in gathered.chunks.into_items() {
                 let known = self.entries.get(&claim.page).map(|e| e.state);
-                if known.is_none() || known == Some(State::Unknown) {
-                    pages.entry(claim.page).or_default().push((node, claim));
+                if known.is_some_and(|known| known != State::Unknown) {
+                    continue;
+                }
+                let claims = pages.entry(claim.page).or_default();
+                if claims.iter().any(|earlier| contradicts(earlier, node, &claim)) {
+                    self.counters.dropped_content += 1;
+                } else {
+                    claims.push((node, claim));
                 }
             }
         }
@@ -452,10 +463,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
         rebuild.planned = true;
         let slots = core::mem::take(&mut rebuild.slots);
-        let targets: BTreeMap<PageId, Psn> = core::mem::take(&mut rebuild.targets)
-            .into_values()
-            .flatten()
-            .collect();
+        let targets: BTreeMap<PageId, Psn> = core::mem::take(&mut rebuild.targets).into_items().collect();
         let mut frozen: BTreeSet<PageId> = self
             .entries
             .iter()
@@ -526,12 +534,14 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if !self.rebuild.pending {
             return; // installed without pending redo: the leader's repetition tells that nodes disagree
         }
-        self.send(from, Message::AnalysisAck { chunk }, None);
         if !self.rebuild.analysis_done {
-            self.rebuild.targets.insert(chunk, targets);
-            self.rebuild.analysis_done = self.rebuild.targets.len() == chunks as usize;
-            self.plan();
+            if !self.rebuild.targets.insert(chunk, chunks, targets) {
+                return self.refuse(Fault::Content);
+            }
+            self.rebuild.analysis_done = self.rebuild.targets.is_complete();
         }
+        self.send(from, Message::AnalysisAck { chunk }, None);
+        self.plan();
     }
 
     pub(crate) fn on_need_redo(
@@ -541,15 +551,24 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         chunks: u32,
         pages: Vec<(PageId, Psn, Conversion)>,
     ) {
-        self.send(home, Message::NeedRedoAck { chunk }, None);
         let plans = self.redo.plans.entry(home).or_default();
-        if !plans.insert(chunk) {
-            return;
+        let news = !plans.contains(chunk);
+        if !plans.insert(chunk, chunks, Vec::new()) {
+            return self.refuse(Fault::Content);
         }
-        if plans.len() == chunks as usize {
+        if plans.is_complete() {
             self.redo.waiting.remove(home);
         }
+        self.send(home, Message::NeedRedoAck { chunk }, None);
+        if !news {
+            return;
+        }
         for (page, target, conversion) in pages {
+            let held = self.pages.get(&page).is_some_and(|local| local.held.is_some());
+            if held || self.redo.tasks.contains_key(&page) {
+                self.refuse(Fault::Content); // what is held needs no redo, and one order is enough
+                continue;
+            }
             let task = Task {
                 target,
                 conversion,

@@ -1,11 +1,18 @@
 //! Names of nodes, files and epochs. Every id is a newtype; zero is never a valid node or file.
 
 use core::fmt;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 /// A node of the cluster: 1 to 64.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 pub struct NodeId(u8);
+
+/// What names no node is not decoded: a `NodeId` is in range wherever it came from.
+impl<'de> Deserialize<'de> for NodeId {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Self::new(u8::deserialize(from)?).ok_or_else(|| D::Error::custom("node ids are 1 to 64"))
+    }
+}
 
 impl NodeId {
     /// The highest node id.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod cluster;
+mod hostile;
 mod trace;
 mod walk;
 mod words;
