@@ -446,7 +446,10 @@ impl Pool {
             self.frames.copy(index, &mut image);
         }
         match kind {
-            SurrenderKind::Copy => frame.unlatch_exclusive(),
+            SurrenderKind::Copy => {
+                frame.open();
+                frame.unlatch_exclusive();
+            }
             SurrenderKind::Downgrade => {
                 frame.set_possession(Some(Mode::Shared));
                 frame.unlatch_exclusive();

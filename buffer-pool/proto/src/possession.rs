@@ -166,6 +166,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             mode,
             seen: conversion,
         });
+        // A repeated order of an earlier conversion that waited until now: its requester has the page, or gave it up since (HZ-4).
+        local.surrender = local.surrender.filter(|wanted| wanted.conversion > conversion);
         self.retained.remove(&page);
         let home = self.home(page);
         let (key, done) = (Key::Done(page, conversion), Message::Done { page, conversion });

@@ -34,6 +34,13 @@ fn pruned_deletions_do_not_bring_rows_back() {
     passes("tree", &[1, 4, 6, 12]);
 }
 
+/// A repeated order to ship a copy waited for a write; meanwhile its node was granted the page Exclusive. When the order was obeyed at last, it
+/// left the frame closed to writers for ever, and they asked again without end.
+#[test]
+fn an_order_of_an_earlier_conversion_does_not_outlive_an_upgrade() {
+    passes("set", &[101_522]);
+}
+
 /// A single node was killed and led again: it waited for the pages of its own earlier life to be written back, but its cleaner
 /// was started behind that, and it never served.
 #[test]
