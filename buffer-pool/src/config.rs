@@ -141,6 +141,10 @@ pub struct PoolCounters {
     pub transfers_in: u64,
     /// Images sent to peers.
     pub transfers_out: u64,
+    /// Copy images received for readers (HZ-8).
+    pub copies_in: u64,
+    /// Copy images sent to readers of other nodes.
+    pub copies_out: u64,
     /// Copies given up because another node asked.
     pub invalidations: u64,
     /// Pages written back.

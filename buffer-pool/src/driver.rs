@@ -8,7 +8,9 @@ use crate::pool::{Image, Inner, Pool, count};
 use crate::repair::Loaded;
 use crate::wire;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
-use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Mode, Output, PAGE_SIZE, PageId, SurrenderKind};
+use aquifer_buffer_pool_proto::{
+    Conversion, ImageInfo, Lsn, Message, Mode, Output, PAGE_SIZE, PageId, SurrenderKind,
+};
 use aquifer_dss::seam::{IoBuffer, Service};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Instant, NodeId};
@@ -43,7 +45,12 @@ impl Pool {
         match output {
             Output::Send(to, envelope, image) => {
                 if image.is_some() {
-                    count(&self.figures.transfers_out);
+                    let copy = matches!(envelope.message, Message::Copy { .. });
+                    count(if copy {
+                        &self.figures.copies_out
+                    } else {
+                        &self.figures.transfers_out
+                    });
                 }
                 self.transport
                     .send(to, Service::Pages, wire::encode(&envelope, image.as_ref()));
@@ -75,6 +82,8 @@ impl Pool {
             Output::WriteBackWanted(page, by) => self.answer_wanted(inner, page, by),
             Output::NotHeld(page) => self.spawn_note_stored(page),
             Output::WrittenBack(by, pages) => self.redo.written_back(by, &pages),
+            Output::CopyWanted { page, to, request } => self.serve_copy(inner, page, to, request),
+            Output::Copied { page, request, copy } => self.copied(inner, page, request, copy),
             Output::RedoReady => {
                 self.redo_ready.notify_waiters();
                 self.changed.notify_waiters();

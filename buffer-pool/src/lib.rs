@@ -3,6 +3,7 @@
 mod announce;
 mod clean;
 mod config;
+mod copies;
 mod driver;
 mod evict;
 mod frame;
@@ -17,5 +18,6 @@ pub use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn
 pub use config::{
     Eviction, Miss, PageStore, PageStoreError, PoolConfig, PoolCounters, PoolError, Redo, RedoTask,
 };
+pub use copies::CopyImage;
 pub use guard::{Hold, PageReadGuard, PageWriteGuard};
 pub use pool::Pool;

@@ -4,13 +4,14 @@
 //! waits except for latches, which are held in synchronous code only and by nobody who takes the core lock.
 
 use crate::config::{Miss, PageStore, PoolConfig, PoolCounters, PoolError, Redo, RedoTask};
+use crate::copies::CopyImage;
 use crate::evict::{self, EvictionPolicy};
 use crate::frame::Frames;
 use crate::guard::{Hold, PageReadGuard, PageWriteGuard};
 use crate::table::PageTable;
 use crate::wire;
 use aquifer_buffer_pool_proto::{
-    Contents, Envelope, ImageInfo, Mode, Ownership, PAGE_SIZE, PageId, Psn, Redone,
+    Contents, Envelope, ImageInfo, Message, Mode, Ownership, PAGE_SIZE, PageId, Psn, Redone, Request,
 };
 use aquifer_dss::seam::{IoBuffer, Runtime, Transport};
 use aquifer_dss_proto::{Epoch, Incarnation, Instant, NodeId, NodeSet, View};
@@ -61,6 +62,8 @@ pub(crate) struct Inner {
     pub core: Ownership<Image, FrameContents>,
     pub waiters: BTreeMap<PageId, Vec<Waiter>>,
     pub policy: Box<dyn EvictionPolicy>,
+    /// Who waits for a copy, by question.
+    pub readers: BTreeMap<Request, oneshot::Sender<Option<CopyImage>>>,
     /// When the timer task will look next.
     pub armed: Option<Instant>,
     /// Messages of a view that is not installed here yet, in order of arrival.
@@ -75,6 +78,8 @@ pub(crate) struct Figures {
     pub fetches: AtomicU64,
     pub transfers_in: AtomicU64,
     pub transfers_out: AtomicU64,
+    pub copies_in: AtomicU64,
+    pub copies_out: AtomicU64,
     pub invalidations: AtomicU64,
     pub write_backs: AtomicU64,
     pub rebuilt: AtomicU64,
@@ -130,6 +135,7 @@ impl Pool {
         let inner = Inner {
             core: Ownership::new(config.me, config.retransmit, contents),
             waiters: BTreeMap::new(),
+            readers: BTreeMap::new(),
             policy: evict::policy(config.eviction, config.frames),
             armed: None,
             early: Vec::new(),
@@ -202,7 +208,12 @@ impl Pool {
             return count(&self.figures.strangers); // DIR-5
         }
         if image.is_some() {
-            count(&self.figures.transfers_in);
+            let copy = matches!(envelope.message, Message::Copy { .. });
+            count(if copy {
+                &self.figures.copies_in
+            } else {
+                &self.figures.transfers_in
+            });
         }
         let fault = inner.core.handle_message(self.now(), from, envelope, image);
         if let Some(fault) = fault {
@@ -469,6 +480,8 @@ impl Pool {
             fetches: of(&self.figures.fetches),
             transfers_in: of(&self.figures.transfers_in),
             transfers_out: of(&self.figures.transfers_out),
+            copies_in: of(&self.figures.copies_in),
+            copies_out: of(&self.figures.copies_out),
             invalidations: of(&self.figures.invalidations),
             write_backs: of(&self.figures.write_backs),
             rebuilt: of(&self.figures.rebuilt),

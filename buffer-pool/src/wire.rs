@@ -1,4 +1,4 @@
-//! Messages as bytes: a postcard [`Envelope`], and behind a `Page` message the page.
+//! Messages as bytes: a postcard [`Envelope`], and behind a `Page` or `Copy` message the page.
 
 use crate::pool::Image;
 use aquifer_buffer_pool_proto::{Envelope, Message, PAGE_SIZE};
@@ -15,7 +15,7 @@ pub(crate) fn encode(envelope: &Envelope, image: Option<&Image>) -> Vec<u8> {
 /// `None` when the bytes are not a message.
 pub(crate) fn decode(body: &[u8]) -> Option<(Envelope, Option<Image>)> {
     let (envelope, rest) = postcard::take_from_bytes::<Envelope>(body).ok()?;
-    let expected = if matches!(envelope.message, Message::Page { .. }) {
+    let expected = if matches!(envelope.message, Message::Page { .. } | Message::Copy { .. }) {
         PAGE_SIZE
     } else {
         0

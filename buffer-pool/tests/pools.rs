@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use aquifer_buffer_pool::testing::{MemoryNetwork, MemoryStore, NullRedo, SoloPool, TestClock};
-use aquifer_buffer_pool::{Lsn, Mode, PageId, Pool, PoolConfig, PoolError, Psn, Redo};
+use aquifer_buffer_pool::{CopyImage, Lsn, Mode, PageId, Pool, PoolConfig, PoolError, Psn, Redo};
 use aquifer_dss::seam::{BoxFuture, IoBuffer, Runtime};
 use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::{FileId, Incarnation, Member, NodeId, NodeSet, View};
@@ -614,4 +614,79 @@ fn a_write_back_whose_caller_goes_away_ends() {
         assert_eq!(one.write_back(8).await, 0, "it is clean");
         one.flush_all().await.unwrap();
     });
+}
+
+/// Until the home knows who owns the page: the owner's Done may still be under way.
+async fn first_copy(clock: &TestClock, reader: &Arc<Pool>, page: PageId) -> CopyImage {
+    loop {
+        if let Some(copy) = reader.copy(page).await {
+            return copy;
+        }
+        // A reader that is home itself answers at once: time has to pass all the same.
+        clock.sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// HZ-8: the owner keeps the page and its redo is not waited for; a page that is not changed is served a few times only.
+#[test]
+fn a_reader_has_a_copy_and_the_owner_keeps_its_page() {
+    let cluster = Cluster::new(3, 8);
+    let (owner, reader) = (cluster.pools[&id(1)].clone(), cluster.pools[&id(2)].clone());
+    let log = cluster.log.clone();
+    // Homes of all kinds: the owner, the reader, a third.
+    let pages = (0..6).map(|number| page(number * 64));
+    cluster.clock.block_on(async {
+        for page in pages {
+            assert!(reader.copy(page).await.is_none(), "nobody owns it");
+            increment(&owner, page, &log).await.unwrap();
+            first_copy(&cluster.clock, &reader, page).await;
+            for _ in 0..3 {
+                let copy = reader.copy(page).await.unwrap();
+                assert_eq!(
+                    (copy.page(), copy.psn(), counter(copy.bytes())),
+                    (page, Psn(1), 1)
+                );
+                assert!(reader.copy_stands(&copy));
+            }
+            assert!(reader.copy(page).await.is_none(), "it is better shared");
+            increment(&owner, page, &log).await.unwrap();
+            assert_eq!(counter(reader.copy(page).await.unwrap().bytes()), 2);
+            assert!(owner.write(page).is_ok(), "the owner has it still");
+            assert!(owner.copy(page).await.is_none(), "who possesses it needs none");
+        }
+    });
+    let durable = log.0.lock().unwrap().get(&id(1)).map(|(_, durable)| *durable);
+    assert_eq!(durable, Some(0), "no redo was flushed");
+    assert_eq!(reader.counters().copies_in, 30);
+    assert_eq!(owner.counters().copies_out, 30);
+    assert_eq!(reader.counters().transfers_in, 0);
+}
+
+/// HZ-8: who waits for a copy is told when the view changes, and a copy of the view before is not read any more.
+#[test]
+fn copies_end_with_their_view() {
+    let mut cluster = Cluster::new(3, 8);
+    let (owner, reader) = (cluster.pools[&id(1)].clone(), cluster.pools[&id(2)].clone());
+    let log = cluster.log.clone();
+    let copy = cluster.clock.block_on(async {
+        increment(&owner, page(0), &log).await.unwrap();
+        first_copy(&cluster.clock, &reader, page(0)).await
+    });
+    let (told, answer) = oneshot::channel();
+    let asking = reader.clone();
+    cluster.network.detach(id(1));
+    cluster.clock.spawn(
+        "reader",
+        Box::pin(async move { drop(told.send(asking.copy(page(0)).await)) }),
+    );
+    cluster
+        .clock
+        .block_on(cluster.clock.sleep(Duration::from_millis(50)));
+    cluster.kill(id(1));
+    assert!(cluster.clock.block_on(answer).unwrap().is_none());
+    assert!(
+        !reader.copy_stands(&copy),
+        "its owner is dead, and its redo was not durable"
+    );
+    assert_eq!(cluster.clock.block_on(value(&reader, page(0))), 0);
 }

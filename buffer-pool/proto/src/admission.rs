@@ -86,7 +86,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     pub(crate) fn fault(&self, from: NodeId, message: &Message, image: bool) -> Option<Fault> {
         if !self.is_its_part(from, message) {
             Some(Fault::Role)
-        } else if image != matches!(message, Message::Page { .. }) || !self.is_possible(message) {
+        } else if image != matches!(message, Message::Page { .. } | Message::Copy { .. })
+            || !self.is_possible(message)
+        {
             Some(Fault::Content)
         } else if !self.is_bounded(from, message) {
             Some(Fault::Limit)
@@ -109,7 +111,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             | Message::Dropped { page, .. }
             | Message::Inherited { page, .. }
             | Message::Cleaned { page, .. }
-            | Message::FlushWanted { page } => mine(page),
+            | Message::FlushWanted { page }
+            | Message::AskCopy { page, .. } => mine(page),
             Message::Denied { page, .. }
             | Message::ReleaseAck { page, .. }
             | Message::Grant { page, .. }
@@ -119,9 +122,12 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             | Message::Drop { page, .. }
             | Message::Inherit { page, .. }
             | Message::WriteBackWanted { page, .. }
-            | Message::NotHeld { page } => theirs(page),
+            | Message::NotHeld { page }
+            | Message::CopyWanted { page, .. } => theirs(page),
             // Whom the home told to ship it, only the home knows.
             Message::Page { .. } => true,
+            // Home or owner; the question's number says whether it is an answer.
+            Message::Copy { .. } | Message::NoCopy { .. } => true,
             Message::WrittenBack { by, .. } => *by == self.me || (leads && !self.view.contains(*by)),
             Message::Query { slots, pages } => self.asks_for_its_own(from, slots) && pages.iter().all(theirs),
             Message::Claims { entries, .. } => entries.iter().all(|claim| mine(&claim.page)),
@@ -167,6 +173,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             | Message::Dropped { conversion, .. }
             | Message::Cleaned { conversion, .. } => by_now(conversion),
             Message::WriteBackWanted { by, .. } => self.view.contains(*by),
+            Message::CopyWanted { to, .. } => self.view.contains(*to) && *to != self.me,
             Message::Acquire { request, .. } | Message::Release { request, .. } => *request > Request(0),
             Message::Claims {
                 chunk,

@@ -100,6 +100,7 @@ impl<I: PartialEq, C: PartialEq> PartialEq for Ownership<I, C> {
             && (self.next_conversion, self.next_answer) == (other.next_conversion, other.next_answer)
             && self.next_request == other.next_request
             && (&self.rebuild, &self.redo) == (&other.rebuild, &other.redo)
+            && self.questions == other.questions
             && (&self.outputs, &self.loopback) == (&other.outputs, &other.loopback)
             && self.repeated.len() == other.repeated.len()
             && self.repeated.iter().zip(&other.repeated).all(
@@ -121,7 +122,7 @@ impl<I: Hash, C: Hash> Hash for Ownership<I, C> {
         self.contents.hash(into);
         (&self.entries, &self.seen, &self.pages, &self.retained).hash(into);
         (self.next_conversion, &self.next_request, self.next_answer).hash(into);
-        (&self.rebuild, &self.redo).hash(into);
+        (&self.rebuild, &self.redo, &self.questions).hash(into);
         (self.outputs.len(), &self.loopback).hash(into);
         for (key, (_, to, message)) in &self.repeated {
             (key, to, message).hash(into);

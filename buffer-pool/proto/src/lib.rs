@@ -4,6 +4,7 @@
 extern crate alloc;
 
 mod admission;
+mod copies;
 mod directory;
 pub mod header;
 mod inspect;

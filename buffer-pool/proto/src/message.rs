@@ -16,7 +16,8 @@ pub struct Conversion {
     pub number: u64,
 }
 
-/// Number of an Acquire or Release, rising by one per (node, home, epoch), so that a home acts on each exactly once.
+/// Number of an Acquire or Release, rising by one per (node, home, epoch), so that a home acts on each exactly once; or, counted apart,
+/// of a node's question for a copy, so that each finds its own answer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Request(pub u64);
 
@@ -195,4 +196,20 @@ pub enum Message {
     },
     /// Answer to Redone.
     RedoneAck { page: PageId, conversion: Conversion },
+    /// Reader to home: a copy of the page, if somebody owns it (HZ-8). Again until answered.
+    AskCopy { page: PageId, request: Request },
+    /// Home to owner: send a copy to `to`.
+    CopyWanted {
+        page: PageId,
+        to: NodeId,
+        request: Request,
+    },
+    /// Owner to reader, with the image behind it.
+    Copy {
+        page: PageId,
+        request: Request,
+        psn: Psn,
+    },
+    /// Home or owner to reader: there is no copy, take possession.
+    NoCopy { page: PageId, request: Request },
 }

@@ -5,6 +5,7 @@
 //! to this node itself is handled at once, without the network.
 
 use crate::admission::Fault;
+use crate::copies::Questions;
 use crate::directory::{Entry, Seen};
 use crate::message::{Conversion, Envelope, Message, Request};
 use crate::page::{ImageInfo, Mode, PageId};
@@ -92,6 +93,24 @@ pub enum Output<I> {
     WrittenBack(NodeId, alloc::vec::Vec<(PageId, crate::page::Psn)>),
     /// `next_redo` may have a task.
     RedoReady,
+    /// A reader wants a copy of the page: at once `may_copy`, then `handle_copied`.
+    CopyWanted {
+        /// The page.
+        page: PageId,
+        /// The reader.
+        to: NodeId,
+        /// Its question.
+        request: Request,
+    },
+    /// The answer to `handle_ask_copy`.
+    Copied {
+        /// The page.
+        page: PageId,
+        /// The question.
+        request: Request,
+        /// Image and PSN; none: take possession.
+        copy: Option<(I, crate::page::Psn)>,
+    },
 }
 
 /// Names a message that is repeated until it is answered.
@@ -108,6 +127,7 @@ pub(crate) enum Key {
     Analysis(NodeId, u32),
     NeedRedo(u32),
     Redone(PageId),
+    Copy(Request),
 }
 
 /// Figures of a core.
@@ -146,6 +166,7 @@ pub struct Ownership<I, C> {
     pub(crate) next_answer: u64,
     pub(crate) rebuild: Rebuild,
     pub(crate) redo: RedoTasks,
+    pub(crate) questions: Questions,
     pub(crate) outputs: VecDeque<Output<I>>,
     pub(crate) counters: CoreCounters,
     pub(crate) loopback: VecDeque<(Message, Option<I>)>,
@@ -171,6 +192,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             next_answer: 0,
             rebuild: Rebuild::default(),
             redo: RedoTasks::default(),
+            questions: Questions::default(),
             outputs: VecDeque::new(),
             counters: CoreCounters::default(),
             loopback: VecDeque::new(),
@@ -299,6 +321,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.repeated.clear();
         self.due.clear();
         self.loopback.clear();
+        self.forget_questions();
     }
 
     pub(crate) fn drain(&mut self) {
@@ -405,6 +428,13 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             Message::NeedRedoAck { chunk } => self.settle(Key::NeedRedo(chunk)),
             Message::RedoUrgent { page } => self.redo.urgent(page),
             Message::RedoneAck { page, conversion } => self.on_redone_ack(page, conversion),
+            Message::AskCopy { page, request } => self.on_ask_copy(from, page, request),
+            Message::CopyWanted { page, to, request } => self.on_copy_wanted(page, to, request),
+            Message::Copy { page, request, psn } => match image {
+                Some(image) => self.on_copy(page, request, Some((image, psn))),
+                None => self.stale(),
+            },
+            Message::NoCopy { page, request } => self.on_copy(page, request, None),
             _ => unreachable!("handled by dispatch"),
         }
     }

@@ -5,6 +5,7 @@
 //! dirty holder, is retained until the home says Drop (HZ-3).
 
 use crate::admission::Fault;
+use crate::copies::Served;
 use crate::message::{Conversion, Message, Request, Source};
 use crate::ownership::{Contents, Key, Output, Ownership};
 use crate::page::{ImageInfo, Mode, PageId};
@@ -57,6 +58,8 @@ pub(crate) struct Local {
     pub releasing: Option<Request>,
     /// A retained image is being compared with storage.
     pub restoring: Option<Conversion>,
+    /// Copies served to readers.
+    pub served: Served,
 }
 
 impl Local {
@@ -379,7 +382,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
     }
 
-    fn stale(&mut self) {
+    pub(crate) fn stale(&mut self) {
         self.counters.dropped_stale += 1; // HZ-4
     }
 

@@ -157,6 +157,14 @@ defects! {
     ChangeBesideIntents,
     /// TXN-9: a tree is removed while older snapshots may read it.
     RemoveTreeAtOnce,
+
+    // Copy images.
+    /// HZ-8: a node that has given the page up serves copies of the image that it retained.
+    CopyAfterGivingUp,
+    /// HZ-8: a copy that was asked for earlier is taken for the answer to a later question, for a later snapshot.
+    TakeEarlierCopy,
+    /// HZ-8: a copy is read after a view change.
+    CopyAcrossView,
 }
 
 impl Defect {

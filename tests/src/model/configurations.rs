@@ -47,6 +47,7 @@ const NOTHING: Budget = Budget {
     crashes: 0,
     joins: 0,
     redo_failures: 0,
+    reads: 0,
 };
 
 /// Some traffic in one view.
@@ -74,7 +75,15 @@ fn across_views(more: &[&'static str]) -> Vec<&'static str> {
 
 /// All of them.
 pub fn configurations() -> Vec<Configuration> {
-    [conversions(), surrenders(), deaths(), more_deaths(), joins()].concat()
+    [
+        conversions(),
+        surrenders(),
+        deaths(),
+        more_deaths(),
+        joins(),
+        readers(),
+    ]
+    .concat()
 }
 
 /// One view: conversions, over a network that reorders, copies and loses.
@@ -316,6 +325,42 @@ fn joins() -> Vec<Configuration> {
                     changes: 1,
                     copies: 1,
                     joins: 1,
+                    ..NOTHING
+                })
+            },
+        ),
+    ]
+}
+
+/// Readers that take copies of what others own.
+fn readers() -> Vec<Configuration> {
+    vec![
+        named(
+            "copies of images",
+            "HZ-8: copies for readers cross changes and transfers; any message of theirs comes twice",
+            Pages {
+                prelude: vec![(2, Exclusive, 1)],
+                reaches: vec!["a copy is under way while its page is given to another"],
+                ..model(Budget {
+                    acquires: 1,
+                    exclusives: 1,
+                    changes: 1,
+                    copies: 1,
+                    reads: 2,
+                    ..NOTHING
+                })
+            },
+        ),
+        named(
+            "copies of images and a death",
+            "HZ-8: an owner dies, and a copy shows what was lost with it",
+            Pages {
+                prelude: vec![(2, Exclusive, 1)],
+                prompt: false,
+                reaches: across_views(&["a reader has a copy of an earlier view"]),
+                ..model(Budget {
+                    crashes: 1,
+                    reads: 2,
                     ..NOTHING
                 })
             },

@@ -30,6 +30,9 @@ pub const PAGE_DEFECTS: &[(Defect, Option<&str>)] = &[
     (Defect::EveryHeirInherits, Some("heirs")),
     (Defect::OpenFrozen, Some("death")),
     (Defect::ForgetTarget, Some("death")),
+    (Defect::CopyAfterGivingUp, Some("copies of images")),
+    (Defect::TakeEarlierCopy, Some("copies of images")),
+    (Defect::CopyAcrossView, Some("copies of images and a death")),
 ];
 
 /// Whether this is a defect of the page protocol.

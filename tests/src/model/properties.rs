@@ -1,9 +1,9 @@
 //! DIR-1 to DIR-7 over a state, and what a run must be seen to reach.
 
-use super::cluster::{Cluster, has_record};
+use super::cluster::{Cluster, Work, has_record};
 use super::state::{Pages, State, is_quiet};
 use crate::sim::panics;
-use aquifer_buffer_pool_proto::{HomeState, Mode, PageId, Psn};
+use aquifer_buffer_pool_proto::{HomeState, Message, Mode, PageId, Psn};
 use aquifer_dss_proto::NodeId;
 use aquifer_dss_proto::defect::plant;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ type Condition = fn(&Pages, &State) -> bool;
 
 /// All properties: first the rules, then what must be reached.
 pub fn properties(model: &Pages) -> Vec<stateright::Property<Pages>> {
-    let always: [(&'static str, Condition); 9] = [
+    let always: [(&'static str, Condition); 10] = [
         ("DIR-1 one owner, or sharers", |_, s| {
             kept(s, "DIR-1") && one_owner(&s.cluster)
         }),
@@ -32,11 +32,14 @@ pub fn properties(model: &Pages) -> Vec<stateright::Property<Pages>> {
         ("DIR-7 every request is granted", |m, s| {
             kept(s, "DIR-7") && served(m, &s.cluster)
         }),
+        ("HZ-8 a copy is as new as its question", |_, s| kept(s, "HZ-8")),
         ("redo that is on storage is let go of", |m, s| {
             !m.is_calm() || released(&s.cluster)
         }),
         ("the core goes on", |_, s| {
-            s.broken.as_ref().is_none_or(|b| b.starts_with("DIR-"))
+            s.broken
+                .as_ref()
+                .is_none_or(|b| b.starts_with("DIR-") || b.starts_with("HZ-8"))
         }),
     ];
     let always = always.map(|(name, holds)| stateright::Property::always(name, holds));
@@ -48,7 +51,7 @@ pub fn properties(model: &Pages) -> Vec<stateright::Property<Pages>> {
 }
 
 /// The hard states, of which each configuration names those that it must be seen to reach.
-fn reaches() -> [(&'static str, Condition); 12] {
+fn reaches() -> [(&'static str, Condition); 14] {
     [
         ("sharers are invalidated", |_, s| {
             home(s, |h| matches!(h, HomeState::Invalidating(..)))
@@ -90,6 +93,26 @@ fn reaches() -> [(&'static str, Condition); 12] {
             c.pages
                 .iter()
                 .any(|p| c.nodes.keys().filter(|n| wants(n, *p)).count() == 2)
+        }),
+        (
+            "a copy is under way while its page is given to another",
+            |_, s| {
+                let copied = |page: &PageId| {
+                    let of = |m: &Message| matches!(m, Message::Copy { page: p, .. } if p == page);
+                    s.cluster.net.iter().any(|packet| of(&packet.envelope.message))
+                };
+                s.cluster.pages.iter().any(copied) && home(s, |h| matches!(h, HomeState::Shipping(..)))
+            },
+        ),
+        ("a reader has a copy of an earlier view", |_, s| {
+            let of = |n: &super::cluster::Node, work: &Work| match work {
+                Work::ReadCopy(_, copy) => copy.epoch < n.core.view().epoch,
+                _ => false,
+            };
+            s.cluster
+                .nodes
+                .values()
+                .any(|n| n.work.iter().any(|work| of(n, work)))
         }),
         ("members are in different views", |_, s| {
             !s.cluster.installed_everywhere()
@@ -149,7 +172,7 @@ fn newest(cluster: &Cluster) -> bool {
 fn durable(cluster: &Cluster) -> bool {
     cluster.net.iter().all(|packet| {
         let page = match &packet.envelope.message {
-            aquifer_buffer_pool_proto::Message::Page { page, .. } => *page,
+            Message::Page { page, .. } => *page,
             _ => return true,
         };
         packet.image.is_some_and(|psn| psn <= cluster.durable(page))

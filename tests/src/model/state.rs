@@ -39,6 +39,8 @@ pub struct Budget {
     pub joins: u8,
     /// Redo that fails.
     pub redo_failures: u8,
+    /// Copies that readers ask for.
+    pub reads: u8,
 }
 
 impl Budget {
@@ -58,6 +60,7 @@ impl Budget {
             &mut self.crashes,
             &mut self.joins,
             &mut self.redo_failures,
+            &mut self.reads,
         ];
         for budget in all {
             *budget += if *budget > 0 { more } else { 0 };
@@ -81,6 +84,8 @@ pub enum Action {
     FailRedo(NodeId, usize),
     /// A node wants a page.
     Acquire(NodeId, PageId, Mode),
+    /// A reader wants a copy of a page.
+    AskCopy(NodeId, PageId),
     /// An owner changes a page.
     Change(NodeId, PageId),
     /// A node's redo of a page becomes durable.
@@ -295,6 +300,7 @@ impl Pages {
             Action::Work(node, at) => drop(cluster.do_work(node, at)),
             Action::FailRedo(node, at) => cluster.fail_redo(node, at),
             Action::Acquire(node, page, mode) => cluster.acquire(node, page, mode),
+            Action::AskCopy(node, page) => cluster.ask_copy(node, page),
             Action::Change(node, page) => drop(cluster.change(node, page)),
             Action::Flush(node, page) => cluster.flush_redo(node, page),
             Action::Evict(node, page) => drop(cluster.evict(node, page)),
@@ -364,6 +370,9 @@ impl Pages {
                 if left.exclusives > 0 && frame.is_none_or(|f| f.mode == Mode::Shared) {
                     actions.push(Action::Acquire(node, page, Mode::Exclusive));
                 }
+            }
+            if left.reads > 0 && frame.is_none() {
+                actions.push(Action::AskCopy(node, page));
             }
             if left.flush_wishes > 0 && frame.is_none() && cluster.redo.contains_key(&(page, node)) {
                 actions.push(Action::WantFlush(node, page));
@@ -491,6 +500,7 @@ fn pay(left: &mut Budget, action: Action, free: bool) {
             left.acquires -= 1;
             left.exclusives -= u8::from(mode == Mode::Exclusive);
         }
+        Action::AskCopy(..) => left.reads -= 1,
         Action::Change(..) => left.changes -= 1,
         Action::Evict(..) => left.evictions -= 1,
         Action::BeginWrite(..) => left.write_backs -= 1,
@@ -597,5 +607,9 @@ fn kind(message: &Message) -> &'static str {
         Message::RedoUrgent { .. } => "RedoUrgent",
         Message::Redone { .. } => "Redone",
         Message::RedoneAck { .. } => "RedoneAck",
+        Message::AskCopy { .. } => "AskCopy",
+        Message::CopyWanted { .. } => "CopyWanted",
+        Message::Copy { .. } => "Copy",
+        Message::NoCopy { .. } => "NoCopy",
     }
 }

@@ -6,7 +6,8 @@
 
 use super::words::{self, letter};
 use aquifer_buffer_pool_proto::{
-    Contents, Conversion, Envelope, ImageInfo, Mode, Output, Ownership, PageId, Psn, Redone, SurrenderKind,
+    Contents, Conversion, Envelope, ImageInfo, Mode, Output, Ownership, PageId, Psn, Redone, Request,
+    SurrenderKind,
 };
 use aquifer_dss_proto::{Epoch, FileId, Incarnation, Instant, Member, NodeId, NodeSet, View};
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +63,18 @@ pub enum Work {
     Restore(PageId, Conversion, ImageInfo),
     Surrender(PageId),
     Redo(PageId, Psn, Epoch),
+    /// A step that asked for a copy runs over it.
+    ReadCopy(PageId, Copied),
+}
+
+/// A copy that came to a reader.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Copied {
+    pub psn: Psn,
+    /// The view in which it came.
+    pub epoch: Epoch,
+    /// The newest PSN when it was asked for: the reader's snapshot may cover that.
+    pub asked: Psn,
 }
 
 /// One node.
@@ -72,6 +85,8 @@ pub struct Node {
     pub work: Vec<Work>,
     pub analysed: bool,
     pub wants: BTreeSet<(PageId, Mode)>,
+    /// Questions for copies, with the newest PSN when each was asked.
+    pub asked: BTreeMap<Request, Psn>,
 }
 
 /// A message under way.
@@ -205,6 +220,7 @@ impl Cluster {
             work: Vec::new(),
             analysed: false,
             wants: BTreeSet::new(),
+            asked: BTreeMap::new(),
         };
         self.nodes.insert(node, Arc::new(state));
     }
@@ -284,6 +300,8 @@ impl Cluster {
                 Output::WriteBackWanted(page, by) => self.write_back_wanted(node, page, by),
                 Output::NotHeld(page) => self.trim_redo(page, node, self.stored(page)),
                 Output::RedoReady => {}
+                Output::CopyWanted { page, to, request } => self.serve_copy(node, page, to, request),
+                Output::Copied { page, request, copy } => self.copied(node, page, request, copy),
                 Output::WrittenBack(by, pages) => {
                     for (page, psn) in pages {
                         self.trim_redo(page, by, psn);
@@ -442,6 +460,7 @@ impl Cluster {
                 self.surrender(node, page);
             }
             Work::Redo(page, target, epoch) => self.redo_page(node, page, target, epoch),
+            Work::ReadCopy(page, copy) => self.read_copy(node, page, copy),
         }
         self.collect(node);
         true
@@ -664,6 +683,75 @@ impl Cluster {
         self.collect(node);
     }
 
+    /// The newest PSN of a page that anybody made and that is not lost.
+    fn newest(&self, page: PageId) -> Psn {
+        let volatile = self.volatile.iter().filter(|((p, _), _)| *p == page);
+        let volatile = volatile.filter_map(|(_, records)| records.last().copied());
+        volatile.max().unwrap_or_default().max(self.durable(page))
+    }
+
+    /// A reader wants a copy of a page; where there is none, possession.
+    pub fn ask_copy(&mut self, node: NodeId, page: PageId) {
+        let (now, newest) = (self.now, self.newest(page));
+        let state = self.node(node);
+        match state.core.handle_ask_copy(now, page) {
+            Some(request) => drop(state.asked.insert(request, newest)),
+            None => self.share(node, page),
+        }
+        self.collect(node);
+    }
+
+    /// There is no copy: the reader takes possession, unless its node came to have the page meanwhile.
+    fn share(&mut self, node: NodeId, page: PageId) {
+        if self.frame(node, page).is_none() {
+            self.acquire(node, page, Mode::Shared);
+        }
+    }
+
+    fn serve_copy(&mut self, node: NodeId, page: PageId, to: NodeId, request: Request) {
+        let now = self.now;
+        let psn = self.frame(node, page).map(|frame| frame.psn);
+        let core = &mut self.node(node).core;
+        let copy = psn.filter(|_| core.may_copy(page)).map(|psn| (psn, psn));
+        core.handle_copied(now, page, to, request, copy);
+    }
+
+    fn copied(&mut self, node: NodeId, page: PageId, request: Request, copy: Option<(Psn, Psn)>) {
+        let state = self.node(node);
+        let asked = state.asked.remove(&request).expect("a question has one answer");
+        let epoch = state.core.view().epoch;
+        match copy {
+            Some((image, psn)) => {
+                assert_eq!(image, psn, "a copy is what its message says");
+                let copy = Copied { psn, epoch, asked };
+                state.work.push(Work::ReadCopy(page, copy));
+            }
+            None => self.share(node, page),
+        }
+    }
+
+    /// HZ-8: what a reader sees is as new as its question, and no later view has lost it.
+    fn read_copy(&mut self, node: NodeId, page: PageId, copy: Copied) {
+        let (letter, Copied { psn, epoch, asked }) = (self.letter(page), copy);
+        if !self.nodes[&node].core.copy_stands(epoch) {
+            self.log
+                .note(|| format!("{node} drops its copy of {letter}: the view has changed"));
+            return self.share(node, page);
+        }
+        self.log
+            .note(|| format!("{node} reads a copy of {letter} psn {}", psn.0));
+        assert!(
+            psn >= asked,
+            "HZ-8: {node} reads {page} at {psn:?}, it was at {asked:?} when asked for"
+        );
+        let current = self.nodes[&node].core.view().epoch == self.view().epoch;
+        let newest = self.newest(page);
+        assert!(
+            !current || psn <= newest,
+            "HZ-8: {node} reads {page} at {psn:?}, all above {newest:?} is lost"
+        );
+    }
+
     /// A node asks again for what it still wants: after a grant of less, or one that was taken away before use.
     pub fn want_again(&mut self, node: NodeId) {
         let now = self.now;
@@ -763,7 +851,8 @@ impl Cluster {
 
     /// Whether every request is granted, no recovery is under way, and nobody keeps an image that it gave away.
     pub fn is_settled(&self) -> bool {
-        let settled = |n: &Arc<Node>| n.wants.is_empty() && n.core.retained_count() == 0;
+        let settled =
+            |n: &Arc<Node>| n.wants.is_empty() && n.asked.is_empty() && n.core.retained_count() == 0;
         !self.pending && self.nodes.values().all(settled)
     }
 
@@ -771,7 +860,8 @@ impl Cluster {
     pub fn unserved(&self) -> String {
         let of = |(node, state): (&NodeId, &Arc<Node>)| {
             let retained = state.core.retained_count();
-            format!("{node} wants {:?} and retains {retained} images", state.wants)
+            let (wants, asked) = (&state.wants, state.asked.len());
+            format!("{node} wants {wants:?} and {asked} copies, and retains {retained} images")
         };
         let nodes: Vec<String> = self.nodes.iter().map(of).collect();
         format!("{}; redo pending: {}", nodes.join("; "), self.pending)

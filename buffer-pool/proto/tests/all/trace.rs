@@ -15,6 +15,7 @@
 //! | `run` | messages arrive and work is done, in order, until nothing is left |
 //! | `timeout 2` | node 2 repeats what has no answer |
 //! | `evict 2`, `write 2`, `written 2` | P is given up; P's write to storage is begun, is done |
+//! | `copy 2` | a reader at node 2 wants a copy of P; it reads it as `work` |
 //! | `want-flush 2` | node 2's redo is pinned by P |
 //! | `crash 2`, `rejoin 2`, `view` | a death, a new life, and the view that says so |
 //! | `install 1`, `install all` | members install the view |
@@ -187,6 +188,10 @@ impl Trace {
             ["evict", _] => cluster.evict(node, page),
             ["write", _] => cluster.begin_write_back(node, page),
             ["written", _] => cluster.end_write_back(node, page),
+            ["copy", _] => {
+                cluster.ask_copy(node, page);
+                true
+            }
             ["want-flush", _] => {
                 cluster.want_flush(node, page);
                 true

@@ -112,6 +112,12 @@ impl Walk {
         }
     }
 
+    fn read_under_snapshot(&mut self, node: NodeId, page: PageId) {
+        if self.cluster.frame(node, page).is_none() {
+            self.cluster.ask_copy(node, page);
+        }
+    }
+
     fn write_back(&mut self, node: NodeId, page: PageId) {
         if !self.cluster.end_write_back(node, page) {
             self.cluster.begin_write_back(node, page);
@@ -173,7 +179,7 @@ impl Walk {
             _ => match self.random(8) {
                 0 => self.kill(node),
                 1 => self.join(),
-                _ => {}
+                _ => self.read_under_snapshot(node, page),
             },
         }
     }

@@ -164,6 +164,10 @@ fn rebuild(pages: &[PageId], message: &Message) -> String {
             format!("Redone {} {outcome}", p(page))
         }
         Message::RedoneAck { page, .. } => format!("RedoneAck {}", p(page)),
+        Message::AskCopy { page, .. } => format!("AskCopy {}", p(page)),
+        Message::CopyWanted { page, to, .. } => format!("CopyWanted {} for {to}", p(page)),
+        Message::Copy { page, psn, .. } => format!("Copy {} psn {}", p(page), psn.0),
+        Message::NoCopy { page, .. } => format!("NoCopy {}", p(page)),
         _ => unreachable!("the messages of conversions are worded above"),
     }
 }

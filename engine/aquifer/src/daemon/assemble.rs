@@ -237,6 +237,8 @@ impl Running {
             ("fetches", pool.fetches),
             ("transfers_in", pool.transfers_in),
             ("transfers_out", pool.transfers_out),
+            ("copies_in", pool.copies_in),
+            ("copies_out", pool.copies_out),
             ("invalidations", pool.invalidations),
             ("write_backs", pool.write_backs),
             ("rebuilt", pool.rebuilt),
