@@ -1,12 +1,14 @@
 //! `aquifer-sim`: runs seeds of the simulator, in parallel, and prints what fails with the command that replays it.
 
 use aquifer_dss_proto::defect::Defect;
+use aquifer_tests::hunt::{Outcome, Pace, hunt};
 use aquifer_tests::swarm::{Configuration, Overrides, Report, Subject, describe, run, run_recorded};
 use aquifer_tests::workload::{Planted, WORKLOADS};
 use clap::{Parser, ValueEnum};
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Runs whole clusters in the deterministic simulator.
@@ -23,8 +25,11 @@ struct Arguments {
     #[arg(long, default_value_t = 1)]
     from: u64,
     /// Seeds at the same time.
-    #[arg(long, default_value_t = 2)]
-    jobs: usize,
+    #[arg(long, default_value = "2")]
+    jobs: NonZeroUsize,
+    /// Wall-clock seconds after which a seed has failed: it spins where the executor cannot see it.
+    #[arg(long, default_value_t = 120)]
+    limit: u64,
     /// Number of nodes, instead of a drawn one.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
     nodes: Option<u8>,
@@ -58,6 +63,15 @@ struct Arguments {
     /// Goes on after a failure.
     #[arg(long)]
     keep_going: bool,
+}
+
+impl Arguments {
+    fn pace(&self) -> Pace {
+        Pace {
+            jobs: self.jobs,
+            limit: Duration::from_secs(self.limit),
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum, Default)]
@@ -94,8 +108,8 @@ fn main() -> ExitCode {
         show_logs();
     }
     match arguments.seed {
-        Some(seed) => one(seed, &overrides, arguments.history.as_deref()),
-        None => many(&arguments, &overrides),
+        Some(seed) => one(seed, &arguments, overrides),
+        None => many(&arguments, overrides),
     }
 }
 
@@ -122,10 +136,28 @@ fn plant(name: &str) -> Option<Planted> {
     all.into_iter().find(|planted| format!("{planted:?}") == name)
 }
 
-fn one(seed: u64, overrides: &Overrides, history: Option<&Path>) -> ExitCode {
-    let configuration = Configuration::draw(seed, overrides);
+fn one(seed: u64, arguments: &Arguments, overrides: Overrides) -> ExitCode {
+    let configuration = Configuration::draw(seed, &overrides);
     println!("{configuration:#?}");
-    let (report, workload) = run_recorded(&configuration);
+    let history = arguments.history.clone();
+    let mut code = ExitCode::FAILURE;
+    hunt(
+        [seed],
+        arguments.pace(),
+        move |_| one_run(&configuration, history.as_deref()),
+        |seed, outcome| {
+            code = match outcome {
+                Outcome::Ended(code) => code,
+                Outcome::Lost => lost(seed, arguments, &overrides),
+            };
+            ControlFlow::Continue(())
+        },
+    );
+    code
+}
+
+fn one_run(configuration: &Configuration, history: Option<&Path>) -> ExitCode {
+    let (report, workload) = run_recorded(configuration);
     print_line(&report);
     if let Some(path) = history
         && let Err(error) = write_history(path, workload.history())
@@ -138,6 +170,19 @@ fn one(seed: u64, overrides: &Overrides, history: Option<&Path>) -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+/// Says that the run of a seed gave no result.
+fn lost(seed: u64, arguments: &Arguments, overrides: &Overrides) -> ExitCode {
+    println!(
+        "seed {seed} failed: no result; it did not end within {} s, or the simulator itself panicked",
+        arguments.limit
+    );
+    println!(
+        "    replay: {} --trace",
+        Configuration::draw(seed, overrides).replay()
+    );
+    ExitCode::FAILURE
 }
 
 fn write_history(path: &Path, history: Option<Vec<u8>>) -> std::io::Result<()> {
@@ -166,33 +211,36 @@ fn print_line(report: &Report) {
     );
 }
 
-fn many(arguments: &Arguments, overrides: &Overrides) -> ExitCode {
+fn many(arguments: &Arguments, overrides: Overrides) -> ExitCode {
     let begun = Instant::now();
-    let next = AtomicU64::new(arguments.from);
-    let end = arguments.from + arguments.seeds;
-    let (passed, failed) = (AtomicU64::new(0), AtomicU64::new(0));
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..arguments.jobs.max(1) {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let late = arguments
-                        .seconds
-                        .is_some_and(|limit| begun.elapsed() > Duration::from_secs(limit));
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end || late {
-                        break;
-                    }
-                    let good = attempt(seed, arguments, overrides);
-                    if good { &passed } else { &failed }.fetch_add(1, Ordering::Relaxed);
-                    if !good && !arguments.keep_going {
-                        stop.store(true, Ordering::Relaxed);
-                    }
-                }
-            });
-        }
-    });
-    let (passed, failed) = (passed.into_inner(), failed.into_inner());
+    let late = || {
+        arguments
+            .seconds
+            .is_some_and(|limit| begun.elapsed() > Duration::from_secs(limit))
+    };
+    let seeds = (arguments.from..arguments.from + arguments.seeds).take_while(|_| !late());
+    let (twice, inside) = (arguments.twice, overrides.clone());
+    let (mut passed, mut failed) = (0_u64, 0_u64);
+    hunt(
+        seeds,
+        arguments.pace(),
+        move |seed| attempt(seed, twice, &inside),
+        |seed, outcome| {
+            if outcome == Outcome::Lost {
+                lost(seed, arguments, &overrides);
+            }
+            if outcome == Outcome::Ended(true) {
+                passed += 1;
+                return ControlFlow::Continue(());
+            }
+            failed += 1;
+            if arguments.keep_going {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        },
+    );
     let minutes = begun.elapsed().as_secs_f64() / 60.0;
     println!(
         "seeds per minute: {:.0}",
@@ -206,14 +254,14 @@ fn many(arguments: &Arguments, overrides: &Overrides) -> ExitCode {
     }
 }
 
-fn attempt(seed: u64, arguments: &Arguments, overrides: &Overrides) -> bool {
+fn attempt(seed: u64, twice: bool, overrides: &Overrides) -> bool {
     let configuration = Configuration::draw(seed, overrides);
     let report = run(&configuration);
     let mut good = report.failure.is_none();
     if !good {
         print!("{}", describe(&report));
     }
-    if arguments.twice {
+    if twice {
         let again = run(&configuration);
         if again.digest != report.digest {
             println!(

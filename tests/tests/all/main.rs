@@ -5,6 +5,7 @@
 mod defects;
 mod end_to_end;
 mod hazards;
+mod hunt;
 mod isocheck;
 mod model;
 mod seeds;
