@@ -9,7 +9,7 @@ use crate::pool::{Inner, Pool, count};
 use aquifer_buffer_pool_proto::{Lsn, Mode, PAGE_SIZE, PageId, Psn, header};
 use aquifer_dss::seam::IoBuffer;
 use aquifer_dss_proto::defect::{Defect, planted};
-use aquifer_dss_proto::{Instant, NodeId, NodeSet};
+use aquifer_dss_proto::{Epoch, Instant, NodeId, NodeSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +20,17 @@ struct Writing {
     page: PageId,
     index: usize,
     psn: Psn,
+}
+
+/// Private copies on their way to storage.
+#[derive(Default)]
+struct Batch {
+    pages: Vec<Writing>,
+    /// Of these pages, in the same order.
+    images: Vec<(PageId, IoBuffer)>,
+    /// End of the redo of the last change in them.
+    redo_end: Lsn,
+    epoch: Epoch,
 }
 
 impl Pool {
@@ -93,31 +104,47 @@ impl Pool {
         taken
     }
 
-    /// The cleaner's step: writes back up to `max_pages` pages that are old or wanted; how many were written.
+    /// The cleaner's step: writes back up to `max_pages` pages that are wanted, too many, or old; how many were written.
     pub async fn write_back(self: &Arc<Self>, max_pages: usize) -> usize {
         self.write_some(max_pages, false).await
     }
 
-    /// With `any`, age does not matter, and redo is waited for.
+    /// Whether the next step of the cleaner should follow at once: somebody wants pages on storage, or too many are dirty.
+    pub fn write_back_is_behind(&self) -> bool {
+        self.dirty.is_behind()
+    }
+
+    /// Until the cleaner should make a step before its time.
+    pub async fn until_write_back_is_behind(&self) {
+        self.dirty.until_behind().await;
+    }
+
+    /// With `any`, the oldest pages, whether or not they are due.
     async fn write_some(self: &Arc<Self>, max_pages: usize, any: bool) -> usize {
-        let (batch, images, blocked) = self.begin_batch(max_pages, any);
-        if blocked > Lsn(0) {
-            self.redo.request(blocked);
-            if batch.is_empty() && any {
-                self.redo.wait(blocked).await;
-                return 1; // progress: look again
-            }
-        }
-        if batch.is_empty() {
+        let batch = self.begin_batch(max_pages, any);
+        if batch.pages.is_empty() {
             return 0;
         }
         let pool = self.clone();
         let write = async move {
+            let Batch {
+                pages,
+                mut images,
+                redo_end,
+                epoch,
+            } = batch;
+            if !planted(Defect::WriteBackBeforeRedo) {
+                pool.redo.wait(redo_end).await; // HZ-11
+            }
+            for (writing, (page, image)) in pages.iter().zip(&mut images) {
+                header::set_identity(image, *page, writing.psn);
+                header::seal(image, epoch);
+            }
             let result = pool.store.write_batch(images).await;
             if let Err(error) = &result {
-                tracing::error!(%error, pages = batch.len(), "write-back failed");
+                tracing::error!(%error, pages = pages.len(), "write-back failed");
             }
-            pool.end_batch(&batch, result.is_ok())
+            pool.end_batch(&pages, result.is_ok())
         };
         self.to_the_end("pool-write-back", write).await
     }
@@ -141,47 +168,52 @@ impl Pool {
         }
     }
 
-    /// Marks and copies what is to be written; also the redo position that kept a page back.
-    fn begin_batch(&self, max_pages: usize, any: bool) -> (Vec<Writing>, Vec<(PageId, IoBuffer)>, Lsn) {
+    /// Marks and copies what is to be written, in the order of storage. A page in the batch is not given up before the batch has ended,
+    /// and may be changed meanwhile: what is written is the copy.
+    fn begin_batch(&self, max_pages: usize, any: bool) -> Batch {
         let inner = self.lock();
-        let (now, durable, epoch) = (self.now(), self.redo.durable(), inner.core.view().epoch);
-        let (mut batch, mut images, mut blocked) = (Vec::new(), Vec::new(), Lsn(0));
+        let mut batch = Batch {
+            epoch: inner.core.view().epoch,
+            ..Batch::default()
+        };
         if !inner.core.serving() {
-            return (batch, images, blocked);
+            return batch;
         }
-        let mut candidates: Vec<(bool, Instant, usize)> = (0..self.frames.len())
-            .filter_map(|index| {
-                let meta = self.frames.frame(index).meta.lock();
-                let due = any || meta.flush_wanted || now.since(meta.dirty_since) >= self.config.clean_after;
-                let ready = meta.page.is_some() && meta.duty && meta.dirty && meta.writing.is_none();
-                (ready && due).then_some((!meta.flush_wanted, meta.dirty_since, index))
-            })
-            .collect();
-        candidates.sort_unstable();
-        for (_, _, index) in candidates.into_iter().take(max_pages) {
+        let now = self.now();
+        let chosen = if any {
+            self.dirty.oldest(max_pages)
+        } else {
+            self.dirty.due(max_pages, now, self.config.clean_after)
+        };
+        let page_of = |index| {
+            let page = self.frames.frame(index).meta.lock().page;
+            (
+                page.expect("a dirty frame is bound: the core lock is held"),
+                index,
+            )
+        };
+        let mut chosen: Vec<(PageId, usize)> = chosen.into_iter().map(page_of).collect();
+        chosen.sort_unstable();
+        for (page, index) in chosen {
             let frame = self.frames.frame(index);
-            frame.latch();
+            // With readers, and against writers only while it is copied.
+            assert!(
+                frame.latch_counted(page).is_some(),
+                "{page} is dirty: it is possessed"
+            );
             let mut meta = frame.meta.lock();
-            let page = meta.page.expect("it is bound: the core lock is held");
-            if meta.redo_end > durable && !planted(Defect::WriteBackBeforeRedo) {
-                blocked = blocked.max(meta.redo_end); // HZ-11
-            } else {
-                let mut image = IoBuffer::zeroed(PAGE_SIZE);
-                self.frames.copy(index, &mut image);
-                meta.writing = Some(frame.psn());
-                header::set_identity(&mut image, page, frame.psn());
-                header::seal(&mut image, epoch);
-                batch.push(Writing {
-                    page,
-                    index,
-                    psn: frame.psn(),
-                });
-                images.push((page, image));
-            }
+            let psn = frame.psn();
+            meta.writing = Some(psn);
+            batch.redo_end = batch.redo_end.max(meta.redo_end);
+            self.dirty.note(index, &meta, now);
             drop(meta);
-            frame.unlatch_exclusive();
+            let mut image = IoBuffer::zeroed(PAGE_SIZE);
+            self.frames.copy(index, &mut image);
+            frame.unlatch_shared();
+            batch.pages.push(Writing { page, index, psn });
+            batch.images.push((page, image));
         }
-        (batch, images, blocked)
+        batch
     }
 
     fn end_batch(self: &Arc<Self>, batch: &[Writing], written: bool) -> usize {
@@ -190,7 +222,11 @@ impl Pool {
         let mut notices: BTreeMap<NodeId, Vec<(PageId, Psn)>> = BTreeMap::new();
         for Writing { page, index, psn } in batch {
             let frame = self.frames.frame(*index);
-            frame.latch();
+            // No change is half done under this latch.
+            assert!(
+                frame.latch_counted(*page).is_some(),
+                "HZ-2: a page stays while it is written"
+            );
             let mut meta = frame.meta.lock();
             assert_eq!(
                 (meta.page, meta.writing),
@@ -201,15 +237,17 @@ impl Pool {
             let contributors = meta.contributors;
             let clean = written && frame.psn() == *psn;
             if clean {
-                (meta.dirty, meta.duty, meta.flush_wanted) = (false, false, false);
+                (meta.dirty, meta.duty) = (false, false);
                 meta.contributors = NodeSet::EMPTY;
             } else if written {
                 // Changed meanwhile, which only this node can have done.
                 meta.contributors = NodeSet::of(self.me());
-                meta.dirty_since = now;
             }
+            // Whoever asked meanwhile is told too, and made its changes before this node got the page.
+            meta.flush_wanted &= !written;
+            self.dirty.note(*index, &meta, now);
             drop(meta);
-            frame.unlatch_exclusive();
+            frame.unlatch_shared();
             if !written {
                 continue;
             }
@@ -220,6 +258,9 @@ impl Pool {
             if clean {
                 inner.core.handle_cleaned(now, *page);
             }
+        }
+        if written {
+            count(&self.figures.write_batches);
         }
         for (contributor, pages) in notices {
             inner.core.handle_written_back(now, contributor, pages);

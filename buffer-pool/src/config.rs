@@ -26,7 +26,8 @@ pub struct PoolConfig {
     pub hold_limit: Duration,
     /// After this long without an answer, a message of a conversion is sent again.
     pub retransmit: Duration,
-    /// The cleaner writes pages that have been dirty longer than this.
+    /// The cleaner writes pages that have been dirty longer than this, though nobody asks for it: it bounds what a recovery of an idle
+    /// node has to redo.
     pub clean_after: Duration,
     /// Pages of one write-back batch.
     pub write_batch: usize,
@@ -42,7 +43,7 @@ impl PoolConfig {
             frames,
             hold_limit: Duration::from_millis(20),
             retransmit: Duration::from_millis(100),
-            clean_after: Duration::from_secs(1),
+            clean_after: Duration::from_secs(10),
             write_batch: 64,
             eviction: Eviction::default(),
         }
@@ -64,7 +65,8 @@ pub enum PageStoreError {
 pub trait PageStore: Send + Sync + 'static {
     /// The `PAGE_SIZE` bytes of a page, as they are; zeros past the end of what was ever written.
     fn read(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, PageStoreError>>;
-    /// Writes pages so that none can be torn; they are durable when it returns. Pages of removed files are left out.
+    /// Writes pages, which come in the order of file and number, so that none can be torn; they are durable when it returns. Pages of
+    /// removed files are left out.
     fn write_batch(&self, pages: Vec<(PageId, IoBuffer)>) -> BoxFuture<'_, Result<(), PageStoreError>>;
     /// The newest version of a page whose bytes are damaged, made of whatever else storage has and proven to be the newest; or why
     /// not, in one line. Called while a grant from storage stands: nobody has the page or writes it. Changes nothing on storage.
@@ -149,6 +151,10 @@ pub struct PoolCounters {
     pub invalidations: u64,
     /// Pages written back.
     pub write_backs: u64,
+    /// Batches in which they were written.
+    pub write_batches: u64,
+    /// Pages that this node has to write back now.
+    pub dirty: u64,
     /// Pages that were damaged on storage and rebuilt.
     pub rebuilt: u64,
     /// Frames taken from a page to hold another.

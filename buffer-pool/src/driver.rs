@@ -77,6 +77,7 @@ impl Pool {
                 let index = self.table.get(page).expect("a possessed page has a frame");
                 let mut meta = self.frames.frame(index).meta.lock();
                 meta.duty = meta.dirty;
+                self.dirty.note(index, &meta, self.now());
             }
             Output::Denied(page) => self.fail_waiters(inner, page, &PoolError::Corrupt(page)),
             Output::WriteBackWanted(page, by) => self.answer_wanted(inner, page, by),
@@ -131,9 +132,9 @@ impl Pool {
             duty: info.dirty && mode == Mode::Exclusive,
             contributors: info.contributors,
             flush_wanted: info.flush_wanted,
-            dirty_since: self.now(),
             ..crate::frame::Meta::default()
         };
+        self.dirty.note(index, &meta, self.now());
         drop(meta);
         frame.name(page);
         frame.set_psn(info.psn);
@@ -152,6 +153,7 @@ impl Pool {
             stay: meta.stay + 1,
             ..crate::frame::Meta::default()
         };
+        self.dirty.note(index, &meta, self.now());
         drop(meta);
         frame.set_possession(None);
         frame.unlatch_exclusive();
@@ -251,6 +253,7 @@ impl Pool {
         if mode == Mode::Exclusive {
             let mut meta = frame.meta.lock();
             meta.duty = meta.dirty;
+            self.dirty.note(index, &meta, self.now());
         }
         self.serve(inner, page);
     }

@@ -79,7 +79,6 @@ pub(crate) struct Meta {
     pub flush_wanted: bool,
     /// End of the redo of this node's last change.
     pub redo_end: Lsn,
-    pub dirty_since: Instant,
     /// PSN that is being written back (HZ-2).
     pub writing: Option<Psn>,
     pub holds: u32,
@@ -147,7 +146,8 @@ impl Frame {
         self.latch_counted(page)
     }
 
-    fn latch_counted(&self, page: PageId) -> Option<Reading> {
+    /// The same, always counted: ended by [`unlatch_shared`](Self::unlatch_shared).
+    pub fn latch_counted(&self, page: PageId) -> Option<Reading> {
         let possessed = |word| word & (SHARED | EXCLUSIVE) != 0;
         let free = |word| word & WRITER == 0 && word & READERS < READERS;
         self.take(possessed, free, with_reader)?;

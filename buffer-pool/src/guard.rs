@@ -47,6 +47,7 @@ impl Drop for PageReadGuard<'_> {
 pub struct PageWriteGuard<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) frame: &'a Frame,
+    pub(crate) index: usize,
     pub(crate) bytes: *mut [u8; PAGE_SIZE],
     pub(crate) page: PageId,
 }
@@ -81,15 +82,15 @@ impl PageWriteGuard<'_> {
         let page = self.page;
         header::set_identity(self.bytes_mut(), page, psn);
         self.frame.set_psn(psn);
-        let now = self.pool.now();
         let mut meta = self.frame.meta.lock();
-        if !meta.dirty {
-            meta.dirty_since = now;
-        }
+        let known = meta.dirty && meta.duty;
         meta.dirty = true;
         meta.duty = true;
         meta.redo_end = meta.redo_end.max(redo_end);
         meta.contributors.insert(self.pool.me());
+        if !known {
+            self.pool.dirty.note(self.index, &meta, self.pool.now());
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod announce;
 mod clean;
 mod config;
 mod copies;
+mod dirty;
 mod driver;
 mod evict;
 mod frame;

@@ -1,10 +1,11 @@
 //! The pool: local hits, acquiring, and the door through which inputs reach the ownership core.
 //!
-//! Lock order: core, then page latch, then frame meta, then free list. Under the core lock nothing
+//! Lock order: core, then page latch, then frame meta, then free list or list of dirty pages. Under the core lock nothing
 //! waits except for latches, which are held in synchronous code only and by nobody who takes the core lock.
 
 use crate::config::{Miss, PageStore, PoolConfig, PoolCounters, PoolError, Redo, RedoTask};
 use crate::copies::CopyImage;
+use crate::dirty::DirtyPages;
 use crate::evict::{self, EvictionPolicy};
 use crate::frame::Frames;
 use crate::guard::{Hold, PageReadGuard, PageWriteGuard};
@@ -82,6 +83,7 @@ pub(crate) struct Figures {
     pub copies_out: AtomicU64,
     pub invalidations: AtomicU64,
     pub write_backs: AtomicU64,
+    pub write_batches: AtomicU64,
     pub rebuilt: AtomicU64,
     pub evictions: AtomicU64,
     pub strangers: AtomicU64,
@@ -108,6 +110,7 @@ pub struct Pool {
     pub(crate) frames: Arc<Frames>,
     pub(crate) table: Arc<PageTable>,
     pub(crate) free: Mutex<Vec<usize>>,
+    pub(crate) dirty: DirtyPages,
     pub(crate) inner: Mutex<Inner>,
     pub(crate) timer: Arc<Notify>,
     pub(crate) redo_ready: Notify,
@@ -144,6 +147,7 @@ impl Pool {
         };
         let pool = Arc::new(Self {
             free: Mutex::new((0..config.frames).rev().collect()),
+            dirty: DirtyPages::new(config.frames),
             config,
             runtime,
             transport,
@@ -266,6 +270,7 @@ impl Pool {
                 return Ok(PageWriteGuard {
                     pool: self,
                     frame,
+                    index,
                     bytes: self.frames.bytes(index),
                     page,
                 });
@@ -465,6 +470,7 @@ impl Pool {
         if mine {
             meta.flush_wanted = true;
             meta.contributors.insert(by);
+            self.dirty.note(index, &meta, self.now());
         }
         mine
     }
@@ -484,6 +490,8 @@ impl Pool {
             copies_out: of(&self.figures.copies_out),
             invalidations: of(&self.figures.invalidations),
             write_backs: of(&self.figures.write_backs),
+            write_batches: of(&self.figures.write_batches),
+            dirty: self.dirty.len() as u64,
             rebuilt: of(&self.figures.rebuilt),
             evictions: of(&self.figures.evictions),
             messages: core.messages,

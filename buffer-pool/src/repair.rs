@@ -71,7 +71,10 @@ impl Pool {
     /// The core lock is held, and the page was installed in frame `index` just now.
     pub(crate) fn begin_repair(self: &Arc<Self>, index: usize, page: PageId, mut image: IoBuffer) {
         let psn = header::psn(&image);
-        self.frames.frame(index).meta.lock().writing = Some(psn); // BUF-9
+        let mut meta = self.frames.frame(index).meta.lock();
+        meta.writing = Some(psn); // BUF-9
+        self.dirty.note(index, &meta, self.now());
+        drop(meta);
         let pool = self.clone();
         let task = async move {
             header::seal(&mut image, pool.epoch());
@@ -93,6 +96,7 @@ impl Pool {
             "HZ-2: a page stays while it is written"
         );
         meta.writing = None;
+        self.dirty.note(index, &meta, self.now());
         drop(meta);
         self.pump(&mut inner);
         drop(inner);
@@ -114,7 +118,7 @@ impl Pool {
             if frame.psn() != Psn(0) || meta.dirty || meta.writing.is_some() {
                 return Ok(true);
             }
-            meta.writing = Some(Psn(0)); // nobody else gets it meanwhile
+            meta.writing = Some(Psn(0)); // nobody else gets it meanwhile, and it is clean
             index
         };
         drop(hold);
@@ -142,7 +146,7 @@ impl Pool {
             meta.dirty = true;
             meta.duty = true;
             meta.flush_wanted = true;
-            meta.dirty_since = self.now();
+            self.dirty.note(index, &meta, self.now());
         }
         frame.unlatch_exclusive();
     }

@@ -566,15 +566,22 @@ fn a_page_leaves_memory_only_when_its_redo_is_durable() {
     let clock = cluster.clock.clone();
     clock.block_on(async {
         increment(&one, page(0), &cluster.log).await.unwrap();
-        clock.sleep(Duration::from_secs(10)).await;
-        assert_eq!(one.write_back(8).await, 0, "its redo is not durable");
-        assert!(cluster.store.page(page(0)).is_none());
+        increment(&one, page(64), &cluster.log).await.unwrap();
         assert_eq!(value(&two, page(0)).await, 1);
+        assert_eq!(
+            cluster.log.durable_targets().get(&page(0)),
+            Some(&Psn(1)),
+            "DIR-3"
+        );
+        assert_eq!(cluster.log.durable_targets().get(&page(64)), None);
+        one.want_flush(&[page(64)]);
+        assert_eq!(one.write_back(8).await, 1);
     });
+    assert_eq!(counter(&cluster.store.page(page(64)).unwrap()), 1);
     assert_eq!(
-        cluster.log.durable_targets().get(&page(0)),
+        cluster.log.durable_targets().get(&page(64)),
         Some(&Psn(1)),
-        "DIR-3"
+        "HZ-11"
     );
 }
 
@@ -586,6 +593,61 @@ fn leaving_memory_early_is_seen() {
             "{defect:?}"
         );
     }
+}
+
+/// A page that is changed without pause is written all the same: what is written is a copy, and its redo is waited for.
+#[test]
+fn a_page_that_is_always_changed_is_written_once_for_each_wish() {
+    let cluster = Cluster::new(1, 8);
+    let one = cluster.pools[&id(1)].clone();
+    let clock = cluster.clock.clone();
+    let work = cluster.work(id(1), 1, 1);
+    clock.block_on(async {
+        work.await.unwrap();
+        let writer = {
+            let (one, clock, log) = (one.clone(), clock.clone(), cluster.log.clone());
+            async move {
+                for _ in 0..100 {
+                    increment(&one, page(0), &log).await.unwrap();
+                    clock.sleep(Duration::from_micros(100)).await;
+                }
+            }
+        };
+        clock.spawn("writer", Box::pin(writer));
+        for wish in 1..=3 {
+            one.want_flush(&[page(0)]);
+            assert_eq!(one.write_back(8).await, 1);
+            assert_eq!(one.counters().write_backs, wish);
+            assert_eq!(one.write_back(8).await, 0, "nobody wants what was changed since");
+            let stored = counter(&cluster.store.page(page(0)).unwrap());
+            assert!(stored >= wish && stored < value(&one, page(0)).await, "{stored}");
+        }
+    });
+}
+
+/// Nothing is written for its own sake: pages go to storage when they are old, when half of the frames are dirty, or when wanted.
+#[test]
+fn dirty_pages_stay_until_there_is_a_need() {
+    let cluster = Cluster::new(1, 16);
+    let one = cluster.pools[&id(1)].clone();
+    let clock = cluster.clock.clone();
+    clock.block_on(async {
+        for number in 0..8 {
+            increment(&one, page(number), &cluster.log).await.unwrap();
+        }
+        clock.sleep(Duration::from_secs(9)).await;
+        assert_eq!((one.write_back(64).await, one.counters().dirty), (0, 8));
+        increment(&one, page(8), &cluster.log).await.unwrap();
+        one.until_write_back_is_behind().await;
+        assert_eq!(
+            one.write_back(64).await,
+            2,
+            "too many: two more than seven eighths of half"
+        );
+        clock.sleep(Duration::from_secs(2)).await;
+        assert_eq!((one.write_back(64).await, one.counters().dirty), (6, 1), "old");
+        assert_eq!(one.counters().write_batches, 2);
+    });
 }
 
 /// A recovery ends with its view, wherever it is; it may be writing pages back to get frames.
@@ -602,7 +664,7 @@ fn a_write_back_whose_caller_goes_away_ends() {
             clock: clock.clone(),
         };
         redo.wait(Lsn(1)).await;
-        clock.sleep(Duration::from_secs(10)).await;
+        clock.sleep(Duration::from_secs(60)).await;
         let asked = one.write_back(8);
         tokio::select! {
             biased;

@@ -121,9 +121,9 @@ impl GroupStore {
         if !planted(Defect::WriteInPlaceBeforeAreaFlushed) {
             self.group.flush().await?;
         }
-        let writes = pages
+        let writes = neighbours(pages)
             .into_iter()
-            .map(|(page, image)| self.group.write_at(page.file, offset(page), image));
+            .map(|(page, images)| self.group.write_at(page.file, offset(page), images));
         for result in futures_util::future::join_all(writes).await {
             match result {
                 // The file was removed meanwhile: nobody will read the page.
@@ -150,6 +150,21 @@ impl PageStore for GroupStore {
     fn rebuild(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, String>> {
         Box::pin(self.rebuild_page(page))
     }
+}
+
+/// One write for pages that follow each other, as far as they do so in `pages`: the first page of each, and the images.
+fn neighbours(pages: Vec<(PageId, IoBuffer)>) -> Vec<(PageId, IoBuffer)> {
+    let follows = |one: &(PageId, IoBuffer), next: &(PageId, IoBuffer)| {
+        one.0.file == next.0.file && one.0.number + 1 == next.0.number
+    };
+    let joined = |run: &[(PageId, IoBuffer)]| {
+        let mut images = IoBuffer::zeroed(run.len() * PAGE_SIZE);
+        for (place, (_, image)) in images.chunks_exact_mut(PAGE_SIZE).zip(run) {
+            place.copy_from_slice(image);
+        }
+        (run[0].0, images)
+    };
+    pages.chunk_by(follows).map(joined).collect()
 }
 
 /// Byte offset of a page in its file.
@@ -244,6 +259,25 @@ mod tests {
                 image,
             ),
         ])
+    }
+
+    #[test]
+    fn pages_in_a_row_are_one_write() {
+        let of = |file, number| {
+            let file = FileId(file);
+            let mut image = IoBuffer::zeroed(PAGE_SIZE);
+            image.fill(number as u8);
+            (PageId { file, number }, image)
+        };
+        let pages = vec![of(1, 4), of(1, 5), of(1, 6), of(1, 8), of(2, 9), of(2, 10)];
+        let writes = neighbours(pages);
+        let shape: Vec<_> = writes
+            .iter()
+            .map(|(page, images)| (page.file.0, page.number, images.len() / PAGE_SIZE))
+            .collect();
+        assert_eq!(shape, [(1, 4, 3), (1, 8, 1), (2, 9, 2)]);
+        let bytes: Vec<u8> = writes[0].1.chunks(PAGE_SIZE).map(|image| image[0]).collect();
+        assert_eq!(bytes, [4, 5, 6]);
     }
 
     #[test]

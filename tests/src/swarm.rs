@@ -215,6 +215,8 @@ pub struct Tuning {
     pub timing: Timing,
     /// The cleaner looks for pages to write this often.
     pub clean_every: Duration,
+    /// It writes pages that have been dirty this long.
+    pub clean_after: Duration,
 }
 
 impl Default for Tuning {
@@ -222,6 +224,7 @@ impl Default for Tuning {
         Self {
             timing: Timing::default(),
             clean_every: Duration::from_millis(50),
+            clean_after: Duration::from_secs(1),
         }
     }
 }
@@ -239,6 +242,7 @@ impl Tuning {
                 longest_io: usual.longest_io * stretch,
             },
             clean_every: Duration::from_millis(*random.pick(&[50, 50, 5, 500])),
+            clean_after: Duration::from_secs(*random.pick(&[10, 10, 1, 30])),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::Node;
 use crate::Error;
 use crate::streams::redo_path;
-use crate::wal::{GroupFile, RedoStream, WalError, format_stream, read_header};
+use crate::wal::{GroupFile, Pressure, RedoStream, WalError, format_stream, read_header};
 use aquifer_dss::group::CreateOptions;
 use aquifer_dss_proto::catalog::FileKind;
 use aquifer_dss_proto::defect::{Defect, planted};
@@ -106,24 +106,49 @@ impl Node {
         }
     }
 
+    /// Writes pages back by need: those that pin the redo, that somebody wants on storage, that are too many, or that are old. What is
+    /// needed less is done slower, a batch at a time, so that commits find the device free.
+    ///
     /// Runs from the first view on, before the own stream is open: a leader that redoes its own earlier life has to write
     /// those pages back, or the stream is never clean and the node never serves.
     pub(super) async fn clean_pages(self: Arc<Self>) {
         loop {
-            if let Some(stream) = self.redo.stream() {
-                let pinning = stream.pressure(PRESSURE_PAGES);
-                if !pinning.is_empty() {
-                    self.pool.want_flush(&pinning);
-                }
+            let stream = self.redo.stream();
+            let Pressure { pages, haste } =
+                stream.map_or_else(Pressure::default, |stream| stream.pressure(PRESSURE_PAGES));
+            if !pages.is_empty() {
+                self.pool.want_flush(&pages);
             }
-            if self.pool.write_back(self.config.pool.write_batch).await == 0 {
-                let pause = self.runtime.sleep(self.config.clean_every);
-                tokio::select! {
-                    biased;
-                    () = self.clean_now.notified() => {}
-                    () = pause => {}
-                }
+            let written = self.pool.write_back(self.config.pool.write_batch).await;
+            if written == 0 {
+                self.pause_cleaner(self.config.clean_every, true).await;
+            } else if haste < 100 && !self.pool.write_back_is_behind() {
+                let pause = self.config.clean_every * (100 - haste) / 100;
+                self.pause_cleaner(pause, false).await;
             }
+        }
+    }
+
+    /// Until the cleaner should look again; with `idle` that is also when a page is wanted.
+    async fn pause_cleaner(&self, pause: Duration, idle: bool) {
+        let room = async {
+            match self.redo.stream() {
+                Some(stream) => stream.until_room_is_wanted().await,
+                None => std::future::pending().await,
+            }
+        };
+        let behind = async {
+            if idle {
+                self.pool.until_write_back_is_behind().await;
+            } else {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            biased;
+            () = room => {}
+            () = behind => {}
+            () = self.runtime.sleep(pause) => {}
         }
     }
 

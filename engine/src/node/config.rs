@@ -28,7 +28,7 @@ pub struct NodeConfig {
     pub redo: RedoConfig,
     /// Transactions.
     pub transactions: TransactionConfig,
-    /// The cleaner looks for pages to write this often.
+    /// The cleaner looks this often whether there are pages to write, and rests at most this long after a batch.
     pub clean_every: Duration,
     /// Sequence numbers taken at a time.
     pub sequence_range: u64,

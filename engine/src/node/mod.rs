@@ -33,7 +33,7 @@ use status::Unclean;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,6 @@ pub struct Node {
     pub(crate) installed: Mutex<Arc<View>>,
     pub(crate) brought_up: AtomicBool,
     pub(crate) stopping: watch::Sender<bool>,
-    pub(crate) clean_now: Notify,
     pub(crate) stop_reason: Mutex<Option<String>>,
 }
 
@@ -162,7 +161,6 @@ impl Node {
             installed: Mutex::new(Arc::new(View::none())),
             brought_up: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
-            clean_now: Notify::new(),
             stop_reason: Mutex::default(),
         })
     }

@@ -150,6 +150,8 @@ impl Recovery {
             }
             left = waiting;
             if !left.is_empty() {
+                // A notice may say nothing new; it may even be the answer to the wish above, given at once. So there is a rest in any case.
+                self.runtime.sleep(Duration::from_millis(1)).await;
                 let again = self.runtime.sleep(Duration::from_millis(100));
                 futures_util::future::select(std::pin::pin!(changed), again).await;
             }

@@ -20,4 +20,4 @@ pub use header::{
 };
 pub use history::{PageRedo, read_page_history};
 pub use reader::{StreamReader, read_stream};
-pub use stream::{RedoConfig, RedoStream};
+pub use stream::{Pressure, RedoConfig, RedoStream};

@@ -22,8 +22,8 @@ pub struct RedoConfig {
     pub flush_bytes: usize,
     /// Part of the ring kept for mini-transactions that have begun, in bytes; at most half of the ring counts.
     pub margin_bytes: u64,
-    /// Log between the horizon and the end that recovery should not exceed: older pages are named by
-    /// [`RedoStream::pressure`].
+    /// Log between the horizon and the end that recovery should not exceed by much: older pages are named by
+    /// [`RedoStream::pressure`], from a third of the ring's room on at the latest.
     pub recovery_bytes: u64,
     /// A page is sampled once in this many bytes of log.
     pub sample_bytes: u64,
@@ -38,6 +38,15 @@ impl Default for RedoConfig {
             sample_bytes: 1 << 20,
         }
     }
+}
+
+/// What the stream asks of those who write pages back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Pages that pin the horizon, oldest first.
+    pub pages: Vec<PageId>,
+    /// How soon: 0 there is time, 100 at once.
+    pub haste: u32,
 }
 
 /// The log buffer and what hangs on positions. Positions are bytes of the stream.
@@ -104,6 +113,7 @@ pub struct RedoStream {
     durable: watch::Sender<u64>,
     wake_writer: Notify,
     room: Notify,
+    room_wanted: Notify,
     header: tokio::sync::Mutex<StreamHeader>,
 }
 
@@ -149,6 +159,7 @@ impl RedoStream {
             durable: watch::Sender::new(first.0),
             wake_writer: Notify::new(),
             room: Notify::new(),
+            room_wanted: Notify::new(),
             header: tokio::sync::Mutex::new(header),
         });
         rt.spawn("redo writer", Box::pin(this.clone().run_writer()));
@@ -206,7 +217,7 @@ impl RedoStream {
     }
 
     fn has_room_in(&self, log: &Log) -> bool {
-        log.used() + self.config.margin_bytes.min(self.ring_bytes / 2) <= self.ring_bytes
+        log.used() <= self.room()
     }
 
     /// Waits until a mini-transaction may begin.
@@ -220,22 +231,40 @@ impl RedoStream {
                 }
                 log.want_room = true;
             }
+            self.room_wanted.notify_one();
             self.wake_writer.notify_one();
             notified.await;
         }
     }
 
-    /// Up to `limit` pages, oldest first, to be written back soon (`Pool::want_flush`) because they pin the horizon.
-    /// Empty while there is little log to keep.
-    pub fn pressure(&self, limit: usize) -> Vec<PageId> {
+    /// Up to `limit` pages, oldest first, to be written back (`Pool::want_flush`) because they pin the horizon. None while there is
+    /// little log to keep: what is written late is written once for many changes. From then on the haste grows with the
+    /// log, and reaches 100 well before mini-transactions have to wait for room.
+    pub fn pressure(&self, limit: usize) -> Pressure {
         let log = self.log.lock();
-        let most = (self.ring_bytes / 2).min(self.config.recovery_bytes);
+        let most = (self.room() / 3).min(self.config.recovery_bytes);
         let kept = log.next - log.horizon(*self.durable.borrow());
-        if kept <= most {
-            Vec::new()
-        } else {
-            log.retention.pinning(Lsn(log.next - most / 2), limit)
+        if kept <= most && !log.want_room {
+            return Pressure::default();
         }
+        // A little further than needed, so that pages go in batches.
+        let pages = log.retention.pinning(Lsn(log.next - most / 8 * 7), limit);
+        let haste = if log.want_room {
+            100
+        } else {
+            ((kept - most) * 100 / most).min(100) as u32
+        };
+        Pressure { pages, haste }
+    }
+
+    /// Log that fits before mini-transactions have to wait.
+    fn room(&self) -> u64 {
+        self.ring_bytes - self.config.margin_bytes.min(self.ring_bytes / 2)
+    }
+
+    /// Until a mini-transaction waits for room.
+    pub async fn until_room_is_wanted(&self) {
+        self.room_wanted.notified().await;
     }
 
     /// What this life changed and does not know to be on storage: told to the node that recovers (HZ-1).

@@ -412,6 +412,41 @@ async fn every_cut_keeps_what_was_reported_durable_and_nothing_behind_a_gap() {
     assert!(cuts > 500, "{cuts} cuts");
 }
 
+/// Nothing is asked for while there is little log; then pages are named, oldest first, and sooner the more log there is.
+#[tokio::test]
+async fn the_fuller_the_ring_the_sooner_pages_are_wanted() {
+    let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
+    format_stream(&*file, node()).await.unwrap();
+    let stream = open(&file, 1).await.unwrap();
+    let mut workload = Workload {
+        psn: vec![0; 40],
+        appended: Vec::new(),
+    };
+    let (mut hastes, mut quiet) = (Vec::new(), 0);
+    for number in 0.. {
+        if !stream.has_room() {
+            break;
+        }
+        let end = workload.append(&stream, &[number], 1000);
+        stream.wait(end).await;
+        let Pressure { pages, haste } = stream.pressure(3);
+        if pages.is_empty() {
+            quiet = end.0;
+        } else {
+            assert_eq!(pages[0], page(0), "the oldest first");
+            hastes.push(haste);
+        }
+    }
+    let room = 56 << 10;
+    assert!(
+        (room / 3 - (8 << 10)..=room / 3).contains(&quiet),
+        "{quiet} bytes without a wish"
+    );
+    assert!(hastes.is_sorted() && hastes[0] < 30, "{hastes:?}");
+    let urgent = hastes.iter().filter(|haste| **haste == 100).count();
+    assert!(urgent * 3 >= hastes.len(), "the last third is urgent: {hastes:?}");
+}
+
 #[tokio::test]
 async fn a_full_ring_waits_for_write_back_and_names_the_pages_that_pin_it() {
     let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
@@ -426,7 +461,8 @@ async fn a_full_ring_waits_for_write_back_and_names_the_pages_that_pin_it() {
         let end = workload.append(&stream, &[0, 1], 1000);
         stream.wait(end).await;
     }
-    assert_eq!(stream.pressure(1), [page(3)]);
+    let pressure = stream.pressure(1);
+    assert_eq!((pressure.pages, pressure.haste), (vec![page(3)], 100));
     let waiter = tokio::spawn({
         let stream = stream.clone();
         async move { stream.wait_room().await }
@@ -436,7 +472,7 @@ async fn a_full_ring_waits_for_write_back_and_names_the_pages_that_pin_it() {
     let caught: Vec<_> = (0..4).map(|n| (page(n), Psn(workload.psn[n as usize]))).collect();
     stream.written_back(node(), &caught);
     waiter.await.unwrap();
-    assert!(stream.has_room() && stream.pressure(9).is_empty() && stream.retention().is_empty());
+    assert!(stream.has_room() && stream.pressure(9) == Pressure::default() && stream.retention().is_empty());
     stream.close_clean().await.unwrap();
     let header = read_header(&*file, node()).await.unwrap();
     assert!(header.clean && header.sealed_end() == Some(stream.end()));

@@ -35,7 +35,7 @@ fn caught(defect: Defect, known: u64) {
 
 #[test]
 fn recovery_without_the_retention_of_the_living_is_caught() {
-    caught(Defect::RecoverDeadStreamsOnly, 18); // HZ-1
+    caught(Defect::RecoverDeadStreamsOnly, 21); // HZ-1
 }
 
 #[test]

@@ -241,6 +241,8 @@ impl Running {
             ("copies_out", pool.copies_out),
             ("invalidations", pool.invalidations),
             ("write_backs", pool.write_backs),
+            ("write_batches", pool.write_batches),
+            ("dirty_pages", pool.dirty),
             ("rebuilt", pool.rebuilt),
             ("evictions", pool.evictions),
             ("messages", pool.messages),
