@@ -42,31 +42,53 @@ fn local_hit(criterion: &mut Criterion) {
     });
 }
 
-fn local_hit_spread(criterion: &mut Criterion) {
-    let pages = 131_072;
-    let solo = solo(pages);
-    let mut number = 0u32;
-    criterion.bench_function("pool/local hit, random over 1 GiB", |bencher| {
-        bencher.iter(|| {
-            number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let guard = solo.pool.read(page(number % pages)).expect("it is held");
-            black_box(guard.bytes()[100])
-        });
+const PAGES: u32 = 131_072;
+
+/// The next page of a walk; with a byte of the page before, it is known only then.
+fn next(number: &mut u32, byte: u8) -> u32 {
+    *number = number
+        .wrapping_add(u32::from(byte))
+        .wrapping_mul(1_664_525)
+        .wrapping_add(1_013_904_223);
+    ((u64::from(*number) * u64::from(PAGES)) >> 32) as u32
+}
+
+/// Over 1 GiB: each page known from the one before, as on the way down a tree; and all known beforehand.
+fn spread(criterion: &mut Criterion, name: &str, read: impl Fn(u32) -> u8) {
+    let (mut number, mut byte) = (0, 0);
+    criterion.bench_function(
+        &format!("{name}, random over 1 GiB, one after another"),
+        |bencher| {
+            bencher.iter(|| {
+                byte = read(next(&mut number, byte));
+                byte
+            });
+        },
+    );
+    criterion.bench_function(&format!("{name}, random over 1 GiB, independent"), |bencher| {
+        bencher.iter(|| read(next(&mut number, 0)));
     });
 }
 
-/// What the memory itself costs: the same walk over an array of the same size.
+fn local_hit_spread(criterion: &mut Criterion) {
+    let solo = solo(PAGES);
+    spread(criterion, "pool/local hit", |number| {
+        let guard = solo.pool.read(black_box(page(number))).expect("it is held");
+        guard.bytes()[100]
+    });
+}
+
+/// What the memory itself costs: the same walks over an array of the same size.
 fn array_spread(criterion: &mut Criterion) {
-    let (pages, bytes) = (131_072, 8192);
-    let mut array = MmapOptions::new().len(pages * bytes).map_anon().expect("memory");
+    let bytes = 8192;
+    let mut array = MmapOptions::new()
+        .len(PAGES as usize * bytes)
+        .map_anon()
+        .expect("memory");
     array.advise(memmap2::Advice::HugePage).ok();
-    (0..pages).for_each(|number| array[number * bytes + 100] = number as u8);
-    let mut number = 0u32;
-    criterion.bench_function("array, random over 1 GiB", |bencher| {
-        bencher.iter(|| {
-            number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            black_box(array[black_box(number as usize % pages) * bytes + 100])
-        });
+    (0..PAGES as usize).for_each(|number| array[number * bytes + 100] = number as u8);
+    spread(criterion, "array", |number| {
+        array[black_box(number as usize) * bytes + 100]
     });
 }
 

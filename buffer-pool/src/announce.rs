@@ -7,47 +7,61 @@
 //! (`membarrier`), and then looks at the announcements. So either the reader sees the changed word, or it is seen.
 
 use rustix::thread::{MembarrierCommand, membarrier};
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, compiler_fence};
 
 /// Threads that can announce; others latch.
-const THREADS: usize = 256;
+pub(crate) const THREADS: usize = 256;
 /// Frames that one thread can announce at a time.
 const NESTED: usize = 7;
 const NOTHING: usize = 0;
 
+/// What one thread announces.
 #[repr(align(64))]
-struct Announcements {
+pub(crate) struct Reader {
     frames: [AtomicUsize; NESTED],
     taken: AtomicBool,
+    /// Different for each thread that lives.
+    pub number: u32,
 }
 
-static ALL: [Announcements; THREADS] = [const {
-    Announcements {
-        frames: [const { AtomicUsize::new(NOTHING) }; NESTED],
-        taken: AtomicBool::new(false),
+static ALL: [Reader; THREADS] = {
+    let mut all = [const {
+        Reader {
+            frames: [const { AtomicUsize::new(NOTHING) }; NESTED],
+            taken: AtomicBool::new(false),
+            number: 0,
+        }
+    }; THREADS];
+    let mut number = 0;
+    while number < THREADS {
+        all[number].number = number as u32;
+        number += 1;
     }
-}; THREADS];
+    all
+};
 
 /// How many of them were ever taken.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
-/// This thread's place, until it ends.
-struct Place(Option<&'static Announcements>);
+/// Gives this thread's place back when it ends.
+struct Place(Option<&'static Reader>);
 
 impl Place {
     fn take() -> Self {
-        let free = |all: &&Announcements| !all.taken.swap(true, Ordering::AcqRel);
-        let found = ALL.iter().enumerate().find(|(_, all)| free(all));
-        if let Some((index, _)) = found {
-            USED.fetch_max(index + 1, Ordering::SeqCst);
+        let free = |all: &&Reader| !all.taken.swap(true, Ordering::AcqRel);
+        let found = ALL.iter().find(free);
+        if let Some(reader) = found {
+            USED.fetch_max(reader.number as usize + 1, Ordering::SeqCst);
         }
-        Self(found.map(|(_, all)| all))
+        Self(found)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        READER.set(None);
         if let Some(all) = self.0 {
             all.taken.store(false, Ordering::Release);
         }
@@ -55,7 +69,35 @@ impl Drop for Place {
 }
 
 thread_local! {
+    /// Apart from `PLACE`, because what has nothing to drop is reached without asking whether it is there.
+    static READER: Cell<Option<&'static Reader>> = const { Cell::new(None) };
     static PLACE: Place = Place::take();
+}
+
+/// This thread's place to announce in, if there is one left.
+#[inline]
+pub(crate) fn reader() -> Option<&'static Reader> {
+    READER.get().or_else(first_reader)
+}
+
+#[cold]
+fn first_reader() -> Option<&'static Reader> {
+    let reader = PLACE.try_with(|place| place.0).ok()?;
+    READER.set(reader);
+    reader
+}
+
+impl Reader {
+    /// Announces what lies at `address`. The caller then looks whether it may read it. `None` when this thread announces too many
+    /// already.
+    #[inline]
+    pub fn announce(&'static self, address: usize) -> Option<Announced> {
+        let free = |frame: &&AtomicUsize| frame.load(Ordering::Relaxed) == NOTHING;
+        let announced = self.frames.iter().find(free)?;
+        announced.store(address, Ordering::Release);
+        compiler_fence(Ordering::SeqCst); // the other half is in `fence`
+        Some(Announced(announced))
+    }
 }
 
 /// A frame that is announced as being read, until this is dropped.
@@ -72,17 +114,6 @@ impl Drop for Announced {
 pub(crate) fn available() -> bool {
     static REGISTERED: OnceLock<bool> = OnceLock::new();
     *REGISTERED.get_or_init(|| membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok())
-}
-
-/// Announces what lies at `address`. The caller then looks whether it may read it. `None` when this thread announces too many already.
-#[inline]
-pub(crate) fn announce(address: usize) -> Option<Announced> {
-    let place = PLACE.try_with(|place| place.0).ok()??;
-    let free = |frame: &&AtomicUsize| frame.load(Ordering::Relaxed) == NOTHING;
-    let announced = place.frames.iter().find(free)?;
-    announced.store(address, Ordering::Release);
-    compiler_fence(Ordering::SeqCst); // the other half is in `fence`
-    Some(Announced(announced))
 }
 
 /// After this, whoever announced before has been seen by [`is_announced`], or sees what the caller wrote before.

@@ -197,10 +197,8 @@ impl Pool {
         for (page, index) in chosen {
             let frame = self.frames.frame(index);
             // With readers, and against writers only while it is copied.
-            assert!(
-                frame.latch_counted(page).is_some(),
-                "{page} is dirty: it is possessed"
-            );
+            let reading = frame.latch_shared(page);
+            assert!(reading.is_some(), "{page} is dirty: it is possessed");
             let mut meta = frame.meta.lock();
             let psn = frame.psn();
             meta.writing = Some(psn);
@@ -209,7 +207,7 @@ impl Pool {
             drop(meta);
             let mut image = IoBuffer::zeroed(PAGE_SIZE);
             self.frames.copy(index, &mut image);
-            frame.unlatch_shared();
+            drop(reading);
             batch.pages.push(Writing { page, index, psn });
             batch.images.push((page, image));
         }
@@ -223,10 +221,8 @@ impl Pool {
         for Writing { page, index, psn } in batch {
             let frame = self.frames.frame(*index);
             // No change is half done under this latch.
-            assert!(
-                frame.latch_counted(*page).is_some(),
-                "HZ-2: a page stays while it is written"
-            );
+            let reading = frame.latch_shared(*page);
+            assert!(reading.is_some(), "HZ-2: a page stays while it is written");
             let mut meta = frame.meta.lock();
             assert_eq!(
                 (meta.page, meta.writing),
@@ -247,7 +243,7 @@ impl Pool {
             meta.flush_wanted &= !written;
             self.dirty.note(*index, &meta, now);
             drop(meta);
-            frame.unlatch_shared();
+            drop(reading);
             if !written {
                 continue;
             }

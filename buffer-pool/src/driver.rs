@@ -138,7 +138,7 @@ impl Pool {
         drop(meta);
         frame.name(page);
         frame.set_psn(info.psn);
-        frame.uses.set(0);
+        frame.uses().set(0);
         self.table.insert(page, index);
         frame.set_possession(Some(mode));
     }

@@ -1,16 +1,16 @@
 //! Guards: a latched page, for synchronous code; and holds, which keep a page from being surrendered for a while.
 
-use crate::frame::{Frame, Reading};
+use crate::frame::{Frame, Frames, Reading};
 use crate::pool::Pool;
 use aquifer_buffer_pool_proto::{Lsn, PAGE_SIZE, PageId, Psn, header};
 use std::sync::Arc;
 
 /// A page held for reading; only in synchronous code.
 pub struct PageReadGuard<'a> {
-    pub(crate) frame: &'a Frame,
-    pub(crate) bytes: *const [u8; PAGE_SIZE],
-    pub(crate) page: PageId,
-    pub(crate) reading: Reading,
+    pub(crate) frames: &'a Frames,
+    pub(crate) index: usize,
+    #[expect(dead_code, reason = "dropped at the end of the reading")]
+    pub(crate) reading: Reading<'a>,
 }
 
 impl PageReadGuard<'_> {
@@ -19,26 +19,17 @@ impl PageReadGuard<'_> {
     pub fn bytes(&self) -> &[u8; PAGE_SIZE] {
         // SAFETY: as long as the guard lives, the page is latched shared or announced as being read, so that nobody changes it; and
         // the mapping lives as long as the pool, which the guard borrows.
-        unsafe { &*self.bytes }
+        unsafe { &*self.frames.bytes(self.index) }
     }
 
     /// Which page.
     pub fn page(&self) -> PageId {
-        self.page
+        self.frames.frame(self.index).page()
     }
 
     /// Its PSN.
     pub fn psn(&self) -> Psn {
-        self.frame.psn()
-    }
-}
-
-impl Drop for PageReadGuard<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if matches!(self.reading, Reading::Counted) {
-            self.frame.unlatch_shared();
-        }
+        self.frames.frame(self.index).psn()
     }
 }
 
@@ -46,7 +37,7 @@ impl Drop for PageReadGuard<'_> {
 /// except hints that need neither PSN nor redo (HZ-12).
 pub struct PageWriteGuard<'a> {
     pub(crate) pool: &'a Pool,
-    pub(crate) frame: &'a Frame,
+    pub(crate) frame: Frame<'a>,
     pub(crate) index: usize,
     pub(crate) bytes: *mut [u8; PAGE_SIZE],
     pub(crate) page: PageId,

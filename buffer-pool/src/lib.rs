@@ -9,6 +9,7 @@ mod driver;
 mod evict;
 mod frame;
 mod guard;
+mod huge_array;
 mod pool;
 mod repair;
 mod table;

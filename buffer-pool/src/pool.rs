@@ -3,11 +3,12 @@
 //! Lock order: core, then page latch, then frame meta, then free list or list of dirty pages. Under the core lock nothing
 //! waits except for latches, which are held in synchronous code only and by nobody who takes the core lock.
 
+use crate::announce;
 use crate::config::{Miss, PageStore, PoolConfig, PoolCounters, PoolError, Redo, RedoTask};
 use crate::copies::CopyImage;
 use crate::dirty::DirtyPages;
 use crate::evict::{self, EvictionPolicy};
-use crate::frame::Frames;
+use crate::frame::{Frames, Reading};
 use crate::guard::{Hold, PageReadGuard, PageWriteGuard};
 use crate::table::PageTable;
 use crate::wire;
@@ -238,17 +239,35 @@ impl Pool {
     }
 
     /// The page, if it is possessed. A local hit: no message, no allocation, no lock held afterwards but the latch.
+    // Of a page that is only read the processor overlaps as many hits as it can look ahead: each instruction here counts.
     #[inline]
     pub fn read(&self, page: PageId) -> Result<PageReadGuard<'_>, Miss> {
+        if let Some(reader) = announce::reader()
+            && let Some(index) = self.table.likely(page)
+            && let hot = self.frames.hot(index)
+            && let Some(announced) = hot.announce(page, reader)
+        {
+            hot.uses.add();
+            self.table.count_hit(reader);
+            return Ok(PageReadGuard {
+                frames: &self.frames,
+                index,
+                reading: Reading::Announced(announced),
+            });
+        }
+        self.read_latched(page)
+    }
+
+    #[inline(never)]
+    fn read_latched(&self, page: PageId) -> Result<PageReadGuard<'_>, Miss> {
         if let Some(index) = self.table.get(page) {
             let frame = self.frames.frame(index);
             if let Some(reading) = frame.latch_shared(page) {
-                frame.uses.add();
+                frame.uses().add();
                 self.table.count(true);
                 return Ok(PageReadGuard {
-                    frame,
-                    bytes: self.frames.bytes(index),
-                    page,
+                    frames: &self.frames,
+                    index,
                     reading,
                 });
             }
@@ -265,7 +284,7 @@ impl Pool {
         if let Some(index) = self.table.get(page) {
             let frame = self.frames.frame(index);
             if frame.latch_to_write(page) {
-                frame.uses.add();
+                frame.uses().add();
                 self.table.count(true);
                 return Ok(PageWriteGuard {
                     pool: self,

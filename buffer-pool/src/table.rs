@@ -1,19 +1,17 @@
 //! Where each possessed page is. A look-up writes nothing: no lock, no counter that others write.
 //!
-//! An open table of atomic words, at most half full: the hash of the page and its frame. Only whoever has the core lock changes it.
+//! An open table of atomic words, at most a quarter full: the hash of the page and its frame. Only whoever has the core lock changes it.
 //! Under that lock a look-up is exact. Without it one may miss a page while another entry moves up; then the page is acquired, which
 //! looks under the lock. A frame found is believed only after it has been latched and still has the page.
 
+use crate::announce::{self, Reader};
 use crate::frame::Frames;
+use crate::huge_array::HugeArray;
 use aquifer_buffer_pool_proto::PageId;
 use crossbeam::utils::CachePadded;
-use std::cell::Cell;
 use std::hash::Hasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-/// Stripes of the counters; threads beyond that share some, and then a count may be lost.
-const STRIPES: usize = 64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Multiplicative hashing of the two numbers of a page; the same in every run.
 #[derive(Default)]
@@ -50,6 +48,10 @@ fn hash(page: PageId) -> u32 {
 
 const EMPTY: u64 = 0;
 
+/// Entries for each frame, at least: so many that the first one looked at is mostly the right one. A processor that guesses wrong which
+/// it is cannot look ahead to the next hit.
+const SPARSE: usize = 4;
+
 /// An entry that is not empty: hash and number of the frame.
 fn entry(hash: u32, index: usize) -> u64 {
     let number = u32::try_from(index + 1).expect("a pool has fewer than 2^32 frames");
@@ -73,18 +75,18 @@ struct Stripe {
 /// The page table.
 pub(crate) struct PageTable {
     frames: Arc<Frames>,
-    entries: Box<[AtomicU64]>,
+    entries: HugeArray<AtomicU64>,
     stripes: Vec<CachePadded<Stripe>>,
 }
 
 impl PageTable {
     pub fn new(frames: Arc<Frames>) -> Self {
-        let size = (2 * frames.len()).next_power_of_two();
+        let size = (SPARSE * frames.len()).next_power_of_two();
         Self {
             frames,
-            entries: std::iter::repeat_with(AtomicU64::default).take(size).collect(),
+            entries: HugeArray::new(size),
             stripes: std::iter::repeat_with(CachePadded::<Stripe>::default)
-                .take(STRIPES)
+                .take(announce::THREADS + 1)
                 .collect(),
         }
     }
@@ -154,17 +156,40 @@ impl PageTable {
         self.entries[hole].store(EMPTY, Ordering::Release);
     }
 
+    /// The frame of a page, unless another one of the same hash is before it: whoever uses it must look whether it has the page.
     #[inline]
-    pub fn count(&self, hit: bool) {
-        thread_local! {
-            static STRIPE: Cell<usize> = {
-                static NEXT: AtomicUsize = AtomicUsize::new(0);
-                Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES)
-            };
+    pub fn likely(&self, page: PageId) -> Option<usize> {
+        let hash = hash(page);
+        let mut place = self.home(hash);
+        loop {
+            let found = self.entries[place].load(Ordering::Acquire);
+            if found == EMPTY {
+                return None;
+            }
+            if hash_of(found) == hash {
+                return Some(index_of(found));
+            }
+            place = self.after(place);
         }
-        let stripe = &self.stripes[STRIPE.get()];
-        let counter = if hit { &stripe.hits } else { &stripe.misses };
-        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// A hit of this thread.
+    #[inline]
+    pub fn count_hit(&self, reader: &Reader) {
+        // No other thread writes there.
+        let hits = &self.stripes[reader.number as usize].hits;
+        hits.store(hits.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    pub fn count(&self, hit: bool) {
+        match announce::reader() {
+            Some(reader) if hit => self.count_hit(reader),
+            reader => {
+                let stripe = &self.stripes[reader.map_or(announce::THREADS, |reader| reader.number as usize)];
+                let counter = if hit { &stripe.hits } else { &stripe.misses };
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Hits and misses.

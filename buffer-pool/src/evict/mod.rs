@@ -56,7 +56,7 @@ impl Counted for Frames {
     }
 
     fn uses(&self, index: usize) -> &Uses {
-        &self.frame(index).uses
+        &self.hot(index).uses
     }
 }
 

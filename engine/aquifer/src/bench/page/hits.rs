@@ -20,9 +20,17 @@ const SAMPLES: u32 = 30;
 pub struct Hits {
     /// Always the same page.
     pub hot: f64,
-    /// Random pages of the cache.
-    pub random: f64,
-    /// Random frames of an array.
+    /// Random pages; which one is next is known when one has been read, as on the way down a tree.
+    pub random: Beside,
+    /// Random pages, all known beforehand: the processor reads ahead as far as its window of instructions goes.
+    pub independent: Beside,
+}
+
+/// Nanoseconds of the same walk in both.
+pub struct Beside {
+    /// Through the cache.
+    pub cache: f64,
+    /// Through an array of frames.
     pub array: f64,
 }
 
@@ -37,6 +45,12 @@ impl Transport for Alone {
 struct Walk(u64, u64);
 
 impl Walk {
+    /// The next page, which depends on what was read.
+    fn after(&mut self, byte: u8) -> u32 {
+        self.0 ^= u64::from(byte);
+        self.next()
+    }
+
     fn next(&mut self) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -81,15 +95,35 @@ fn gone() -> Failure {
     Failure::failed("a page went away")
 }
 
-/// The best of the samples, in nanoseconds per hit.
-fn best(mut sample: impl FnMut() -> Result<(), Failure>) -> Result<f64, Failure> {
+/// The best of the samples, in nanoseconds per hit. Each walk begins anew, so that all go the same way.
+fn best(frames: u32, mut sample: impl FnMut(&mut Walk) -> Result<(), Failure>) -> Result<f64, Failure> {
     let mut best = f64::MAX;
-    for _ in 0..SAMPLES {
+    for seed in 1..=SAMPLES {
+        let mut walk = Walk(0x9E37_79B9_7F4A_7C15 ^ u64::from(seed), u64::from(frames));
         let began = Instant::now();
-        sample()?;
+        sample(&mut walk)?;
         best = best.min(began.elapsed().as_nanos() as f64 / f64::from(HITS));
     }
     Ok((best * 10.0).round() / 10.0)
+}
+
+/// Both walks over what `read` gives.
+fn walks(frames: u32, read: impl Fn(u32) -> Result<u8, Failure>) -> Result<(f64, f64), Failure> {
+    let dependent = best(frames, |walk| {
+        let mut byte = 0;
+        for _ in 0..HITS {
+            byte = read(walk.after(byte))?;
+        }
+        black_box(byte);
+        Ok(())
+    })?;
+    let independent = best(frames, |walk| {
+        for _ in 0..HITS {
+            black_box(read(walk.next())?);
+        }
+        Ok(())
+    })?;
+    Ok((dependent, independent))
 }
 
 fn read(pool: &Pool, number: u32) -> Result<u8, Failure> {
@@ -109,29 +143,20 @@ pub async fn measure(frames: u32) -> Result<Hits, Failure> {
     for number in 0..frames {
         array[number as usize * PAGE_SIZE + 100] = number as u8;
     }
-    let mut walk = Walk(0x9E37_79B9_7F4A_7C15, u64::from(frames));
-    let bare = best(|| {
-        for _ in 0..HITS {
-            let number = walk.next() as usize;
-            black_box(array[black_box(number * PAGE_SIZE + 100)]);
-        }
-        Ok(())
+    let bare = walks(frames, |number| {
+        Ok(array[black_box(number as usize * PAGE_SIZE + 100)])
     })?;
-    let random = best(|| {
-        for _ in 0..HITS {
-            black_box(read(&pool, walk.next())?);
-        }
-        Ok(())
-    })?;
-    let hot = best(|| {
+    let cache = walks(frames, |number| read(&pool, number))?;
+    let hot = best(frames, |_| {
         for _ in 0..HITS {
             black_box(read(&pool, 0)?);
         }
         Ok(())
     })?;
+    let beside = |cache, array| Beside { cache, array };
     Ok(Hits {
         hot,
-        random,
-        array: bare,
+        random: beside(cache.0, bare.0),
+        independent: beside(cache.1, bare.1),
     })
 }

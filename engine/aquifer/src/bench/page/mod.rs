@@ -61,8 +61,10 @@ pub async fn run(options: PageOptions) -> Outcome {
         "hand_offs_per_second": {"two_nodes": two_nodes, "three_nodes": three_nodes, "limit": limit},
         "hand_off_over_limit": ratio(two_nodes.min(three_nodes), limit),
         "transfers_per_second": {"depth": moves::DEPTH, "rate": deep},
-        "local_hit_ns": {"hot": hits.hot, "random": hits.random, "array": hits.array, "pages": options.pages},
-        "local_hit_over_array": ratio(hits.random, hits.array),
+        "local_hit_ns": {"hot": hits.hot, "random": hits.random.cache, "array": hits.random.array,
+            "independent": hits.independent.cache, "independent_array": hits.independent.array, "pages": options.pages},
+        "local_hit_over_array": ratio(hits.random.cache, hits.random.array),
+        "independent_local_hit_over_array": ratio(hits.independent.cache, hits.independent.array),
     });
     options.output.emit(object, || {
         let rows = vec![
@@ -77,14 +79,17 @@ pub async fn run(options: PageOptions) -> Outcome {
             "{}\na fetch costs {two_hop} raw round trips with two nodes, {} with three (medians)\n\
              hand-offs of one page: {two_nodes:.0}/s between two nodes, {three_nodes:.0}/s between three; 1.5 round trips each would be {limit:.0}/s\n\
              {} moves in flight: {deep:.0} pages/s\n\
-             local hit: {} ns hot; {} ns at random over {} pages, {} ns in a bare array",
+             local hit: {} ns hot; at random over {} pages, each known from the one before, {} ns ({} ns in a bare array); all known \
+             beforehand, {} ns ({} ns)",
             table(&HEADING, rows),
             over(&three),
             moves::DEPTH,
             hits.hot,
-            hits.random,
             options.pages,
-            hits.array,
+            hits.random.cache,
+            hits.random.array,
+            hits.independent.cache,
+            hits.independent.array,
         )
     })?;
     Ok(Exit::Done)
