@@ -11,6 +11,8 @@ use aquifer_engine_proto::{TreeId, TxnId};
 pub enum Blocked {
     /// The page is not possessed in this mode: acquire it.
     Page(PageId, Mode),
+    /// A leaf is not possessed: acquire it Shared. For a reader under a snapshot a copy of it is as good (HZ-8).
+    Leaf(PageId),
     /// A row is locked by this transaction: wait for its end.
     Transaction(TxnId),
     /// The status of this transaction is not known here: ask for it.

@@ -5,6 +5,7 @@
 //! - ENG-2 no result leaves while the lease is not valid (HZ-14);
 //! - ENG-3 a step that writes begins only when the redo ring has room.
 
+use crate::copies::Kept;
 use crate::mtr::{Appended, RedoSink};
 use crate::node::{NodeRedo, Reform};
 use crate::space::FileSizes;
@@ -49,7 +50,8 @@ pub struct Engine {
     pub(crate) reform: Mutex<Reform>,
     pub(crate) waits: Waits,
     /// Trees of one page, when their root was last acquired here.
-    small: SmallTrees,
+    pub(crate) small: SmallTrees,
+    pub(crate) kept: Kept,
 }
 
 /// The parts of a node that its engine works with.
@@ -97,6 +99,7 @@ impl Engine {
             reform: Mutex::default(),
             waits: Waits::default(),
             small: SmallTrees::default(),
+            kept: Kept::default(),
         })
     }
 
@@ -222,14 +225,24 @@ impl Engine {
                     } else {
                         blocked
                     };
-                    let cause = WaitCause::of(&blocked);
-                    let work = self.unblock(blocked, runner, &mut holds);
-                    match cause {
-                        Some(cause) => self.charge(cause, work).await?,
-                        None => work.await?,
-                    }
+                    self.wait(blocked, runner, &mut holds).await?;
                 }
             }
+        }
+    }
+
+    /// Waits for what a step lacked.
+    pub(crate) async fn wait(
+        &self,
+        blocked: Blocked,
+        runner: &mut Runner<'_>,
+        holds: &mut Vec<Hold>,
+    ) -> Result<(), Error> {
+        let cause = WaitCause::of(&blocked);
+        let work = self.unblock(blocked, runner, holds);
+        match cause {
+            Some(cause) => self.charge(cause, work).await,
+            None => work.await,
         }
     }
 
@@ -267,6 +280,19 @@ impl Engine {
         if again { Ok(()) } else { Err(Error::Corrupt(page)) }
     }
 
+    async fn possess(&self, page: PageId, mode: Mode, holds: &mut Vec<Hold>) -> Result<(), Error> {
+        // A page held Shared is not kept from the others while Exclusive is asked for: two nodes would wait for each other.
+        holds.retain(|hold| hold.page() != page);
+        let hold = self.pool.acquire(page, mode).await.map_err(|error| match error {
+            PoolError::Corrupt(page) => Error::Corrupt(page),
+            PoolError::Gone(_) => Error::NoSuchTree,
+            other => Error::Unavailable(other.to_string()),
+        })?;
+        holds.push(hold);
+        self.small.note(&self.pool, page);
+        Ok(())
+    }
+
     async fn unblock(
         &self,
         blocked: Blocked,
@@ -274,17 +300,8 @@ impl Engine {
         holds: &mut Vec<Hold>,
     ) -> Result<(), Error> {
         match blocked {
-            Blocked::Page(page, mode) => {
-                // A page held Shared is not kept from the others while Exclusive is asked for: two nodes would wait for each other.
-                holds.retain(|hold| hold.page() != page);
-                let hold = self.pool.acquire(page, mode).await.map_err(|error| match error {
-                    PoolError::Corrupt(page) => Error::Corrupt(page),
-                    PoolError::Gone(_) => Error::NoSuchTree,
-                    other => Error::Unavailable(other.to_string()),
-                })?;
-                holds.push(hold);
-                self.small.note(&self.pool, page);
-            }
+            Blocked::Page(page, mode) => self.possess(page, mode, holds).await?,
+            Blocked::Leaf(page) => self.possess(page, Mode::Shared, holds).await?,
             Blocked::Transaction(holder) => {
                 holds.clear(); // ENG-1
                 self.txns.wait_for(runner.txn, holder).await?;
@@ -308,16 +325,24 @@ impl Engine {
 /// The root of a small tree is the leaf that a writer wants: asking for it Shared first, to see that, would cost a second
 /// conversion each time. What was last seen is a hint; a root that has grown since is asked for Exclusive once in vain.
 #[derive(Default)]
-struct SmallTrees(RwLock<BTreeSet<PageId>>);
+pub(crate) struct SmallTrees(RwLock<BTreeSet<PageId>>);
 
 impl SmallTrees {
     /// What a writer should ask for instead.
     fn stronger(&self, blocked: Blocked) -> Blocked {
+        match self.root(&blocked) {
+            Some(page) => Blocked::Page(page, Mode::Exclusive),
+            None => blocked,
+        }
+    }
+
+    /// The page, if a reader lacks the root of a small tree.
+    pub(crate) fn root(&self, blocked: &Blocked) -> Option<PageId> {
         match blocked {
-            Blocked::Page(page, Mode::Shared) if page.number == ROOT && self.0.read().contains(&page) => {
-                Blocked::Page(page, Mode::Exclusive)
+            Blocked::Page(page, Mode::Shared) if page.number == ROOT && self.0.read().contains(page) => {
+                Some(*page)
             }
-            other => other,
+            _ => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Transactions over shared pages: WAL, B-link tree, recovery, node.
 
 mod blocked;
+mod copies;
 mod engine;
 mod error;
 pub mod mtr;

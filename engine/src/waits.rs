@@ -12,6 +12,8 @@ pub enum WaitCause {
     PageShared,
     /// A page in Exclusive mode.
     PageExclusive,
+    /// A copy of a page that another node owns.
+    PageCopy,
     /// The end of the transaction that locks a row.
     Row,
     /// The outcome of a transaction of another node.
@@ -25,9 +27,10 @@ pub enum WaitCause {
 }
 
 impl WaitCause {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::PageShared,
         Self::PageExclusive,
+        Self::PageCopy,
         Self::Row,
         Self::Status,
         Self::Space,
@@ -40,6 +43,7 @@ impl WaitCause {
         match self {
             Self::PageShared => "page_shared",
             Self::PageExclusive => "page_exclusive",
+            Self::PageCopy => "page_copy",
             Self::Row => "row",
             Self::Status => "status",
             Self::Space => "space",
@@ -51,7 +55,7 @@ impl WaitCause {
     /// The cause behind a step's answer; `None` for one that fails the statement.
     pub(crate) const fn of(blocked: &Blocked) -> Option<Self> {
         match blocked {
-            Blocked::Page(_, Mode::Shared) => Some(Self::PageShared),
+            Blocked::Page(_, Mode::Shared) | Blocked::Leaf(_) => Some(Self::PageShared),
             Blocked::Page(_, Mode::Exclusive) => Some(Self::PageExclusive),
             Blocked::Transaction(_) => Some(Self::Row),
             Blocked::Status(_) => Some(Self::Status),

@@ -75,6 +75,8 @@ pub struct Report {
     pub virtual_time: u64,
     /// What the clients did.
     pub summary: String,
+    /// Copy images that came for readers, in the last lives of the nodes.
+    pub copies: u64,
     /// How many lives ended themselves, with the reason of the first.
     pub aborts: (usize, Option<String>),
     /// Why it failed, if it did.
@@ -320,6 +322,7 @@ pub fn run_recorded(configuration: &Configuration) -> (Report, Arc<dyn Workload>
         configuration.clone(),
     );
     let prepared = cluster.clone();
+    let program = engine.clone();
     let scenario = async move {
         if let Some(engine) = engine {
             engine.prepare(&prepared).await?;
@@ -340,6 +343,7 @@ pub fn run_recorded(configuration: &Configuration) -> (Report, Arc<dyn Workload>
         digest: cluster.world.digest(),
         virtual_time: cluster.world.now(),
         summary: chosen.summary(),
+        copies: program.map_or(0, |program| program.copies()),
         aborts: (aborts.len(), aborts.first().map(|(_, reason)| reason.clone())),
         recent: if failure.is_some() {
             cluster.world.recent()

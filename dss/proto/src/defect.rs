@@ -165,6 +165,8 @@ defects! {
     TakeEarlierCopy,
     /// HZ-8: a copy is read after a view change.
     CopyAcrossView,
+    /// HZ-8: a reader's copy is kept, and read under later snapshots.
+    KeepCopies,
 }
 
 impl Defect {

@@ -28,8 +28,8 @@ impl Transaction {
             learned: &mut self.learned,
         };
         let found = engine
-            .run(&mut runner, false, |learned| {
-                engine.tree(tree).read(key, |row| {
+            .run_under_snapshot(&mut runner, tree, |tree, learned| {
+                tree.read(key, |row| {
                     Ok(seen(&row, snapshot, &own, &engine.txns, learned)?.map(<[u8]>::to_vec))
                 })
             })
@@ -60,22 +60,19 @@ impl Transaction {
         while rows.len() < limit {
             // Progress survives a step that blocks: the bounds move with every row that was decided.
             let end = engine
-                .run(&mut runner, false, |learned| {
+                .run_under_snapshot(&mut runner, tree, |tree, learned| {
                     let mut passed: Option<Vec<u8>> = None;
-                    let result =
-                        engine
-                            .tree(tree)
-                            .scan(as_slice(&lower), as_slice(&upper), reverse, &mut |row| {
-                                if let Some(value) = seen(&row, snapshot, &own, &engine.txns, learned)? {
-                                    rows.push((row.key().to_vec(), value.to_vec()));
-                                }
-                                passed = Some(row.key().to_vec());
-                                Ok(if rows.len() >= limit {
-                                    ControlFlow::Break(())
-                                } else {
-                                    ControlFlow::Continue(())
-                                })
-                            });
+                    let result = tree.scan(as_slice(&lower), as_slice(&upper), reverse, &mut |row| {
+                        if let Some(value) = seen(&row, snapshot, &own, &engine.txns, learned)? {
+                            rows.push((row.key().to_vec(), value.to_vec()));
+                        }
+                        passed = Some(row.key().to_vec());
+                        Ok(if rows.len() >= limit {
+                            ControlFlow::Break(())
+                        } else {
+                            ControlFlow::Continue(())
+                        })
+                    });
                     if let Some(key) = passed {
                         *(if reverse { &mut upper } else { &mut lower }) = Bound::Excluded(key);
                     }

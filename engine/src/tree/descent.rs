@@ -184,7 +184,10 @@ impl<'a, P: Pages> Tree<'a, P> {
         let mut joined: Option<Vec<u8>> = None;
         loop {
             let id = self.id.page(number);
-            let guard = self.pages.read(id)?;
+            let guard = self.pages.read(id).map_err(|blocked| match blocked {
+                Blocked::Page(page, _) if level == 0 => Blocked::Leaf(page),
+                other => other,
+            })?;
             let step = self.step(guard.bytes(), id, level, target)?;
             self.check_joined(guard.bytes(), id, joined.as_deref())?;
             match step {

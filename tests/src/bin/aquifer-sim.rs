@@ -198,9 +198,10 @@ fn print_line(report: &Report) {
     };
     let (lives, reason) = &report.aborts;
     println!(
-        "seed {} {verdict}: {}; {} events, digest {:016x}, {:.1} virtual s, {lives} lives ended themselves{}",
+        "seed {} {verdict}: {}; {} copy images; {} events, digest {:016x}, {:.1} virtual s, {lives} lives ended themselves{}",
         report.seed,
         report.summary,
+        report.copies,
         report.digest.1,
         report.digest.0,
         report.virtual_time as f64 / 1e9,

@@ -43,6 +43,13 @@ impl EngineProgram {
         self.nodes.lock().get(&node).and_then(Weak::upgrade)
     }
 
+    /// Copy images that came for readers, in the last lives of all nodes.
+    pub fn copies(&self) -> u64 {
+        let nodes = self.nodes.lock();
+        let living = nodes.values().filter_map(Weak::upgrade);
+        living.map(|node| node.pool().counters().copies_in).sum()
+    }
+
     /// Formats the disk of `cluster`; before any node starts.
     pub async fn prepare(&self, cluster: &Cluster) -> Result<(), String> {
         let _ = self.world.set(Arc::downgrade(&cluster.world));

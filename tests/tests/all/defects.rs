@@ -45,7 +45,7 @@ fn a_surrender_during_a_write_is_caught() {
 
 #[test]
 fn a_notice_that_takes_newer_changes_is_caught() {
-    caught(Defect::ForgetNewerChanges, 4); // HZ-5
+    caught(Defect::ForgetNewerChanges, 27); // HZ-5
 }
 
 #[test]
@@ -56,6 +56,21 @@ fn an_scn_before_committing_is_caught() {
 #[test]
 fn a_reader_that_does_not_wait_for_a_commit_is_caught() {
     caught(Defect::ReadPastCommitting, 5); // HZ-13
+}
+
+#[test]
+fn copies_kept_for_later_snapshots_are_caught() {
+    caught(Defect::KeepCopies, 2); // HZ-8
+}
+
+#[test]
+fn a_copy_from_who_has_given_the_page_up_is_caught() {
+    caught(Defect::CopyAfterGivingUp, 16); // HZ-8
+}
+
+#[test]
+fn the_copy_of_an_earlier_question_is_caught() {
+    caught(Defect::TakeEarlierCopy, 16); // HZ-8
 }
 
 #[test]
@@ -75,7 +90,7 @@ fn a_leader_without_ceilings_is_caught() {
 
 #[test]
 fn pages_without_a_second_copy_are_caught() {
-    caught(Defect::WriteInPlaceOnly, 41); // torn pages
+    caught(Defect::WriteInPlaceOnly, 27); // torn pages
 }
 
 #[test]
@@ -85,7 +100,7 @@ fn ring_space_reused_before_the_header_is_caught() {
 
 #[test]
 fn a_stream_marked_clean_early_is_caught() {
-    caught(Defect::MarkStreamCleanEarly, 1); // REC-7
+    caught(Defect::MarkStreamCleanEarly, 21); // REC-7
 }
 
 #[test]

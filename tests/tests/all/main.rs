@@ -2,6 +2,7 @@
 // A test that cannot go on has failed; helpers of tests are not seen as tests by the lint.
 #![allow(clippy::unwrap_used)]
 
+mod copies;
 mod defects;
 mod end_to_end;
 mod hazards;

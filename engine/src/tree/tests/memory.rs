@@ -120,7 +120,7 @@ impl Memory {
         for _ in 0..100_000 {
             match step(&self.tree()) {
                 Ok(result) => return result,
-                Err(Blocked::Page(..)) => {}
+                Err(Blocked::Page(..) | Blocked::Leaf(_)) => {}
                 Err(Blocked::Space(_)) => {
                     self.allocated.fetch_add(8, Ordering::Relaxed);
                 }
