@@ -3,6 +3,7 @@
 //! Three page caches in this process, over the transport of production. The raw round trip, 64 bytes one way and 8 KiB back, runs in
 //! turn with the fetches over the same connections; every ratio is to it.
 
+mod copies;
 mod ends;
 mod hits;
 mod moves;
@@ -49,6 +50,7 @@ pub async fn run(options: PageOptions) -> Outcome {
         moves::hand_offs(&ends, 3).await?,
     );
     let deep = moves::deep(&ends).await?;
+    let beside = copies::measure(&ends).await?;
     let hits = hits::measure(options.pages).await?;
     let over = |f: &moves::Fetches| ratio(f.fetch.microseconds(0.5), f.raw.microseconds(0.5));
     let two_hop = over(&owns).max(over(&asks));
@@ -61,6 +63,9 @@ pub async fn run(options: PageOptions) -> Outcome {
         "hand_offs_per_second": {"two_nodes": two_nodes, "three_nodes": three_nodes, "limit": limit},
         "hand_off_over_limit": ratio(two_nodes.min(three_nodes), limit),
         "transfers_per_second": {"depth": moves::DEPTH, "rate": deep},
+        "copy_images_per_second": beside.copies.round(),
+        "writer_rate_with_copies_over_alone": beside.with_copies,
+        "writer_rate_with_shared_reads_over_alone": beside.with_shared,
         "local_hit_ns": {"hot": hits.hot, "random": hits.random.cache, "array": hits.random.array,
             "independent": hits.independent.cache, "independent_array": hits.independent.array, "pages": options.pages},
         "local_hit_over_array": ratio(hits.random.cache, hits.random.array),
@@ -79,11 +84,16 @@ pub async fn run(options: PageOptions) -> Outcome {
             "{}\na fetch costs {two_hop} raw round trips with two nodes, {} with three (medians)\n\
              hand-offs of one page: {two_nodes:.0}/s between two nodes, {three_nodes:.0}/s between three; 1.5 round trips each would be {limit:.0}/s\n\
              {} moves in flight: {deep:.0} pages/s\n\
+             {} readers of a page that its owner writes: {:.0} copies/s; the owner does {} of its changes alone, {} when they take the page Shared\n\
              local hit: {} ns hot; at random over {} pages, each known from the one before, {} ns ({} ns in a bare array); all known \
              beforehand, {} ns ({} ns)",
             table(&HEADING, rows),
             over(&three),
             moves::DEPTH,
+            copies::READERS,
+            beside.copies,
+            beside.with_copies,
+            beside.with_shared,
             hits.hot,
             options.pages,
             hits.random.cache,
