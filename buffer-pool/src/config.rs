@@ -31,6 +31,8 @@ pub struct PoolConfig {
     pub clean_after: Duration,
     /// Pages of one write-back batch.
     pub write_batch: usize,
+    /// Pages that a scan may be ahead of itself, where there are enough frames.
+    pub prefetch: usize,
     /// Which page makes room for another.
     pub eviction: Eviction,
 }
@@ -45,6 +47,7 @@ impl PoolConfig {
             retransmit: Duration::from_millis(100),
             clean_after: Duration::from_secs(10),
             write_batch: 64,
+            prefetch: 8,
             eviction: Eviction::default(),
         }
     }
@@ -139,6 +142,8 @@ pub struct PoolCounters {
     pub misses: u64,
     /// Pages read from storage.
     pub fetches: u64,
+    /// Pages asked for before their reader came to them.
+    pub prefetches: u64,
     /// Images received from peers.
     pub transfers_in: u64,
     /// Images sent to peers.

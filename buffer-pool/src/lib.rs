@@ -1,5 +1,6 @@
 //! Page cache over many nodes: frames, latches, eviction, possession and transfer of pages.
 
+mod ahead;
 mod announce;
 mod clean;
 mod config;

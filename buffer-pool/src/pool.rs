@@ -18,7 +18,7 @@ use aquifer_buffer_pool_proto::{
 use aquifer_dss::seam::{IoBuffer, Runtime, Transport};
 use aquifer_dss_proto::{Epoch, Incarnation, Instant, NodeId, NodeSet, View};
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{Notify, oneshot};
@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     pub policy: Box<dyn EvictionPolicy>,
     /// Who waits for a copy, by question.
     pub readers: BTreeMap<Request, oneshot::Sender<Option<CopyImage>>>,
+    /// Pages on their way for readers that have not come to them.
+    pub asked_ahead: BTreeSet<PageId>,
     /// When the timer task will look next.
     pub armed: Option<Instant>,
     /// Messages of a view that is not installed here yet, in order of arrival.
@@ -78,6 +80,7 @@ pub(crate) struct Inner {
 #[derive(Default)]
 pub(crate) struct Figures {
     pub fetches: AtomicU64,
+    pub prefetches: AtomicU64,
     pub transfers_in: AtomicU64,
     pub transfers_out: AtomicU64,
     pub copies_in: AtomicU64,
@@ -140,6 +143,7 @@ impl Pool {
             core: Ownership::new(config.me, config.retransmit, contents),
             waiters: BTreeMap::new(),
             readers: BTreeMap::new(),
+            asked_ahead: BTreeSet::new(),
             policy: evict::policy(config.eviction, config.frames),
             armed: None,
             early: Vec::new(),
@@ -503,6 +507,7 @@ impl Pool {
             hits,
             misses,
             fetches: of(&self.figures.fetches),
+            prefetches: of(&self.figures.prefetches),
             transfers_in: of(&self.figures.transfers_in),
             transfers_out: of(&self.figures.transfers_out),
             copies_in: of(&self.figures.copies_in),

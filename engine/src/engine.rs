@@ -3,7 +3,8 @@
 //! Rules:
 //! - ENG-1 nobody waits for a row while holding a page;
 //! - ENG-2 no result leaves while the lease is not valid (HZ-14);
-//! - ENG-3 a step that writes begins only when the redo ring has room.
+//! - ENG-3 a step that writes begins only when the redo ring has room;
+//! - ENG-4 a scan reads ahead of itself (`session/ahead.rs`).
 
 use crate::copies::Kept;
 use crate::mtr::{Appended, RedoSink};

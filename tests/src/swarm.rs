@@ -219,6 +219,8 @@ pub struct Tuning {
     pub clean_every: Duration,
     /// It writes pages that have been dirty this long.
     pub clean_after: Duration,
+    /// How far a scan may be ahead of itself, in pages.
+    pub prefetch: usize,
 }
 
 impl Default for Tuning {
@@ -227,6 +229,7 @@ impl Default for Tuning {
             timing: Timing::default(),
             clean_every: Duration::from_millis(50),
             clean_after: Duration::from_secs(1),
+            prefetch: 8,
         }
     }
 }
@@ -245,6 +248,7 @@ impl Tuning {
             },
             clean_every: Duration::from_millis(*random.pick(&[50, 50, 5, 500])),
             clean_after: Duration::from_secs(*random.pick(&[10, 10, 1, 30])),
+            prefetch: 8,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Transactions as the SQL layer and other clients use them.
 
+mod ahead;
 mod intent;
 mod read;
 mod transaction;

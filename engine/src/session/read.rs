@@ -55,6 +55,7 @@ impl Transaction {
             txn: self.id,
             learned: &mut self.learned,
         };
+        let mut ahead = std::mem::take(&mut self.read_ahead).going_on(tree, &range, reverse);
         let (mut lower, mut upper) = range;
         let mut rows: Vec<Row> = Vec::new();
         while rows.len() < limit {
@@ -83,7 +84,9 @@ impl Transaction {
                 ScanEnd::Done | ScanEnd::Stopped => break,
                 ScanEnd::Next(bound) => *(if reverse { &mut upper } else { &mut lower }) = bound,
             }
+            ahead.turn(&engine, as_slice(&lower), as_slice(&upper));
         }
+        self.read_ahead = ahead.stopped_at(if reverse { upper } else { lower });
         engine.check()?;
         Ok(rows)
     }

@@ -1,5 +1,6 @@
 //! One transaction: its isolation, its snapshot, its ids, its end.
 
+use super::ahead::ReadAhead;
 use crate::Error;
 use crate::engine::Engine;
 use crate::transaction::{Resolutions, Snapshot};
@@ -42,6 +43,7 @@ pub struct Transaction {
     /// A newer one, for the rest of the statement.
     pub(super) latest: Option<Snapshot>,
     pub(super) learned: Resolutions,
+    pub(super) read_ahead: ReadAhead,
     /// The top id, taken at the first write or intent.
     pub(super) id: Option<TxnId>,
     /// Open savepoints, each with the ids taken since; the last id of the last one writes.
@@ -63,6 +65,7 @@ impl Engine {
             snapshot: None,
             latest: None,
             learned: Resolutions::new(),
+            read_ahead: ReadAhead::default(),
             id: None,
             levels: Vec::new(),
             kept: Vec::new(),

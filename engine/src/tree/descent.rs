@@ -6,6 +6,7 @@ use crate::{Blocked, Error};
 use aquifer_buffer_pool_proto::PageId;
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_engine_proto::page::{InnerView, NodeView, PageError, file_of, kind_of};
+use std::ops::Bound;
 
 /// A position in key order.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +19,32 @@ pub(super) enum Target<'k> {
     Last,
 }
 
-impl Target<'_> {
+impl<'k> Target<'k> {
+    /// Where a scan of a range begins; `None` when the range is empty.
+    pub(super) const fn of_scan(
+        lower: Bound<&'k [u8]>,
+        upper: Bound<&'k [u8]>,
+        reverse: bool,
+    ) -> Option<Self> {
+        Some(match (reverse, lower, upper) {
+            (false, Bound::Included(key) | Bound::Excluded(key), _) => Self::Key(key),
+            (false, Bound::Unbounded, _) => Self::Key(&[]),
+            (true, _, Bound::Included(key)) => Self::Key(key),
+            (true, _, Bound::Excluded([])) => return None,
+            (true, _, Bound::Excluded(key)) => Self::Before(key),
+            (true, _, Bound::Unbounded) => Self::Last,
+        })
+    }
+
+    /// The slot of the child that leads to the position, in an inner page that covers it.
+    pub(super) fn slot_in(self, inner: &InnerView<'_>) -> Result<usize, PageError> {
+        match self {
+            Self::Key(key) => inner.slot_at_or_below(key),
+            Self::Before(key) => inner.slot_below(key),
+            Self::Last => Ok(inner.node().count() - 1),
+        }
+    }
+
     /// Whether a page with this high fence lies left of the position.
     fn is_right_of(self, high: Option<&[u8]>) -> bool {
         match (self, high) {
@@ -157,14 +183,7 @@ impl<'a, P: Pages> Tree<'a, P> {
                     continue 'again;
                 };
                 let inner = InnerView::new(guard.bytes());
-                let child = inner.and_then(|inner| {
-                    let slot = match target {
-                        Target::Key(key) => inner.slot_at_or_below(key)?,
-                        Target::Before(key) => inner.slot_below(key)?,
-                        Target::Last => inner.node().count() - 1,
-                    };
-                    inner.child(slot)
-                });
+                let child = inner.and_then(|inner| inner.child(target.slot_in(&inner)?));
                 number = child.map_err(|error| corrupt(self.id.page(number), error))?;
                 at -= 1;
             }

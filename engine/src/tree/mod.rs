@@ -13,6 +13,7 @@
 //!   may be asked more than once and decide from what they see.
 //! - BT-15 a row takes at most [`ROW_LIMIT`] bytes, so that it fits between the longest fences and every page can be split.
 
+mod ahead;
 mod descent;
 mod modify;
 mod read;

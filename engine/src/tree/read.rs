@@ -50,13 +50,8 @@ impl<P: Pages> Tree<'_, P> {
         reverse: bool,
         visit: &mut dyn FnMut(RowView<'_>) -> Result<ControlFlow<()>, Blocked>,
     ) -> Result<ScanEnd, Blocked> {
-        let target = match (reverse, lower, upper) {
-            (false, Bound::Included(key) | Bound::Excluded(key), _) => Target::Key(key),
-            (false, Bound::Unbounded, _) => Target::Key(&[]),
-            (true, _, Bound::Included(key)) => Target::Key(key),
-            (true, _, Bound::Excluded([])) => return Ok(ScanEnd::Done),
-            (true, _, Bound::Excluded(key)) => Target::Before(key),
-            (true, _, Bound::Unbounded) => Target::Last,
+        let Some(target) = Target::of_scan(lower, upper, reverse) else {
+            return Ok(ScanEnd::Done);
         };
         loop {
             let Some(number) = self.locate(target, 0, &mut Vec::new())? else {

@@ -8,6 +8,7 @@ mod end_to_end;
 mod hazards;
 mod hunt;
 mod isocheck;
+mod local_pool;
 mod model;
 mod seeds;
 mod simulator;

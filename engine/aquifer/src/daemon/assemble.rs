@@ -235,6 +235,7 @@ impl Running {
             ("hits", pool.hits),
             ("misses", pool.misses),
             ("fetches", pool.fetches),
+            ("prefetches", pool.prefetches),
             ("transfers_in", pool.transfers_in),
             ("transfers_out", pool.transfers_out),
             ("copies_in", pool.copies_in),

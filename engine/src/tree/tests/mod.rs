@@ -472,3 +472,69 @@ fn pages_wait_for_the_end_of_their_group() {
     one_row();
     assert!(fails_with(Defect::WaitForGroupBegin, one_row));
 }
+
+/// The leaves in order, each with its low fence.
+fn leaves(memory: &Memory) -> Vec<(u32, Vec<u8>)> {
+    let (mut number, mut all) = (ROOT, Vec::new());
+    while number != 0 {
+        let guard = memory.read(TREE.page(number)).unwrap();
+        let node = NodeView::new(guard.bytes()).unwrap();
+        if node.is_leaf() {
+            all.push((number, node.low().unwrap().to_vec()));
+            number = node.right().unwrap();
+        } else {
+            number = InnerView::new(guard.bytes()).unwrap().child(0).unwrap();
+        }
+    }
+    all
+}
+
+#[test]
+fn the_pages_ahead_of_a_scan_are_the_next_leaves_in_its_range() {
+    let memory = Memory::new(1000);
+    memory.run(|tree| tree.create());
+    for number in 0..600 {
+        let key = format!("{number:0>300}");
+        put(&memory, key.as_bytes(), &version(number, &[7; 900]));
+    }
+    let leaves = leaves(&memory);
+    assert!(leaves.len() > 60, "several pages of parents: {}", leaves.len());
+    let tree = memory.tree();
+    let numbers = |from: usize, to: usize| -> Vec<_> {
+        let to = to.min(leaves.len());
+        leaves[from.min(to)..to]
+            .iter()
+            .map(|(number, _)| TREE.page(*number))
+            .collect()
+    };
+    for (place, (_, low)) in leaves.iter().enumerate() {
+        let from = Bound::Included(low.as_slice());
+        let ahead = |upper, count| tree.pages_ahead(from, upper, false, count);
+        assert_eq!(ahead(Bound::Unbounded, 5), numbers(place + 1, place + 6));
+        assert_eq!(ahead(Bound::Unbounded, 0), []);
+        if let Some((_, end)) = leaves.get(place + 3) {
+            assert_eq!(ahead(Bound::Excluded(end), 5), numbers(place + 1, place + 3));
+            assert_eq!(ahead(Bound::Included(end), 5), numbers(place + 1, place + 4));
+        }
+        let back = |lower| tree.pages_ahead(lower, Bound::Included(low), true, 5);
+        let mut before = numbers(place.saturating_sub(5), place);
+        before.reverse();
+        let found = back(Bound::Unbounded);
+        assert!(before.starts_with(&found), "{found:?} of {before:?}");
+        if let Some((_, end)) = place.checked_sub(3).map(|to| &leaves[to]) {
+            assert!(back(Bound::Included(end)).len() <= 3);
+        }
+    }
+    let all_back = leaves.iter().map(|(_, low)| {
+        tree.pages_ahead(Bound::Unbounded, Bound::Included(low), true, 1)
+            .len()
+    });
+    assert!(
+        all_back.sum::<usize>() > leaves.len() * 9 / 10,
+        "only the first of each page of parents has nothing before it"
+    );
+    assert_eq!(
+        tree.pages_ahead(Bound::Unbounded, Bound::Excluded(b""), true, 5),
+        []
+    );
+}
