@@ -18,6 +18,18 @@ pub(crate) struct Loaded {
     pub rebuilt: bool,
 }
 
+/// What a doubt about a page in memory comes to.
+enum Doubt {
+    /// It is in this frame, and nobody else gets it until the repair ends.
+    Begun(usize),
+    /// Somebody repairs or writes it already.
+    Busy,
+    /// It is another one now, or no longer here.
+    Unfounded,
+    /// It came without content from a member that called it dirty: storage is not what is wrong.
+    Beyond,
+}
+
 impl Pool {
     /// Reads a page that was granted from storage; where it is damaged, has it rebuilt.
     pub(crate) async fn load(&self, page: PageId) -> Result<Loaded, PoolError> {
@@ -104,24 +116,21 @@ impl Pool {
     }
 
     /// The page was taken for one that was never formatted, because its bytes on storage name another page or none, and the caller
-    /// knows better. True when it is another one now: look again. False when nothing is known of it, and it is corrupt.
+    /// knows better. True when it may be another one now: look again. False when nothing is known of it, and it is corrupt.
     pub async fn doubt(self: &Arc<Self>, page: PageId) -> Result<bool, PoolError> {
         let hold = self.acquire(page, Mode::Exclusive).await?;
-        let index = {
-            let inner = self.lock();
-            let possessed = inner.core.possessed(page) == Some(Mode::Exclusive);
-            let Some(index) = self.table.get(page).filter(|_| possessed) else {
-                return Ok(true);
-            };
-            let frame = self.frames.frame(index);
-            let mut meta = frame.meta.lock();
-            if frame.psn() != Psn(0) || meta.dirty || meta.writing.is_some() {
+        let begun = self.begin_doubt(page);
+        drop(hold);
+        let index = match begun {
+            Doubt::Begun(index) => index,
+            Doubt::Unfounded => return Ok(true),
+            Doubt::Beyond => return Ok(false),
+            Doubt::Busy => {
+                // Who looks again before that finds the same, and would take the thread from whoever repairs the page.
+                self.written(page).await;
                 return Ok(true);
             }
-            meta.writing = Some(Psn(0)); // nobody else gets it meanwhile, and it is clean
-            index
         };
-        drop(hold);
         let pool = self.clone();
         let rebuild = async move {
             let rebuilt = pool.rebuilt(page).await;
@@ -133,6 +142,45 @@ impl Pool {
             known
         };
         Ok(self.to_the_end("pool-repair", rebuild).await)
+    }
+
+    fn begin_doubt(&self, page: PageId) -> Doubt {
+        let inner = self.lock();
+        let possessed = inner.core.possessed(page) == Some(Mode::Exclusive);
+        let Some(index) = self.table.get(page).filter(|_| possessed) else {
+            return Doubt::Unfounded;
+        };
+        let frame = self.frames.frame(index);
+        let mut meta = frame.meta.lock();
+        if frame.psn() != Psn(0) {
+            return Doubt::Unfounded;
+        }
+        if meta.writing.is_some() {
+            return Doubt::Busy;
+        }
+        if meta.dirty {
+            return Doubt::Beyond;
+        }
+        meta.writing = Some(Psn(0)); // nobody else gets it meanwhile, and it is clean
+        Doubt::Begun(index)
+    }
+
+    /// Until no write or repair of the page is in flight here.
+    async fn written(&self, page: PageId) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let writing = {
+                let _inner = self.lock();
+                let index = self.table.get(page);
+                index.is_some_and(|index| self.frames.frame(index).meta.lock().writing.is_some())
+            };
+            if !writing {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Puts the newest version over a page that this node alone has and has not changed, to be written back like a change.

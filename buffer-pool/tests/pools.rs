@@ -324,6 +324,37 @@ fn a_page_taken_for_never_formatted_is_rebuilt_when_it_is_doubted() {
     assert_eq!(solo.store.page(page(1)).unwrap()[64], 77);
 }
 
+/// The second would otherwise find what the first found, again and again, and the executor would never come back to the repair.
+#[test]
+fn who_doubts_a_page_that_is_being_repaired_waits_for_the_repair() {
+    let solo = SoloPool::new(4);
+    let mut good = vec![0; aquifer_buffer_pool::PAGE_SIZE];
+    aquifer_buffer_pool::header::set_identity(&mut good, page(1), Psn(4));
+    for number in [1, 2] {
+        solo.store
+            .set_page(page(number), vec![0xAA; aquifer_buffer_pool::PAGE_SIZE]);
+    }
+    solo.store.set_rebuilt(page(1), good);
+    let doubt = async |number| {
+        let first = solo.pool.doubt(page(number)).await.unwrap();
+        let psn = solo.pool.read(page(number)).map(|guard| guard.psn());
+        (first, psn.unwrap_or(Psn(0)))
+    };
+    solo.clock.block_on(async {
+        let (one, two) = tokio::join!(doubt(1), doubt(1));
+        assert_eq!(
+            (one, two),
+            ((true, Psn(4)), (true, Psn(4))),
+            "both look again after the repair"
+        );
+        let (one, two) = tokio::join!(doubt(2), doubt(2));
+        assert_ne!(
+            one.0, two.0,
+            "nothing is known of it; who came second looks again and asks for itself"
+        );
+    });
+}
+
 fn count_everywhere(nodes: u8, frames: usize, pages: u32, lose: u64) {
     let cluster = Cluster::new(nodes, frames);
     cluster.network.lose_every(lose);
