@@ -170,6 +170,9 @@ impl<'a, P: Pages> Mtr<'a, P> {
     /// about is a broken invariant, and this panics.
     pub fn change(&mut self, page: HeldPage, operation: &PageOperation) -> Result<(), Blocked> {
         let held = &mut self.held[page.0];
+        if planted(Defect::FormatStartsOver) && matches!(operation, PageOperation::Format(_)) {
+            held.psn = Psn(0);
+        }
         if let Err(error) = page::apply(held.guard.bytes_mut(), held.id, operation) {
             let harmless = self.records.is_empty() && matches!(error, PageError::Corrupt(_));
             assert!(

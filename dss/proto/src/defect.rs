@@ -158,6 +158,16 @@ defects! {
     /// TXN-9: a tree is removed while older snapshots may read it.
     RemoveTreeAtOnce,
 
+    // New lives of pages, and hints in them.
+    /// HZ-6: the PSN of a page that is formatted again starts over.
+    FormatStartsOver,
+    /// HZ-6: the id of a removed file is given to a new one.
+    ReuseFileId,
+    /// HZ-12: a prune leaves versions without a stamp alone, so redo, which knows no stamps, does something else than the run did.
+    PruneStampedOnly,
+    /// HZ-12: the version of an ended writer that carries no stamp, as redo restores it, counts as aborted.
+    UnstampedIsAborted,
+
     // Copy images.
     /// HZ-8: a node that has given the page up serves copies of the image that it retained.
     CopyAfterGivingUp,

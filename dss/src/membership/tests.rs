@@ -3,9 +3,13 @@
 use super::*;
 use crate::device::{CutPoint, Port, SimDisk, SimDiskOptions};
 use crate::group::ControlBlocks;
-use crate::seam::{BoxFuture, FenceError, Fencer, LockState, ProcessIdentity, Runtime, Service, Transport};
+use crate::seam::{
+    BLOCK, BoxFuture, FenceError, Fencer, LockState, ProcessIdentity, Runtime, Service, Transport,
+};
 use crate::testing::{TestHandle, TestRuntime};
+use aquifer_dss_proto::ballot::BallotBlock;
 use aquifer_dss_proto::defect::{Defect, fails_with};
+use aquifer_dss_proto::label::ballot_offset;
 use aquifer_dss_proto::{Incarnation, Instant, Member, NodeId, NodeSet, View};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -587,22 +591,52 @@ fn a_power_cut_at_any_write_or_flush_leaves_one_view_per_epoch() {
     }
 }
 
-/// Its own writes fail for a while, in the middle of ballots: what the device holds of its block is then unknown.
-#[test]
-fn a_node_whose_ballot_writes_fail_reads_its_own_block_before_it_goes_on() {
-    run(|cluster| async move {
+/// Its own I/O fails for a while, from the operation `after` on, while it proposes: a block whose flush fails may have landed. As
+/// everybody sees it, the block never goes back within an instance, so that no ballot number is used twice (MEM-1).
+fn own_io_fails_after(after: u64) {
+    run(move |cluster| async move {
         cluster.start_all().await;
         let port = cluster.shared.lock().lives[0].port;
-        for round in 0..6 {
-            cluster.disk.fail(port, round, 5);
-            cluster.kill(3);
+        cluster.disk.fail(port, after, 5);
+        cluster.kill(3);
+        let watched = async {
+            let mut last = BallotBlock::default();
+            loop {
+                let bytes = cluster.disk.peek(ballot_offset(node(1)), BLOCK);
+                let seen = super::slot::decode_ballot(&bytes).unwrap();
+                let place =
+                    |block: &BallotBlock| (block.instance, block.accepted, block.promised, block.decided);
+                assert!(
+                    seen.instance > last.instance
+                        || (seen.accepted >= last.accepted
+                            && seen.promised >= last.promised
+                            && seen.decided >= last.decided),
+                    "{:?}, then {:?}",
+                    place(&last),
+                    place(&seen)
+                );
+                last = seen;
+                cluster.handle.sleep(Duration::from_micros(20)).await;
+            }
+        };
+        let work = async {
             cluster.handle.sleep(Duration::from_millis(40)).await;
             cluster.disk.heal(port);
             cluster.settle(&[1, 2], SOON).await;
-            cluster.start(3).await.unwrap();
-            cluster.settle(&[1, 2, 3], SOON).await;
+        };
+        tokio::select! {
+            biased;
+            () = watched => {}
+            () = work => {}
         }
     });
+}
+
+#[test]
+fn a_node_whose_ballot_writes_fail_reads_its_own_block_before_it_goes_on() {
+    for after in 0..20 {
+        own_io_fails_after(after);
+    }
 }
 
 #[test]
@@ -612,4 +646,6 @@ fn each_rule_of_membership_is_missed_when_it_is_gone() {
     assert!(fails_with(Defect::ReadTailsBeforeFlush, paused));
     let cuts = a_power_cut_at_any_write_or_flush_leaves_one_view_per_epoch;
     assert!(fails_with(Defect::BallotBeforeBody, cuts));
+    let failing = a_node_whose_ballot_writes_fail_reads_its_own_block_before_it_goes_on;
+    assert!(fails_with(Defect::TrustOwnBallotMemory, failing));
 }

@@ -8,6 +8,7 @@ use crate::{Blocked, Error};
 use aquifer_buffer_pool::Redo;
 use aquifer_buffer_pool_proto::Scn;
 use aquifer_dss::seam::Runtime;
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Epoch, NodeId, NodeSet, View};
 use aquifer_engine_proto::{TreeId, TxnId, TxnStatus};
 use parking_lot::Mutex;
@@ -358,6 +359,7 @@ impl TransactionManager {
             .store
             .read(txn)
             .await?
+            .filter(|_| !planted(Defect::UnstampedIsAborted))
             .map_or(TxnStatus::Aborted, TxnStatus::Committed);
         self.state.lock().cache.insert(txn, status);
         Ok(status)

@@ -4,6 +4,7 @@ use super::*;
 use aquifer_buffer_pool::Redo;
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Stamp};
 use aquifer_dss::seam::{BoxFuture, IoBuffer, Runtime};
+use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::{FileId, Incarnation, Instant, NodeId};
 use aquifer_engine_proto::RedoRecord;
 use aquifer_engine_proto::rebuild::Reach;
@@ -612,4 +613,16 @@ async fn stamps_rise_over_pages_and_lives_and_lives_are_chained() {
     stream.wait(last.end).await;
     let (_, groups, _) = read_stream(&*file, node()).await.unwrap();
     assert_eq!((groups.len(), groups[0].stamp.previous_end), (1, first_life.end));
+}
+
+#[test]
+fn each_rule_of_the_stream_is_missed_when_it_is_gone() {
+    let cuts: fn() = every_cut_keeps_what_was_reported_durable_and_nothing_behind_a_gap;
+    for defect in [
+        Defect::SealInMemoryOnly,
+        Defect::RecycleRedoEarly,
+        Defect::DurableBeforeFlush,
+    ] {
+        assert!(fails_with(defect, cuts), "{}", defect.name());
+    }
 }

@@ -54,6 +54,11 @@ fn an_scn_before_committing_is_caught() {
 }
 
 #[test]
+fn a_version_without_a_stamp_that_counts_as_aborted_is_caught() {
+    caught(Defect::UnstampedIsAborted, 1); // HZ-12
+}
+
+#[test]
 fn a_reader_that_does_not_wait_for_a_commit_is_caught() {
     caught(Defect::ReadPastCommitting, 5); // HZ-13
 }

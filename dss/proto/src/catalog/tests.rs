@@ -1,6 +1,7 @@
 //! Tests of the catalogue, the journal's bytes and every decoder: any bytes are safe, any history is consistent.
 
 use super::*;
+use crate::defect::{Defect, fails_with};
 use crate::envelope::{open_block, seal_block};
 use crate::journal::{
     Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry, encode_checkpoint, encode_entry,
@@ -82,6 +83,30 @@ fn removed_units_wait_in_limbo_until_released() {
         .unwrap();
     assert_eq!(catalog.free_units(), 4);
     catalog.apply(6, &record(create("/b", 1))).unwrap();
+}
+
+#[test]
+fn the_id_of_a_removed_file_is_never_given_again() {
+    let mut catalog = Catalog::new(4096, &[4], 1 << 16);
+    let mut given = alloc::collections::BTreeSet::new();
+    for round in 0..6 {
+        catalog.apply(3 * round + 1, &record(create("/a", 4096))).unwrap();
+        let file = catalog.lookup("/a").unwrap();
+        assert!(given.insert(file), "HZ-6: {file:?} is a second file");
+        catalog
+            .apply(3 * round + 2, &record(Operation::Remove { path: "/a".into() }))
+            .unwrap();
+        let through = 3 * round + 2;
+        catalog
+            .apply(3 * round + 3, &record(Operation::Release { through }))
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_second_use_of_a_file_id_is_missed() {
+    let ids: fn() = the_id_of_a_removed_file_is_never_given_again;
+    assert!(fails_with(Defect::ReuseFileId, ids));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::{Catalog, Extent, FileKind, Limbo, NAME_BYTES, OperationError, Outcome, PATH_BYTES, ROOT, Reply};
 use crate::FileId;
+use crate::defect::{Defect, planted};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -141,8 +142,13 @@ impl Catalog {
     }
 
     fn link(&mut self, parent: FileId, name: &str, node: Node) -> FileId {
-        let id = FileId(self.next_file);
+        let mut id = FileId(self.next_file);
         self.next_file += 1;
+        if planted(Defect::ReuseFileId) {
+            id.0 = (1..)
+                .find(|free| !self.inodes.contains_key(&FileId(*free)))
+                .unwrap_or(id.0);
+        }
         let inode = Inode {
             parent,
             name: name.into(),

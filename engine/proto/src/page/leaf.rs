@@ -10,6 +10,7 @@ use super::{KEY_LIMIT, PageError, VALUE_LIMIT};
 use crate::{TxnId, VersionHead};
 use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::{PageId, Scn};
+use aquifer_dss_proto::defect::{Defect, planted};
 
 /// Version flag: the row does not exist for who sees this version.
 pub const DELETED: u8 = 1;
@@ -322,6 +323,9 @@ pub(super) fn prune(
     }
     for name in versions.iter().rev() {
         let position = usize::from(name.position);
+        if planted(Defect::PruneStampedOnly) && row.versions.get(position).is_some_and(|v| v.scn == Scn(0)) {
+            continue;
+        }
         if row.versions.get(position).map(|version| version.txn) != Some(name.txn) {
             return Err(PageError::Mismatch("no such version"));
         }

@@ -460,6 +460,16 @@ fn threads_work_on_one_tree() {
     }
 }
 
+/// HZ-6, HZ-9, HZ-12: split pages go on from their PSN, stale parents cost a move to the right, and redo knows no stamps.
+#[test]
+fn each_rule_of_the_tree_is_missed_when_it_is_gone() {
+    let model: fn() = the_tree_is_a_map_and_redo_gives_it_again;
+    assert!(fails_with(Defect::FormatStartsOver, model));
+    assert!(fails_with(Defect::PruneStampedOnly, model));
+    let prefixes = every_prefix_of_redo_is_a_tree_that_can_be_used_and_repaired;
+    assert!(fails_with(Defect::TrustParent, prefixes));
+}
+
 fn one_row() {
     let memory = Memory::new(16);
     memory.run(|tree| tree.create());
