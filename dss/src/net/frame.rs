@@ -44,6 +44,40 @@ pub enum Refusal {
     TooLong,
     /// No hello in time.
     Timeout,
+    /// Half a frame and then nothing, or a peer that takes nothing of what is sent.
+    Stalled,
+    /// Too many connections without a hello at the same time: the oldest had to go.
+    Crowded,
+}
+
+impl Refusal {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Garbage,
+        Self::Version,
+        Self::Group,
+        Self::Node,
+        Self::Stale,
+        Self::TooLong,
+        Self::Timeout,
+        Self::Stalled,
+        Self::Crowded,
+    ];
+
+    /// The reason as counters name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Garbage => "garbage",
+            Self::Version => "version",
+            Self::Group => "group",
+            Self::Node => "node",
+            Self::Stale => "stale",
+            Self::TooLong => "too_long",
+            Self::Timeout => "timeout",
+            Self::Stalled => "stalled",
+            Self::Crowded => "crowded",
+        }
+    }
 }
 
 pub(super) fn encode_hello(hello: &Hello) -> [u8; HELLO] {

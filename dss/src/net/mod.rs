@@ -4,6 +4,10 @@
 //! - nothing is believed before a hello with the right magic, version, group and node; each refusal is counted
 //!   and logged once per connection;
 //! - a frame is bounded before memory is taken for it, and checked before it is delivered;
+//! - nobody is waited for without end: a hello, the rest of a frame that has begun, and each write that the peer has to take
+//!   have a limit of time, then the connection is closed. (A peer that is silent between frames is a matter of membership.)
+//! - what strangers can hold is bounded: [`ARRIVING_MAX`] connections without a hello, of which the oldest goes, and one
+//!   connection per node after it: a new one ends the one before;
 //! - the reading task calls `Inbound::receive` itself: no hop between socket and receiver;
 //! - all that is queued when the writer wakes goes out in one vectored write.
 
@@ -26,13 +30,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use stream::{Listener, Stream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 /// How long a hello may take.
 const HELLO_TIME: Duration = Duration::from_secs(2);
+/// Connections that have not said hello, at most.
+const ARRIVING_MAX: usize = 64;
+/// What [`NetConfig::patience`] usually is. Longer than the shortest lease: a peer that stops altogether is excluded first.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who this node is on the network.
 #[derive(Clone, Debug)]
@@ -43,6 +51,8 @@ pub struct NetConfig {
     pub group: [u8; 16],
     /// Addresses to listen on, each `HOST:PORT` or `unix:PATH`.
     pub listen: Vec<String>,
+    /// How long the rest of a frame may take, and a write that makes no progress.
+    pub patience: Duration,
 }
 
 /// Counters since the start.
@@ -58,7 +68,7 @@ pub struct NetCounters {
     pub dropped: u64,
     /// Connections made, both ways.
     pub connections: u64,
-    /// Connections refused, by reason.
+    /// Connections refused or broken off, by reason.
     pub refused: BTreeMap<Refusal, u64>,
 }
 
@@ -86,13 +96,30 @@ struct Peer {
     dialler: JoinHandle<()>,
 }
 
+/// What is known of a node from its hellos.
+struct Known {
+    /// Its latest life.
+    incarnation: Incarnation,
+    /// Its present inbound connection; 0 before the first.
+    number: u64,
+    /// The task that reads it.
+    reader: Option<AbortHandle>,
+}
+
+/// Inbound connections that have not said hello, in the order in which they came.
+#[derive(Default)]
+struct Arriving {
+    last: u64,
+    readers: BTreeMap<u64, AbortHandle>,
+}
+
 struct Shared {
     config: NetConfig,
     handle: Handle,
     life: OnceLock<Life>,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
-    /// Latest life seen of each node, and the number of its present inbound connection.
-    lives: Mutex<BTreeMap<NodeId, (Incarnation, u64)>>,
+    lives: Mutex<BTreeMap<NodeId, Known>>,
+    arriving: Mutex<Arriving>,
     counters: Counters,
 }
 
@@ -120,6 +147,7 @@ impl NetTransport {
             life: OnceLock::new(),
             peers: Mutex::default(),
             lives: Mutex::default(),
+            arriving: Mutex::default(),
             counters: Counters::default(),
         };
         let (listeners, tasks) = (Mutex::new(listeners), Mutex::default());
@@ -239,7 +267,7 @@ impl Transport for NetTransport {
 impl Shared {
     fn refuse(&self, reason: Refusal, who: &str) {
         *self.counters.refused.lock().entry(reason).or_insert(0) += 1;
-        tracing::warn!(?reason, who, "connection refused");
+        tracing::warn!(?reason, who, "connection refused or broken off");
     }
 
     fn check(&self, hello: &Hello, expected: Option<NodeId>) -> Result<(), Refusal> {
@@ -250,12 +278,54 @@ impl Shared {
             return Err(Refusal::Node);
         }
         let mut lives = self.lives.lock();
-        let latest = lives.entry(hello.node).or_insert((hello.incarnation, 0));
-        if hello.incarnation < latest.0 {
+        let known = lives.entry(hello.node).or_insert(Known {
+            incarnation: hello.incarnation,
+            number: 0,
+            reader: None,
+        });
+        if hello.incarnation < known.incarnation {
             return Err(Refusal::Stale);
         }
-        latest.0 = hello.incarnation;
+        known.incarnation = hello.incarnation;
         Ok(())
+    }
+
+    /// Reads a connection that was accepted, unless others without a hello push it out.
+    fn arrive(self: &Arc<Self>, stream: Stream) {
+        let mut arriving = self.arriving.lock();
+        arriving.last += 1;
+        let number = arriving.last;
+        let reader = self.handle.spawn(serve(self.clone(), stream, number));
+        arriving.readers.insert(number, reader.abort_handle());
+        if arriving.readers.len() > ARRIVING_MAX {
+            let (_, oldest) = arriving.readers.pop_first().expect("there are many");
+            drop(arriving);
+            oldest.abort();
+            self.refuse(Refusal::Crowded, "inbound");
+        }
+    }
+
+    /// A peer has said who it is on the connection that arrived under this number: the connection before ends.
+    /// None when the connection is to end itself.
+    fn take_over(&self, hello: &Hello, arrived: u64) -> Option<u64> {
+        let reader = self.arriving.lock().readers.remove(&arrived)?;
+        let number = self.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut lives = self.lives.lock();
+        let known = lives
+            .get_mut(&hello.node)
+            .filter(|known| known.incarnation == hello.incarnation)?;
+        known.number = number;
+        if let Some(earlier) = known.reader.replace(reader) {
+            earlier.abort();
+        }
+        Some(number)
+    }
+
+    /// Whether this is the present connection of that life.
+    fn is_latest(&self, hello: &Hello, number: u64) -> bool {
+        let lives = self.lives.lock();
+        let known = lives.get(&hello.node);
+        known.is_some_and(|known| known.incarnation == hello.incarnation && known.number == number)
     }
 
     fn disconnected(&self, hello: &Hello) {
@@ -279,7 +349,7 @@ async fn read_hello(stream: &mut Stream) -> Result<Hello, Refusal> {
 async fn accept(shared: Arc<Shared>, listener: Listener) {
     loop {
         match listener.accept().await {
-            Ok(stream) => drop(shared.handle.spawn(serve(shared.clone(), stream))),
+            Ok(stream) => shared.arrive(stream),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -289,59 +359,71 @@ async fn accept(shared: Arc<Shared>, listener: Listener) {
 }
 
 /// Reads what a peer that dialled us sends.
-async fn serve(shared: Arc<Shared>, mut stream: Stream) {
+async fn serve(shared: Arc<Shared>, mut stream: Stream, arrived: u64) {
     let life = shared.life.get().expect("connections begin after the start");
-    let hello = match read_hello(&mut stream).await {
+    let hello = read_hello(&mut stream).await;
+    let hello = hello.and_then(|hello| shared.check(&hello, None).map(|()| hello));
+    let hello = match hello {
         Ok(hello) => hello,
-        Err(reason) => return shared.refuse(reason, "inbound"),
+        Err(reason) => {
+            shared.arriving.lock().readers.remove(&arrived);
+            return shared.refuse(reason, "inbound");
+        }
     };
-    if let Err(reason) = shared.check(&hello, None) {
-        return shared.refuse(reason, "inbound");
-    }
-    if stream.write_all(&encode_hello(&life.hello)).await.is_err() {
+    let Some(number) = shared.take_over(&hello, arrived) else {
         return;
-    }
-    let number = shared.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
-    shared
-        .lives
-        .lock()
-        .insert(hello.node, (hello.incarnation, number));
-    if let Err(reason) = read_frames(&shared, life, &hello, stream).await {
+    };
+    if stream.write_all(&encode_hello(&life.hello)).await.is_ok()
+        && let Err(reason) = read_frames(&shared, life, &hello, stream).await
+    {
         shared.refuse(reason, "inbound frame");
     }
-    // A later connection of the peer has taken over: nothing to tell.
-    let is_latest = shared.lives.lock().get(&hello.node) == Some(&(hello.incarnation, number));
-    if is_latest {
+    // When a later connection of the peer has taken over, there is nothing to tell.
+    if shared.is_latest(&hello, number) {
         shared.disconnected(&hello);
     }
 }
 
 async fn read_frames(shared: &Shared, life: &Life, hello: &Hello, stream: Stream) -> Result<(), Refusal> {
     let mut reader = BufReader::with_capacity(64 << 10, stream);
-    let mut header = [0; HEADER];
-    while reader.read_exact(&mut header).await.is_ok() {
-        let (service, length) = decode_header(&header)?;
-        let mut body = vec![0; length];
-        if reader.read_exact(&mut body).await.is_err() {
-            break;
+    let count = |counter: &AtomicU64, more: usize| counter.fetch_add(more as u64, Ordering::Relaxed);
+    loop {
+        // Between frames a peer may be silent as long as it lives.
+        if reader.fill_buf().await.map_or(true, <[u8]>::is_empty) {
+            return Ok(());
         }
-        if !body_matches(&header, &body) {
-            return Err(Refusal::Garbage);
-        }
-        shared.counters.received.fetch_add(1, Ordering::Relaxed);
-        shared
-            .counters
-            .received_bytes
-            .fetch_add((HEADER + length) as u64, Ordering::Relaxed);
-        let stale = shared
+        let frame = tokio::time::timeout(shared.config.patience, read_frame(&mut reader)).await;
+        let Some((service, body)) = frame.map_err(|_| Refusal::Stalled)?? else {
+            return Ok(());
+        };
+        count(&shared.counters.received, 1);
+        count(&shared.counters.received_bytes, HEADER + body.len());
+        let latest = shared
             .lives
             .lock()
             .get(&hello.node)
-            .is_none_or(|latest| latest.0 > hello.incarnation);
-        if stale {
+            .map(|known| known.incarnation);
+        if latest != Some(hello.incarnation) {
             return Err(Refusal::Stale);
         }
         life.inbound.receive(hello.node, hello.incarnation, service, body);
     }
-    Ok(())
+}
+
+/// One frame; None when the connection is closed in the middle of it.
+async fn read_frame(reader: &mut BufReader<Stream>) -> Result<Option<(Service, Vec<u8>)>, Refusal> {
+    let mut header = [0; HEADER];
+    if reader.read_exact(&mut header).await.is_err() {
+        return Ok(None);
+    }
+    let (service, length) = decode_header(&header)?;
+    let mut body = vec![0; length];
+    if reader.read_exact(&mut body).await.is_err() {
+        return Ok(None);
+    }
+    if body_matches(&header, &body) {
+        Ok(Some((service, body)))
+    } else {
+        Err(Refusal::Garbage)
+    }
 }

@@ -103,8 +103,11 @@ pub(super) async fn dial(shared: Arc<Shared>, node: NodeId, address: String, que
                 pause = Duration::from_millis(10);
                 told = None;
                 queue.connect(true);
-                carry(&shared, stream, &queue).await;
+                let stalled = carry(&shared, stream, &queue).await;
                 queue.connect(false);
+                if stalled {
+                    shared.refuse(Refusal::Stalled, &address);
+                }
                 shared.disconnected(&hello);
             }
             Err(Some(reason)) if told != Some(reason) => {
@@ -135,15 +138,15 @@ async fn connect(
     Ok((stream, hello))
 }
 
-/// Writes until the connection closes.
-async fn carry(shared: &Shared, stream: Stream, queue: &Queue) {
+/// Writes until the connection closes, or the peer takes nothing for too long. Whether it was that.
+async fn carry(shared: &Shared, stream: Stream, queue: &Queue) -> bool {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let writing = async {
         loop {
             let frames = queue.take().await;
             for batch in frames.chunks(PARTS_MAX / 2) {
-                if write_batch(shared, &mut writer, batch).await.is_err() {
-                    return;
+                if let Err(error) = write_batch(shared, &mut writer, batch).await {
+                    return error.kind() == io::ErrorKind::TimedOut;
                 }
             }
         }
@@ -152,8 +155,8 @@ async fn carry(shared: &Shared, stream: Stream, queue: &Queue) {
     let mut nothing = [0; 1];
     tokio::select! {
         biased;
-        _ = reader.read(&mut nothing) => {}
-        () = writing => {}
+        _ = reader.read(&mut nothing) => false,
+        stalled = writing => stalled,
     }
 }
 
@@ -172,7 +175,8 @@ async fn write_batch(
     }
     let mut parts = &mut parts[..];
     while !parts.is_empty() {
-        let written = writer.write_vectored(parts).await?;
+        let write = writer.write_vectored(parts);
+        let written = tokio::time::timeout(shared.config.patience, write).await??;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }

@@ -24,10 +24,20 @@ fn node(id: u8) -> NodeId {
 }
 
 async fn end(id: u8, group: u8, listen: &str) -> (Arc<NetTransport>, mpsc::UnboundedReceiver<Seen>) {
+    end_with(id, group, listen, PATIENCE).await
+}
+
+async fn end_with(
+    id: u8,
+    group: u8,
+    listen: &str,
+    patience: Duration,
+) -> (Arc<NetTransport>, mpsc::UnboundedReceiver<Seen>) {
     let config = NetConfig {
         me: node(id),
         group: [group; 16],
         listen: vec![listen.to_owned()],
+        patience,
     };
     let transport = NetTransport::bind(config).await.unwrap();
     let (sender, receiver) = mpsc::unbounded_channel();
@@ -123,6 +133,171 @@ async fn strangers_and_garbage_are_refused_and_counted() {
         .all(|reason| one.counters().refused.contains_key(reason))
     {
         tokio::task::yield_now().await;
+    }
+}
+
+/// A patience that a test can outlast.
+const SHORT: Duration = Duration::from_millis(150);
+
+/// A connection to `transport` of somebody who has said that it is node `id`.
+async fn introduced(transport: &NetTransport, id: u8) -> TcpStream {
+    let hello = Hello {
+        group: [7; 16],
+        node: node(id),
+        incarnation: Incarnation(1),
+    };
+    let mut stream = TcpStream::connect(&transport.addresses()[0]).await.unwrap();
+    stream.write_all(&encode_hello(&hello)).await.unwrap();
+    let mut answer = [0; HELLO];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert!(decode_hello(&answer).is_ok());
+    stream
+}
+
+fn frame_of(service: Service, body: &[u8]) -> Vec<u8> {
+    [&frame::encode_header(service, body), body].concat()
+}
+
+async fn is_closed(mut stream: TcpStream) {
+    // Closed, or reset because not everything was read.
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+}
+
+async fn counted(transport: &NetTransport, reason: Refusal, least: u64) {
+    while transport
+        .counters()
+        .refused
+        .get(&reason)
+        .is_none_or(|count| *count < least)
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn half_a_frame_and_then_silence_ends_the_connection_and_silence_between_frames_does_not() {
+    let (one, mut inbox) = end_with(1, 7, "127.0.0.1:0", SHORT).await;
+    let whole = frame_of(Service::Pages, &[5; 3000]);
+    let mut patient = introduced(&one, 2).await;
+    patient.write_all(&whole).await.unwrap();
+    next_of(Service::Pages, &mut inbox).await;
+    for (already, part) in [1, HEADER, HEADER + 1, whole.len() - 1].into_iter().enumerate() {
+        let mut stream = introduced(&one, 3).await;
+        stream.write_all(&whole[..part]).await.unwrap();
+        is_closed(stream).await;
+        counted(&one, Refusal::Stalled, already as u64 + 1).await;
+    }
+    // Several times the patience has passed.
+    patient.write_all(&whole).await.unwrap();
+    let (from, ..) = next_of(Service::Pages, &mut inbox).await;
+    assert_eq!(from, node(2));
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_nothing_is_hung_up_on_and_dialled_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (one, mut inbox) = end_with(1, 7, "127.0.0.1:0", SHORT).await;
+    one.set_peers(vec![(node(2), listener.local_addr().unwrap().to_string())]);
+    let hello = Hello {
+        group: [7; 16],
+        node: node(2),
+        incarnation: Incarnation(1),
+    };
+    let mut kept = Vec::new();
+    for life in 1..=2 {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(&encode_hello(&hello)).await.unwrap();
+        kept.push(stream);
+        while one.counters().refused.get(&Refusal::Stalled) != Some(&life) {
+            one.send(node(2), Service::Pages, vec![0; 1 << 20]);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(matches!(inbox.recv().await, Some(Seen::Disconnected(peer)) if peer == node(2)));
+    }
+}
+
+#[tokio::test]
+async fn connections_without_a_hello_are_bounded_and_keep_nobody_out() {
+    let (one, mut inbox) = end(1, 7, "127.0.0.1:0").await;
+    let mut silent = Vec::new();
+    for _ in 0..ARRIVING_MAX + 20 {
+        silent.push(TcpStream::connect(&one.addresses()[0]).await.unwrap());
+    }
+    counted(&one, Refusal::Crowded, 20).await;
+    let mut peer = introduced(&one, 2).await;
+    peer.write_all(&frame_of(Service::Engine, &[1])).await.unwrap();
+    next_of(Service::Engine, &mut inbox).await;
+    for oldest in silent.drain(..20) {
+        is_closed(oldest).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_connection_of_a_node_ends_the_one_before() {
+    let (one, mut inbox) = end(1, 7, "127.0.0.1:0").await;
+    let first = introduced(&one, 2).await;
+    let mut second = introduced(&one, 2).await;
+    is_closed(first).await;
+    second.write_all(&frame_of(Service::Engine, &[1])).await.unwrap();
+    assert!(
+        matches!(inbox.recv().await, Some(Seen::Message(..))),
+        "nobody is told of the end of the first"
+    );
+    drop(second);
+    assert!(matches!(inbox.recv().await, Some(Seen::Disconnected(_))));
+}
+
+/// Any bytes: whole frames are delivered as they are, the first that is none ends the connection with a counted reason, and the
+/// transport goes on.
+#[tokio::test]
+async fn streams_of_any_bytes_are_delivered_up_to_the_first_fault() {
+    let (one, mut inbox) = end_with(1, 7, "127.0.0.1:0", SHORT).await;
+    let mut state = 41u64;
+    let mut below = move |limit: u64| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % limit
+    };
+    for round in 0..300u64 {
+        let mut stream = introduced(&one, 2).await;
+        let frames: Vec<Vec<u8>> = (0..1 + below(3))
+            .map(|_| {
+                let length = below(40) as usize;
+                let body: Vec<u8> = (0..length).map(|_| below(256) as u8).collect();
+                frame_of(Service::from_byte(1 + below(4) as u8).unwrap(), &body)
+            })
+            .collect();
+        let good = frames.concat();
+        let mut bytes = good.clone();
+        let at = below(bytes.len() as u64) as usize;
+        match below(3) {
+            0 => bytes[at] ^= 1 << below(8),
+            1 => bytes.truncate(at),
+            _ => bytes[at..].fill_with(|| below(256) as u8),
+        }
+        // It may be closed before everything is written.
+        let _ = stream.write_all(&bytes).await;
+        let _ = stream.shutdown().await;
+        is_closed(stream).await;
+        let same = bytes.iter().zip(&good).take_while(|(a, b)| a == b).count();
+        let mut whole = 0;
+        let intact = frames.iter().take_while(|frame| {
+            whole += frame.len();
+            whole <= same
+        });
+        for frame in intact {
+            let seen = inbox.recv().await;
+            let Some(Seen::Message(_, _, service, body)) = seen else {
+                panic!("round {round}: a whole frame is missing");
+            };
+            assert_eq!(frame_of(service, &body), *frame, "round {round}");
+        }
+        let end = inbox.recv().await;
+        assert!(
+            matches!(end, Some(Seen::Disconnected(_))),
+            "round {round}: more than the whole frames"
+        );
     }
 }
 

@@ -4,6 +4,7 @@
 //! killed by their process id; what was made is taken away unless the test failed.
 
 mod bad_input;
+mod bad_peer;
 mod clients;
 mod damage;
 mod definitions;

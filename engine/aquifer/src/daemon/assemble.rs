@@ -12,7 +12,7 @@ use aquifer_dss::device::{FileDevice, OpenMode, open_device};
 use aquifer_dss::fence::{Descriptor, LocalFencer};
 use aquifer_dss::group::VolumeGroup;
 use aquifer_dss::membership::{Addresses, MembershipError, SlotView};
-use aquifer_dss::net::{NetConfig, NetTransport};
+use aquifer_dss::net::{NetConfig, NetTransport, PATIENCE, Refusal};
 use aquifer_dss::seam::{BlockDevice, Inbound, Runtime};
 use aquifer_dss::tokio_runtime::TokioRuntime;
 use aquifer_dss_proto::{Incarnation, Instant, NodeId};
@@ -77,6 +77,7 @@ async fn listen(settings: &NodeSettings, group: [u8; 16]) -> Result<Arc<NetTrans
         me: settings.id,
         group,
         listen: vec![settings.peer.to_string()],
+        patience: PATIENCE,
     };
     NetTransport::bind(config).await.map_err(|e| {
         Failure::unavailable(format!(
@@ -265,7 +266,12 @@ impl Running {
             ("net_frames_received", net.received.0),
             ("net_bytes_received", net.received.1),
             ("net_dropped", net.dropped),
+            ("net_connections", net.connections),
         ];
+        let refused = Refusal::ALL.into_iter().map(|reason| {
+            let count = net.refused.get(&reason).copied().unwrap_or_default();
+            (format!("net_refused_{}", reason.name()), count)
+        });
         let waits = self
             .node
             .engine()
@@ -283,6 +289,7 @@ impl Running {
             values: values
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
+                .chain(refused)
                 .chain(waits)
                 .collect(),
         }

@@ -121,6 +121,7 @@ pub struct Node {
 pub struct Cluster {
     /// In order of id.
     pub nodes: BTreeMap<u8, Node>,
+    tcp: bool,
     /// After the nodes, so that it goes when they are dead.
     pub place: Place,
 }
@@ -141,7 +142,16 @@ impl Cluster {
         ]);
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let nodes = BTreeMap::new();
-        Self { nodes, place }
+        Self {
+            nodes,
+            tcp: false,
+            place,
+        }
+    }
+
+    /// Nodes that are started from now on talk to each other over TCP.
+    pub fn peers_over_tcp(&mut self) {
+        self.tcp = true;
     }
 
     /// The device file.
@@ -159,7 +169,11 @@ impl Cluster {
     /// `node start` with everything of its own, to be spawned; `more` may repeat a flag.
     pub fn start_command(&self, id: u8, life: &str) -> Command {
         let file = |kind: &str| self.place.file(&format!("{id}{life}.{kind}"));
-        let peer = format!("unix:{}", file("peer"));
+        let peer = if self.tcp {
+            "127.0.0.1:0".to_owned()
+        } else {
+            format!("unix:{}", file("peer"))
+        };
         let mut command = command(&["node", "start", "--sql", "127.0.0.1:0", "--buffer", "16M"]);
         command.args([
             "--id",
@@ -206,6 +220,27 @@ impl Cluster {
         let mut dead: Vec<Node> = ids.iter().map(|id| self.nodes.remove(id).unwrap()).collect();
         for node in &mut dead {
             node.process.0.kill().unwrap();
+        }
+    }
+
+    /// Sends a signal to a node.
+    pub fn signal(&self, id: u8, signal: &str) {
+        let pid = self.nodes[&id].process.0.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.unwrap().success(), "SIG{signal} to node {id}");
+    }
+
+    /// Waits until a node's process has ended; whether by SIGKILL.
+    pub fn was_killed(&mut self, id: u8) -> bool {
+        use std::os::unix::process::ExitStatusExt;
+        let mut node = self.nodes.remove(&id).unwrap();
+        let begun = std::time::Instant::now();
+        loop {
+            if let Some(status) = node.process.0.try_wait().unwrap() {
+                return status.signal() == Some(9);
+            }
+            assert!(begun.elapsed() < LIMIT, "node {id} goes on");
+            std::thread::yield_now();
         }
     }
 

@@ -4,7 +4,7 @@
 use crate::failure::Failure;
 use aquifer_buffer_pool::testing::{MemoryStore, NullRedo};
 use aquifer_buffer_pool::{Hold, Lsn, Mode, PAGE_SIZE, PageId, Pool, PoolConfig, Psn};
-use aquifer_dss::net::{NetConfig, NetTransport};
+use aquifer_dss::net::{self, NetConfig, NetTransport};
 use aquifer_dss::seam::{Inbound, Runtime, Service, Transport};
 use aquifer_dss::tokio_runtime::TokioRuntime;
 use aquifer_dss_proto::{FileId, Incarnation, Member, NodeId, NodeSet, View};
@@ -60,6 +60,7 @@ impl End {
             me: node,
             group: [7; 16],
             listen,
+            patience: net::PATIENCE,
         };
         let transport = NetTransport::bind(config).await.map_err(|e| {
             Failure::failed(format!(

@@ -1,0 +1,262 @@
+//! Whoever talks to a node on its peer address without being a peer of it is refused for a reason that is counted, and a node that
+//! stops in the middle of everything is replaced.
+
+use super::rig::{Cluster, LIMIT, Session, run};
+use aquifer_dss_proto::envelope::crc32c;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+trait Wire: Read + Write {}
+impl<T: Read + Write> Wire for T {}
+
+/// A connection to a peer address, as a node says it: `unix:PATH` or `HOST:PORT`.
+fn connect(address: &str) -> Box<dyn Wire> {
+    if let Some(path) = address.strip_prefix("unix:") {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        return Box::new(stream);
+    }
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    Box::new(stream)
+}
+
+/// What a peer says first (`dss/src/net/frame.rs`).
+struct Hello {
+    version: u16,
+    group: [u8; 16],
+    node: u8,
+    incarnation: u64,
+}
+
+impl Hello {
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 64];
+        bytes[..8].copy_from_slice(b"AQUIFER\x01");
+        bytes[8..10].copy_from_slice(&self.version.to_le_bytes());
+        bytes[10] = self.node;
+        bytes[16..32].copy_from_slice(&self.group);
+        bytes[32..40].copy_from_slice(&self.incarnation.to_le_bytes());
+        let crc = crc32c(&[&bytes[..60]]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+}
+
+fn frame(service: u8, announced: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = announced.to_le_bytes().to_vec();
+    bytes.extend([service, 0, 0, 0]);
+    let crc = crc32c(&[&bytes, body]);
+    bytes.extend(crc.to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+fn counters(session: &Session) -> BTreeMap<String, u64> {
+    let rows = session
+        .rows("select name, value from aquifer.counters order by name")
+        .unwrap();
+    let pair = |row: &String| {
+        let (name, value) = row.split_once('|').unwrap();
+        (name.to_owned(), value.parse().unwrap())
+    };
+    rows.iter().map(pair).collect()
+}
+
+fn group_of(cluster: &Cluster) -> [u8; 16] {
+    let status = status(cluster, 1);
+    let digits: String = status["uuid"].as_str().unwrap().replace('-', "");
+    let byte = |at: usize| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap();
+    std::array::from_fn(byte)
+}
+
+fn status(cluster: &Cluster, id: u8) -> serde_json::Value {
+    let admin = cluster.place.file(&format!("{id}.admin"));
+    let status = run(&["cluster", "status", "-o", "json", "--admin", &admin]);
+    serde_json::from_slice(&status.stdout).unwrap()
+}
+
+/// Each stranger by what he is refused for, and what he sends.
+fn strangers(group: [u8; 16]) -> Vec<(&'static str, Vec<u8>)> {
+    let good = |node| Hello {
+        version: 1,
+        group,
+        node,
+        incarnation: 1,
+    };
+    let other_version = Hello {
+        version: 2,
+        ..good(9)
+    };
+    let other_group = Hello {
+        group: [0xAB; 16],
+        ..good(9)
+    };
+    let earlier_life = Hello {
+        incarnation: 0,
+        ..good(2)
+    };
+    let after_hello = |more: Vec<u8>| [good(9).bytes(), more].concat();
+    let noise: Vec<u8> = (0..4096_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let mut altered = frame(3, 8, &[1; 8]);
+    altered[15] ^= 1;
+    vec![
+        ("version", other_version.bytes()),
+        ("group", other_group.bytes()),
+        ("node", good(1).bytes()),
+        ("stale", earlier_life.bytes()),
+        ("garbage", good(65).bytes()),
+        ("garbage", noise),
+        ("garbage", after_hello(frame(9, 0, &[]))),
+        ("garbage", after_hello(altered)),
+        ("too_long", after_hello(frame(3, u32::MAX, &[1; 64]))),
+        ("timeout", good(9).bytes()[..30].to_vec()),
+        ("stalled", after_hello(frame(3, 4096, &[1; 64]))),
+    ]
+}
+
+fn strangers_are_refused(cluster: &Cluster) {
+    let (one, two) = (cluster.session(1), cluster.session(2));
+    one.one("create table t (id int primary key, v int)");
+    one.one("insert into t values (1, 0)");
+    let address = one.one("select peer from aquifer.nodes where id = 1");
+    let before = counters(&one);
+    let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
+    for (reason, bytes) in strangers(group_of(cluster)) {
+        let mut stranger = connect(&address);
+        // It may be closed before everything is written; then the rest of the reading says so too.
+        let _ = stranger.write_all(&bytes);
+        let mut answer = Vec::new();
+        let begun = Instant::now();
+        let _ = stranger.read_to_end(&mut answer);
+        assert!(begun.elapsed() < LIMIT, "{reason}: the connection stays");
+        *expected.entry(reason).or_default() += 1;
+    }
+    // Well-formed frames of somebody who is in no view: whatever they say changes nothing.
+    let mut stranger = connect(&address);
+    let hello = Hello {
+        version: 1,
+        group: group_of(cluster),
+        node: 9,
+        incarnation: 7,
+    };
+    stranger.write_all(&hello.bytes()).unwrap();
+    for service in 1..=4 {
+        for byte in 0..=255 {
+            stranger.write_all(&frame(service, 40, &[byte; 40])).unwrap();
+        }
+    }
+    drop(stranger);
+    let after = counters(&one);
+    for (reason, count) in expected {
+        let name = format!("net_refused_{reason}");
+        assert_eq!(after[&name] - before[&name], count, "{name}");
+    }
+    assert_eq!(two.one("update t set v = 1 where id = 1; select v from t"), "1");
+    assert_eq!(one.one("select v from t"), "1");
+    assert_eq!(status(cluster, 1)["verdict"], "healthy");
+}
+
+#[test]
+fn strangers_are_refused_with_a_counted_reason_over_unix_sockets() {
+    strangers_are_refused(&Cluster::of("strangers", 2));
+}
+
+#[test]
+fn strangers_are_refused_with_a_counted_reason_over_tcp() {
+    let mut cluster = Cluster::new("strangers-tcp");
+    cluster.peers_over_tcp();
+    cluster.start(&[1, 2]);
+    strangers_are_refused(&cluster);
+}
+
+/// What one client did: acknowledged and unknown updates, and the longest that a statement took.
+#[derive(Default)]
+struct Done {
+    acknowledged: u64,
+    unknown: u64,
+    longest: Duration,
+}
+
+/// Updates the few rows of `hot` one after another until it is told to stop, or its node is gone.
+fn update_until(session: Session, first: u64, stop: &AtomicBool) -> Done {
+    let mut done = Done::default();
+    for step in first.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let begun = Instant::now();
+        match session.rows(&format!("update hot set v = v + 1 where id = {}", step % 8)) {
+            Ok(_) => done.acknowledged += 1,
+            Err(error) => {
+                done.unknown += 1;
+                if error.is_closed() {
+                    break;
+                }
+            }
+        }
+        done.longest = done.longest.max(begun.elapsed());
+    }
+    done
+}
+
+/// A process that is stopped holds rows, pages and homes, and its sockets stay open. The others go on without it as soon as its lease
+/// allows it, and it does no harm when it is continued: it was killed before anything that it had was given to others.
+#[test]
+fn a_node_that_is_stopped_under_load_is_replaced_within_its_lease() {
+    let mut cluster = Cluster::of("stopped", 3);
+    let one = cluster.session(1);
+    one.one("create table hot (id int primary key, v bigint)");
+    for id in 0..8 {
+        one.one(&format!("insert into hot values ({id}, 0)"));
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (1..=3)
+        .map(|id| {
+            let (session, stop) = (cluster.session(id), stop.clone());
+            std::thread::spawn(move || update_until(session, u64::from(id) * 3, &stop))
+        })
+        .collect();
+    let sum = || one.one("select sum(v) from hot").parse::<u64>().unwrap();
+    let wait_for = |least: u64| {
+        let begun = Instant::now();
+        while sum() < least {
+            assert!(begun.elapsed() < LIMIT, "updates do not go on");
+        }
+    };
+    wait_for(200);
+    cluster.signal(3, "STOP");
+    let stopped = Instant::now();
+    while one.one("select member from aquifer.nodes where id = 3") != "f" {
+        assert!(stopped.elapsed() < LIMIT, "the stopped node stays a member");
+    }
+    let excluded = stopped.elapsed();
+    wait_for(sum() + 100);
+    cluster.signal(3, "CONT");
+    assert!(cluster.was_killed(3), "a fenced node is a dead one");
+    cluster.start(&[3]);
+    let three = cluster.session(3);
+    three.one("update hot set v = v + 1 where id = 1");
+    stop.store(true, Ordering::Relaxed);
+    let done: Vec<Done> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+    let longest = done[..2].iter().map(|done| done.longest).max().unwrap();
+    eprintln!("excluded after {excluded:?}; longest statement of the others {longest:?}");
+    let acknowledged = 1 + done.iter().map(|done| done.acknowledged).sum::<u64>();
+    let unknown: u64 = done.iter().map(|done| done.unknown).sum();
+    let total: u64 = three.one("select sum(v) from hot").parse().unwrap();
+    assert!(
+        (acknowledged..=acknowledged + unknown).contains(&total),
+        "{acknowledged} acknowledged, {unknown} unknown, {total} there"
+    );
+    // Lease 3 s, heartbeat 250 ms and longest I/O 1 s make 4.3 s; the rest is for a machine that does other things too.
+    assert!(excluded > Duration::from_secs(3), "excluded after {excluded:?}");
+    assert!(excluded < Duration::from_secs(10), "excluded after {excluded:?}");
+    assert!(longest < Duration::from_secs(15), "a statement took {longest:?}");
+}
