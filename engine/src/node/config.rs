@@ -11,6 +11,10 @@ use aquifer_dss_proto::{Incarnation, NodeId};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Least pages of memory of a node: a step holds five pages at most (a split of the root: the root, two fresh pages and space maps), and there
+/// must be room for a page of another step, which is on its way meanwhile.
+pub const LEAST_FRAMES: usize = 8;
+
 /// Sizes and times of a node.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {

@@ -12,7 +12,7 @@ mod redo;
 mod router;
 mod status;
 
-pub use config::{Links, NodeConfig, Seams};
+pub use config::{LEAST_FRAMES, Links, NodeConfig, Seams};
 pub use redo::NodeRedo;
 pub use router::Router;
 pub use status::{NodeStatus, Reform};
@@ -44,6 +44,9 @@ pub enum NodeError {
     /// The node cannot become a member.
     #[error(transparent)]
     Membership(#[from] MembershipError),
+    /// It has memory for fewer than [`LEAST_FRAMES`] pages.
+    #[error("memory for {0} pages is too little: a node needs {LEAST_FRAMES} at least")]
+    Memory(usize),
 }
 
 /// A clean stop waits so long for others to write back what this node changed.
@@ -84,6 +87,9 @@ impl Node {
             fencer,
             router,
         } = seams;
+        if config.pool.frames < LEAST_FRAMES {
+            return Err(NodeError::Memory(config.pool.frames));
+        }
         let group = VolumeGroup::open(runtime.clone(), devices.clone(), config.id).await?;
         let membership = Membership::start(
             runtime.clone(),

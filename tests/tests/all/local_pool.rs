@@ -1,7 +1,7 @@
-//! What a node's own memory does for it: scans of what is not there, and work with next to no memory.
+//! A node's own memory: scans of what is not in it, and work with next to none.
 
 use aquifer_dss_proto::NodeId;
-use aquifer_engine::node::Node;
+use aquifer_engine::node::{LEAST_FRAMES, Node};
 use aquifer_engine::{Engine, Error, Isolation, TreeId};
 use aquifer_tests::sim::{Cluster, ClusterOptions, World, release_panics};
 use aquifer_tests::swarm::Tuning;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const ROWS: u32 = 3000;
 
-/// What `work` answers at the one node of a cluster, with `frames` pages of memory.
+/// What `work` answers at the one node of a cluster, with `frames` pages of memory. The world fails when nothing can go on any more.
 fn on_one_node<T, F>(
     frames: usize,
     tuning: Tuning,
@@ -110,4 +110,108 @@ fn a_scan_of_what_is_not_in_memory_overlaps_its_reads() {
             "{fetched} pages instead of {needed}"
         );
     }
+}
+
+/// Accounts of each node, of 900 bytes: eight to a leaf.
+const ACCOUNTS: u32 = 64;
+const BEGINNING: i64 = 1000;
+const WORKERS: u32 = 16;
+const ROUNDS: u32 = 12;
+
+fn balance(row: &[u8]) -> i64 {
+    i64::from_le_bytes(row[..8].try_into().unwrap())
+}
+
+fn account(balance: i64) -> Vec<u8> {
+    let mut row = vec![1; 900];
+    row[..8].copy_from_slice(&balance.to_le_bytes());
+    row
+}
+
+/// The sum of all balances under one snapshot.
+async fn sum(engine: &Arc<Engine>, accounts: TreeId) -> Result<i64, Error> {
+    let mut txn = engine.begin(Isolation::Snapshot);
+    txn.statement().await?;
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    let rows = txn.scan(accounts, all, false, usize::MAX).await?;
+    Ok(rows.iter().map(|(_, row)| balance(row)).sum())
+}
+
+/// Moves money, in the order of keys so that nobody waits in a circle, and adds rows in places all over the other tree, whose pages split.
+async fn worker(engine: Arc<Engine>, accounts: TreeId, log: TreeId, me: u32) -> Result<(), Error> {
+    for round in 0..ROUNDS {
+        let number = me * ROUNDS + round;
+        let (one, other) = (number * 7 % ACCOUNTS, (number * 29 + 1) % ACCOUNTS);
+        let mut txn = engine.begin(Isolation::ReadCommitted);
+        txn.statement().await?;
+        if one != other {
+            for (key, sign) in [(one.min(other), 1), (one.max(other), -1)] {
+                let change = |row: &[u8]| Some(account(balance(row) + sign * i64::from(round)));
+                txn.update_with(accounts, &key.to_be_bytes(), change).await?;
+            }
+        }
+        for part in 0..2u32 {
+            let place = (2 * number + part).wrapping_mul(0x9E37_79B9);
+            txn.insert(log, &place.to_be_bytes(), &[me as u8; 1500]).await?;
+        }
+        txn.commit().await?;
+        if round % 4 == me % 4 {
+            let expected = i64::from(ACCOUNTS) * BEGINNING;
+            assert_eq!(sum(&engine, accounts).await?, expected);
+        }
+    }
+    Ok(())
+}
+
+async fn made(engine: &Arc<Engine>) -> Result<(TreeId, TreeId), Error> {
+    let (accounts, log) = (engine.create_tree().await?, engine.create_tree().await?);
+    let mut txn = engine.begin(Isolation::ReadCommitted);
+    txn.statement().await?;
+    for number in 0..ACCOUNTS {
+        txn.insert(accounts, &number.to_be_bytes(), &account(BEGINNING))
+            .await?;
+    }
+    txn.commit().await?;
+    Ok((accounts, log))
+}
+
+/// Transfers, splits and scans of many tasks at once, over trees several times as large as memory.
+fn many_tasks_with(frames: usize) {
+    let (evicted, seconds) = on_one_node(frames, Tuning::default(), move |world, node| async move {
+        let engine = node.engine().clone();
+        let begun = world.now();
+        let (accounts, log) = made(&engine).await.unwrap();
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|me| {
+                let (done, end) = tokio::sync::oneshot::channel();
+                let work = worker(engine.clone(), accounts, log, me);
+                let work = Box::pin(async move { drop(done.send(work.await)) });
+                world.spawn(world.life(engine.node()), "worker", work);
+                end
+            })
+            .collect();
+        for end in workers {
+            end.await.unwrap().unwrap();
+        }
+        assert_eq!(rows(&engine, log, true).await.unwrap(), WORKERS * ROUNDS * 2);
+        assert_eq!(
+            sum(&engine, accounts).await.unwrap(),
+            i64::from(ACCOUNTS) * BEGINNING
+        );
+        let evicted = node.pool().counters().evictions;
+        (evicted, (world.now() - begun) / 1_000_000_000)
+    });
+    println!("{frames} frames: {evicted} evictions, {seconds} s");
+    assert!(evicted > 100, "{evicted} evictions");
+    assert!(seconds < 60, "{seconds} s");
+}
+
+#[test]
+fn many_tasks_work_with_64_frames() {
+    many_tasks_with(64);
+}
+
+#[test]
+fn many_tasks_work_with_as_few_frames_as_a_node_takes() {
+    many_tasks_with(LEAST_FRAMES);
 }

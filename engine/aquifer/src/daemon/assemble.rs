@@ -378,6 +378,7 @@ fn start_failure(settings: &NodeSettings, error: &NodeError) -> Failure {
             "node {id} runs already on {}: choose another --id, or stop it with `aquifer node stop {id}`",
             settings.device.display()
         )),
+        NodeError::Memory(_) => Failure::usage(error.to_string()),
         NodeError::Membership(e) => Failure::unavailable(format!("{}: {e}", settings.device.display())),
     }
 }

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 /// Memory for pages when nothing is said.
 const DEFAULT_BUFFER: &str = "256M";
 
+/// 64 pages. The engine works with fewer, but several sessions then wait for each other's frames.
+const LEAST_BUFFER: u64 = 512 << 10;
+
 /// Options of `node start`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct StartOptions {
@@ -122,8 +125,10 @@ fn settle(options: &StartOptions) -> Result<NodeSettings, Failure> {
         .or(file.buffer)
         .unwrap_or_else(|| DEFAULT_BUFFER.into());
     let buffer = parse_size(&buffer).map_err(Failure::usage)?;
-    if buffer < 1 << 20 {
-        return Err(Failure::usage("--buffer must be at least 1M"));
+    if buffer < LEAST_BUFFER {
+        return Err(Failure::usage(format!(
+            "--buffer {buffer} is too little: at least 512K, which is 64 pages"
+        )));
     }
     let admin = match options.admin.clone().or(file.admin) {
         Some(text) => match Address::parse(&text) {
@@ -243,5 +248,8 @@ mod tests {
             Exit::Refused
         );
         assert_eq!(exit("--id 1 --device /tmp/d --sql 127.0.0.1:0"), Exit::Usage);
+        let line = "--id 1 --device /tmp/d --sql 127.0.0.1:0 --peer unix:/tmp/p --buffer";
+        assert_eq!(exit(&format!("{line} 511K")), Exit::Usage);
+        assert!(settle_line(&format!("{line} 512K")).is_ok());
     }
 }

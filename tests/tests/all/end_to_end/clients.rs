@@ -88,17 +88,35 @@ fn psql_sees_one_database_on_every_node() {
 
 #[test]
 fn pgbench_runs_on_two_nodes_at_once_and_the_balances_agree() {
-    let cluster = Cluster::of("pgbench", 2);
+    let loads: [&[&str]; 3] = [
+        &["-n", "-M", "prepared", "-c", "4", "-t", "60"],
+        &["-n", "-M", "simple", "-c", "4", "-t", "40"],
+        &["-n", "-S", "-c", "4", "-t", "200"],
+    ];
+    two_nodes_agree(Cluster::of("pgbench", 2), &loads, 2 * 4 * (60 + 40));
+}
+
+/// The tables are twenty times as large as memory, and eight sessions at each node want pages at once.
+#[test]
+fn pgbench_runs_with_64_pages_of_memory() {
+    let mut cluster = Cluster::new("pgbench64");
+    cluster.buffer = "512K";
+    cluster.start(&[1, 2]);
+    let loads: [&[&str]; 2] = [
+        &["-n", "-M", "prepared", "-c", "8", "-t", "25"],
+        &["-n", "-S", "-c", "8", "-t", "50"],
+    ];
+    two_nodes_agree(cluster, &loads, 2 * 8 * 25);
+}
+
+/// Each load runs on both nodes at once; all together make `transfers` transactions, and then all sums are equal.
+fn two_nodes_agree(cluster: Cluster, loads: &[&[&str]], transfers: u32) {
     let Some(filling) = pgbench(&cluster, 1, &["-i", "-q", "-s", "1"]) else {
         return;
     };
     let filled = filling.wait_with_output().unwrap();
     assert!(filled.status.success(), "{}", text(&filled.stderr));
-    for load in [
-        &["-n", "-M", "prepared", "-c", "4", "-t", "60"][..],
-        &["-n", "-M", "simple", "-c", "4", "-t", "40"],
-        &["-n", "-S", "-c", "4", "-t", "200"],
-    ] {
+    for load in loads {
         let both = [1, 2].map(|node| pgbench(&cluster, node, load).unwrap());
         for run in both {
             let run = run.wait_with_output().unwrap();
@@ -113,7 +131,7 @@ fn pgbench_runs_on_two_nodes_at_once_and_the_balances_agree() {
     let session = cluster.session(2);
     assert_eq!(
         session.one("select count(*) from pgbench_history"),
-        (2 * 4 * (60 + 40)).to_string()
+        transfers.to_string()
     );
     let sum = |column: &str, table: &str| session.one(&format!("select sum({column}) from pgbench_{table}"));
     let history = sum("delta", "history");

@@ -124,6 +124,8 @@ pub struct Cluster {
     tcp: bool,
     /// After the nodes, so that it goes when they are dead.
     pub place: Place,
+    /// Memory for pages of each node that is started.
+    pub buffer: &'static str,
 }
 
 impl Cluster {
@@ -146,6 +148,7 @@ impl Cluster {
             nodes,
             tcp: false,
             place,
+            buffer: "16M",
         }
     }
 
@@ -174,7 +177,7 @@ impl Cluster {
         } else {
             format!("unix:{}", file("peer"))
         };
-        let mut command = command(&["node", "start", "--sql", "127.0.0.1:0", "--buffer", "16M"]);
+        let mut command = command(&["node", "start", "--sql", "127.0.0.1:0", "--buffer", self.buffer]);
         command.args([
             "--id",
             &id.to_string(),
