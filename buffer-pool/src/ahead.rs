@@ -59,7 +59,7 @@ impl Pool {
 mod tests {
     use super::*;
     use crate::testing::{MemoryNetwork, MemoryStore, NullRedo, SoloPool, TestClock};
-    use crate::{Hold, PoolConfig};
+    use crate::{Hold, Lsn, PoolConfig, Psn};
     use aquifer_dss::seam::Runtime;
     use aquifer_dss_proto::{FileId, Incarnation, Member, NodeId, NodeSet, View};
     use std::time::Duration;
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_another_node_owns_is_left_to_it() {
+    fn a_page_that_another_node_changes_is_left_to_it() {
         let clock = TestClock::default();
         let network = MemoryNetwork::new(Arc::new(clock.clone()));
         let store = Arc::new(MemoryStore::default());
@@ -165,7 +165,9 @@ mod tests {
         let owned = Arc::default();
         clock.block_on(async {
             // The home learns who owns it a moment later.
-            drop(pools[0].acquire(page(0), Mode::Exclusive).await);
+            let hold = pools[0].acquire(page(0), Mode::Exclusive).await;
+            pools[0].write(page(0)).unwrap().finish(Psn(1), Lsn(0));
+            drop(hold);
             clock.sleep(Duration::from_millis(5)).await;
             pools[1].prefetch(&[page(1), page(0)], &owned);
             clock.sleep(Duration::from_millis(5)).await;

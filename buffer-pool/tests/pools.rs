@@ -755,6 +755,22 @@ fn a_reader_has_a_copy_and_the_owner_keeps_its_page() {
     assert_eq!(reader.counters().transfers_in, 0);
 }
 
+/// A table that was loaded at one node and is read at others is not copied again and again.
+#[test]
+fn a_page_that_is_not_changed_any_more_is_not_copied() {
+    let cluster = Cluster::new(3, 8);
+    let (owner, reader) = (cluster.pools[&id(1)].clone(), cluster.pools[&id(2)].clone());
+    let (clock, log) = (cluster.clock.clone(), cluster.log.clone());
+    clock.block_on(async {
+        increment(&owner, page(0), &log).await.unwrap();
+        first_copy(&clock, &reader, page(0)).await;
+        clock.sleep(Duration::from_millis(20)).await;
+        assert!(reader.copy(page(0)).await.is_none(), "not changed for a while");
+        increment(&owner, page(0), &log).await.unwrap();
+        assert!(reader.copy(page(0)).await.is_some());
+    });
+}
+
 /// HZ-8: who waits for a copy is told when the view changes, and a copy of the view before is not read any more.
 #[test]
 fn copies_end_with_their_view() {

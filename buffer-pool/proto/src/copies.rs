@@ -13,9 +13,13 @@ use crate::possession::Local;
 use alloc::collections::BTreeMap;
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Epoch, Instant, NodeId};
+use core::time::Duration;
 
 /// Copies of a page that an owner serves between two of its changes. A page that is read more often than that is better Shared.
 const COPIES_PER_CHANGE: u8 = 4;
+/// How long it serves them without a change. A page that is not changed for longer costs its next writer little, measured by what it
+/// does in that time, when readers take it Shared.
+const COPIES_FOR: Duration = Duration::from_millis(10);
 
 /// What a node has asked for.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
@@ -24,11 +28,12 @@ pub(crate) struct Questions {
     open: BTreeMap<Request, PageId>,
 }
 
-/// How many copies an owner served at a PSN.
+/// How many copies an owner served at a PSN, and since when.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub(crate) struct Served {
     psn: Psn,
     copies: u8,
+    since: Instant,
 }
 
 impl<I: Clone, C: Contents> Ownership<I, C> {
@@ -55,8 +60,10 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let Some(local) = self.pages.get(&page).filter(owned) else {
             return false;
         };
-        let Served { psn, copies } = local.served;
-        psn != self.contents.info(page).0.psn || copies < COPIES_PER_CHANGE
+        let Served { psn, copies, since } = local.served;
+        let (info, _) = self.contents.info(page);
+        // What is on storage as it is has not been changed for a while.
+        info.dirty && (psn != info.psn || (copies < COPIES_PER_CHANGE && self.now < since + COPIES_FOR))
     }
 
     /// Owner: answers [`Output::CopyWanted`] with the bytes and their PSN, or with none when it [may not](Self::may_copy).
@@ -72,12 +79,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         match copy {
             Some((image, psn)) => {
                 if let Some(local) = self.pages.get_mut(&page) {
-                    let copies = if local.served.psn == psn {
-                        local.served.copies + 1
-                    } else {
-                        1
-                    };
-                    local.served = Served { psn, copies };
+                    if local.served.psn != psn || local.served.copies == 0 {
+                        let (copies, since) = (0, now);
+                        local.served = Served { psn, copies, since };
+                    }
+                    local.served.copies += 1;
                 }
                 self.send(to, Message::Copy { page, request, psn }, Some(image));
             }
