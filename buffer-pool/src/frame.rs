@@ -354,6 +354,12 @@ impl Frames {
         self.hot.len()
     }
 
+    /// Where the pages are in memory.
+    pub fn address_range(&self) -> std::ops::Range<usize> {
+        let start = self.memory.as_ptr().addr();
+        start..start + self.memory.len()
+    }
+
     #[inline]
     pub fn hot(&self, index: usize) -> &Hot {
         &self.hot[index]

@@ -11,6 +11,7 @@ mod evict;
 mod frame;
 mod guard;
 mod huge_array;
+mod huge_pages;
 mod pool;
 mod repair;
 mod table;
@@ -23,4 +24,5 @@ pub use config::{
 };
 pub use copies::CopyImage;
 pub use guard::{Hold, PageReadGuard, PageWriteGuard};
+pub use huge_pages::PoolMemory;
 pub use pool::Pool;

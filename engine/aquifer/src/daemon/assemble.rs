@@ -231,6 +231,7 @@ impl Running {
     pub fn counters(&self) -> Counters {
         let status = self.node.status();
         let (pool, net) = (status.pool, self.transport.counters());
+        let memory = self.node.pool().memory();
         let (redo_used, redo_ring) = status.redo.unwrap_or_default();
         let values = [
             ("hits", pool.hits),
@@ -242,6 +243,8 @@ impl Running {
             ("copies_in", pool.copies_in),
             ("copies_out", pool.copies_out),
             ("invalidations", pool.invalidations),
+            ("page_memory_bytes", memory.bytes),
+            ("page_memory_huge_bytes", memory.huge_bytes),
             ("write_backs", pool.write_backs),
             ("write_batches", pool.write_batches),
             ("dirty_pages", pool.dirty),

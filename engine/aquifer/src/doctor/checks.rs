@@ -14,7 +14,7 @@ const PROBES: usize = 200;
 
 /// All checks, those of the device only when there is one.
 pub fn all(device: Option<&Path>) -> Vec<Check> {
-    let mut checks = vec![kernel(), io_uring(), clock(), locks(), memory()];
+    let mut checks = vec![kernel(), io_uring(), clock(), locks(), memory(), huge_pages()];
     if let Some(path) = device {
         checks.extend(of_device(path));
     }
@@ -154,6 +154,27 @@ fn memory() -> Check {
         ),
         Some(kib) => Check::new("memory", Level::Ok, format!("{} MiB available", kib / 1024)),
         None => Check::new("memory", Level::Warning, "unknown"),
+    }
+}
+
+/// Nodes ask for transparent huge pages for their page memory.
+fn huge_pages() -> Check {
+    let file = "/sys/kernel/mm/transparent_hugepage/enabled";
+    let given = std::fs::read_to_string(file).unwrap_or_default();
+    // The choice that holds is in brackets.
+    let chosen = given.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    match chosen.map(|(choice, _)| choice) {
+        Some("always" | "madvise") => Check::new("huge pages", Level::Ok, "given to nodes that ask for them"),
+        Some(choice) => Check::new(
+            "huge pages",
+            Level::Warning,
+            format!("`{choice}` in {file}: a large --buffer is slower; write `madvise` there"),
+        ),
+        None => Check::new(
+            "huge pages",
+            Level::Warning,
+            "this kernel gives none: a large --buffer is slower",
+        ),
     }
 }
 
