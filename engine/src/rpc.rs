@@ -20,6 +20,8 @@ use tokio::sync::oneshot;
 /// First wait before a request is sent again; it doubles up to [`RETRANSMIT_MOST`].
 const RETRANSMIT_FIRST: Duration = Duration::from_millis(30);
 const RETRANSMIT_MOST: Duration = Duration::from_millis(480);
+/// Requests of one peer that are remembered. It asks again for the others.
+const SERVED_MAX: usize = 1 << 16;
 
 /// What a node asks another.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -289,6 +291,7 @@ impl Rpc {
                         let response = response.clone();
                         self.send(&state, from, id, Body::Response(response));
                     }
+                    None if peer.served.len() >= SERVED_MAX => {}
                     None => {
                         peer.served.insert(id, Served::Running);
                         drop(state);

@@ -37,6 +37,18 @@ pub struct ScnReply {
     pub horizon: Scn,
 }
 
+impl ScnReply {
+    /// Whether a leader can have given this answer to `fetch` of a node that knew `last` when it asked.
+    pub fn answers(&self, fetch: &ScnFetch, last: Scn) -> bool {
+        let end = self.first.0.checked_add(u64::from(fetch.take));
+        let taken = self.first > Scn(0) && end.is_some_and(|end| end - 1 <= self.current.0);
+        (fetch.take == 0 || taken)
+            && self.current >= last
+            && self.horizon <= self.current
+            && self.current < Scn(u64::MAX)
+    }
+}
+
 /// The issuing side, at the leader.
 #[derive(Clone, Debug)]
 pub struct ScnIssuer {

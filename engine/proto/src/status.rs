@@ -16,13 +16,13 @@ pub struct StatusPlace {
     pub index: u16,
 }
 
-/// Where the status of `txn` is, in the file of its node.
+/// Where the status of `txn` is, in the file of its node. A sequence past the four million million that fit a file, as a peer or a damaged
+/// row may name one, is on a page that no file has.
 pub fn status_place(txn: TxnId) -> StatusPlace {
     let per_page = STATUS_PER_PAGE as u64;
-    let page =
-        u32::try_from(txn.sequence() / per_page + 1).expect("four million million transactions fit the file");
+    let page = u32::try_from(txn.sequence() / per_page + 1);
     StatusPlace {
-        page,
+        page: page.unwrap_or(u32::MAX),
         index: (txn.sequence() % per_page) as u16,
     }
 }
@@ -44,6 +44,7 @@ mod tests {
                 index: STATUS_PER_PAGE as u16 - 1
             }
         );
+        assert_eq!(place((1 << TxnId::SEQUENCE_BITS) - 1).page, u32::MAX);
         assert_eq!(place(per_page), StatusPlace { page: 2, index: 0 });
     }
 }

@@ -24,6 +24,16 @@ impl FinalCache {
         self.young.get(&txn).or_else(|| self.old.get(&txn)).copied()
     }
 
+    /// An answer of a peer. The first stays: who contradicts himself is not believed the second time (TXN-10).
+    pub fn hear(&mut self, txn: TxnId, status: TxnStatus) {
+        match self.get(txn) {
+            Some(known) if known != status => {
+                tracing::warn!(%txn, ?known, ?status, "a peer contradicts what was final");
+            }
+            _ => self.insert(txn, status),
+        }
+    }
+
     pub fn insert(&mut self, txn: TxnId, status: TxnStatus) {
         assert!(status.is_final(), "{txn} is not final: {status:?}");
         if let Some(known) = self.get(txn) {

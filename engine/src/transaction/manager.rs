@@ -68,6 +68,8 @@ pub(super) struct State {
     pub active: BTreeMap<TxnId, Entry>,
     pub cache: FinalCache,
     sequences: VecDeque<Range<u64>>,
+    /// Own sequences from here on have not begun; `None` before the first range.
+    to_come: Option<u64>,
     /// Questions to other nodes: one is out per node, the next one gathers.
     questions: BTreeMap<NodeId, Questions>,
 }
@@ -135,6 +137,7 @@ impl TransactionManager {
             active: BTreeMap::new(),
             cache: FinalCache::new(config.cached_answers),
             sequences: VecDeque::new(),
+            to_come: None,
             questions: BTreeMap::new(),
         };
         let state = Mutex::new(state);
@@ -183,7 +186,9 @@ impl TransactionManager {
     /// Sequence numbers that were durably taken for this node and never used.
     pub fn add_sequences(&self, range: Range<u64>) {
         assert!(range.start < range.end, "a range has numbers");
-        self.state.lock().sequences.push_back(range);
+        let mut state = self.state.lock();
+        state.to_come.get_or_insert(range.start);
+        state.sequences.push_back(range);
     }
 
     /// Begins a transaction; `None` when there is no sequence number left.
@@ -233,6 +238,7 @@ impl TransactionManager {
         let range = state.sequences.front_mut()?;
         let sequence = range.start;
         range.start += 1;
+        state.to_come = Some(range.start);
         if range.start == range.end {
             state.sequences.pop_front();
         }
@@ -337,7 +343,10 @@ impl TransactionManager {
                 state.view.contains(node)
             };
             if !member || node == self.me {
-                return self.stored_status(txn).await;
+                return match self.stored_status(txn).await? {
+                    TxnStatus::Active => Err(Error::State("a row names a transaction that has not begun")),
+                    ended => Ok(ended),
+                };
             }
             let mut view = self.epoch.subscribe();
             let answered = self.ask(node, txn);
@@ -353,15 +362,24 @@ impl TransactionManager {
         }
     }
 
-    /// The status as its page has it: final, since whoever ran the transaction has ended it or is proven dead.
+    /// The status as its page has it: final, since whoever ran the transaction has ended it or is proven dead. One of this node that
+    /// has not begun is as good as active (TXN-10): only a peer or a damaged row names it, and it may still commit.
     pub(super) async fn stored_status(&self, txn: TxnId) -> Result<TxnStatus, Error> {
+        let own = txn.node() == Some(self.me);
+        let to_come = self.state.lock().to_come;
+        if own && to_come.is_some_and(|to_come| txn.sequence() >= to_come) {
+            return Ok(TxnStatus::Active);
+        }
         let status = self
             .store
             .read(txn)
             .await?
             .filter(|_| !planted(Defect::UnstampedIsAborted))
             .map_or(TxnStatus::Aborted, TxnStatus::Committed);
-        self.state.lock().cache.insert(txn, status);
+        // Before the first range nobody knows what has not begun.
+        if !own || to_come.is_some() {
+            self.state.lock().cache.insert(txn, status);
+        }
         Ok(status)
     }
 
@@ -405,7 +423,7 @@ impl TransactionManager {
             let mut state = self.state.lock();
             for ((txn, askers), status) in batch.into_iter().zip(answers) {
                 if status.is_final() {
-                    state.cache.insert(txn, status);
+                    state.cache.hear(txn, status);
                 }
                 for asker in askers {
                     // An asker that has gone needs no answer.

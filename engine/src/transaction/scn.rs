@@ -339,12 +339,18 @@ impl ScnService {
             },
             None => None,
         };
-        if let Some(Ok(EngineResponse::Scn(reply))) = answer {
-            let outbox = self.replied(&mut self.state.lock(), reply);
-            Self::deliver(outbox);
-            return;
+        {
+            let mut state = self.state.lock();
+            if let Some(Ok(EngineResponse::Scn(reply))) = answer
+                && reply.answers(&fetch, state.fetcher.last())
+            {
+                let outbox = self.replied(&mut state, reply);
+                drop(state);
+                Self::deliver(outbox);
+                return;
+            }
+            state.fetcher.handle_failure();
         }
-        self.state.lock().fetcher.handle_failure();
         if answer.is_some() {
             // The leader has left: its successor's view wakes this.
             tokio::select! {

@@ -1,5 +1,7 @@
 //! Three nodes over a network that loses and repeats messages, in virtual time.
 
+mod hostile;
+
 use super::*;
 use crate::rpc::{EngineHandler, EngineRequest, EngineResponse, Reply, Rpc};
 use crate::{Blocked, Error};
@@ -133,6 +135,15 @@ fn node(id: usize) -> NodeId {
 
 impl Cluster {
     fn new(seed: u64) -> Self {
+        Self::hostile(seed, 0, |_| unreachable!("everybody is honest"))
+    }
+
+    /// The requests of node `hostile` are answered by another handler.
+    fn hostile(
+        seed: u64,
+        hostile: usize,
+        handler: impl Fn(Arc<TestHandle>) -> Arc<dyn EngineHandler>,
+    ) -> Self {
         let rt = TestRuntime::new(seed);
         let world = Arc::new(Mutex::new(World::default()));
         let mut managers = Vec::new();
@@ -163,7 +174,11 @@ impl Cluster {
                 device,
             );
             manager.add_sequences(1..10_000);
-            rpc.serve(Arc::new(Handler(manager.clone())));
+            if id == hostile {
+                rpc.serve(handler(rt.clone()));
+            } else {
+                rpc.serve(Arc::new(Handler(manager.clone())));
+            }
             world.lock().nodes.insert(me, rpc);
             managers.push(manager);
         }

@@ -96,7 +96,7 @@ impl TransactionManager {
         match self.rpc.call(node, request).await {
             // Whoever waited asks for the outcome next.
             Ok(EngineResponse::Ended(Some(status))) if status.is_final() => {
-                self.state.lock().cache.insert(holder, status);
+                self.state.lock().cache.hear(holder, status);
             }
             Ok(_) => {}
             // Its node has left the rpc's view, which is installed a moment before this one's: not at once.
