@@ -50,6 +50,11 @@ impl Leadership {
         self.arrived.notify_one();
     }
 
+    /// Whether this node may ask for something. Before the layers above have named members everybody may.
+    pub(super) fn is_member(&self, node: NodeId) -> bool {
+        self.members.lock().is_none_or(|members| members.contains(node))
+    }
+
     /// The members of the view; who is gone is fenced and need not let go of anything.
     pub(super) fn set_members(&self, members: NodeSet) {
         *self.members.lock() = Some(members);

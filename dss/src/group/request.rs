@@ -256,6 +256,10 @@ impl VolumeGroup {
         if !self.requests.is_current(from, incarnation) {
             return;
         }
+        if !self.has_part(from, &message) {
+            tracing::debug!(%from, "a storage message of somebody who does not send it");
+            return;
+        }
         match message {
             StorageMessage::Request { origin, operation } if origin.node == from => {
                 self.receive_request(from, origin, operation);
@@ -275,6 +279,20 @@ impl VolumeGroup {
             StorageMessage::NotLeader { .. } => {}
             StorageMessage::Drain { through } => self.receive_drain(from, through),
             StorageMessage::Drained { through } => self.member_drained(from, through),
+        }
+    }
+
+    /// DSS-10: members ask the leader, and the leader answers them.
+    fn has_part(&self, from: NodeId, message: &StorageMessage) -> bool {
+        match message {
+            StorageMessage::Request { .. } | StorageMessage::Drained { .. } => {
+                self.leadership.is_member(from)
+            }
+            StorageMessage::Answer { .. }
+            | StorageMessage::NotLeader { .. }
+            | StorageMessage::Drain { .. } => {
+                matches!(*self.role.borrow(), Role::Follower { leader } if leader.is_none_or(|leader| leader == from))
+            }
         }
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Inner {
     pub admit: Admit,
     pub on_slots: OnSlots,
     pub alarm: Option<String>,
+    /// Somebody spoke of a view that this node does not know: the ballot blocks are to be read.
+    pub hinted: bool,
 }
 
 /// This node's part in the membership of the cluster. See the module and RFC 0001, section 2.
@@ -227,29 +229,48 @@ impl Membership {
             return;
         };
         let now = self.runtime.now();
-        self.inner.lock().core.handle_message(
-            now,
-            Member {
-                node: from,
-                incarnation,
-            },
-        );
+        let life = Member {
+            node: from,
+            incarnation,
+        };
+        self.inner.lock().core.handle_message(now, life);
         match message {
             Message::Heartbeat { look: false } => {}
             Message::Heartbeat { look: true } => self.wake_watch.notify_one(),
             Message::Announce(decree) if decree.is_sound() => {
-                let epoch = decree.view.epoch;
-                self.handle_decided(decree, false);
-                let mut inner = self.inner.lock();
-                if inner.core.decided().view.epoch >= epoch {
-                    inner.core.handle_fenced(epoch);
-                    self.note_fenced(&mut inner, epoch, now);
-                }
-                drop(inner);
-                self.wake_reform.notify_one();
+                self.receive_announcement(life, decree, now);
             }
             Message::Announce(_) => tracing::warn!(%from, "announcement of an impossible view"),
         }
+    }
+
+    /// MEM-11: the next view is believed of a member of the last one, who has decided and fenced before saying so. Anything else, a gap or a
+    /// founding view, is a reason to read the ballot blocks, and nothing more.
+    fn receive_announcement(&self, sender: Member, decree: Decree, now: Instant) {
+        let epoch = decree.view.epoch;
+        let mut inner = self.inner.lock();
+        let known = inner.core.decided();
+        let member = known.view.members.contains(&sender);
+        let next = known.view.epoch < Epoch(u64::MAX) && epoch == known.view.epoch.next();
+        if member && next {
+            drop(inner);
+            self.handle_decided(decree, false);
+            inner = self.inner.lock();
+        } else if epoch > known.view.epoch {
+            inner.hinted = true;
+            drop(inner);
+            self.wake_watch.notify_one();
+            return self.wake_reform.notify_one();
+        } else if !member || (epoch == known.view.epoch && decree != *known) {
+            tracing::warn!(%sender.node, epoch = epoch.0, "an announcement that contradicts what is decided");
+            return;
+        }
+        if inner.core.decided().view.epoch >= epoch {
+            inner.core.handle_fenced(epoch);
+            self.note_fenced(&mut inner, epoch, now);
+        }
+        drop(inner);
+        self.wake_reform.notify_one();
     }
 
     /// A connection was closed: looks at the peer's lock at once, and again while the kernel may be tearing down.

@@ -37,7 +37,10 @@ impl Membership {
 
     /// Does what is due; answers when to look again at the latest.
     async fn reform_step(&self) -> Result<Option<Instant>, MembershipError> {
-        let behind = self.inner.lock().core.is_behind();
+        let behind = {
+            let mut inner = self.inner.lock();
+            std::mem::take(&mut inner.hinted) || inner.core.is_behind()
+        };
         if behind {
             let decree = learn_decided(&*self.runtime, &self.control).await?;
             self.handle_decided(decree, false);

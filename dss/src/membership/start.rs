@@ -64,6 +64,7 @@ impl Membership {
             admit: Arc::new(|_| true),
             on_slots: Arc::new(|_| {}),
             alarm: None,
+            hinted: false,
         };
         let membership = Arc::new(Self {
             runtime,

@@ -10,7 +10,7 @@ use crate::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::ballot::BallotBlock;
 use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::label::ballot_offset;
-use aquifer_dss_proto::{Incarnation, Instant, Member, NodeId, NodeSet, View};
+use aquifer_dss_proto::{Epoch, Incarnation, Instant, Member, NodeId, NodeSet, View};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -637,6 +637,39 @@ fn a_node_whose_ballot_writes_fail_reads_its_own_block_before_it_goes_on() {
     for after in 0..20 {
         own_io_fails_after(after);
     }
+}
+
+/// MEM-11: a view that was never decided is not believed of anybody, whatever its epoch.
+#[test]
+fn announcements_of_what_was_not_decided_change_nothing() {
+    run(|cluster| async move {
+        cluster.start_all().await;
+        let one = cluster.shared.lock().lives[0].membership.clone().unwrap();
+        let decided = one.inner.lock().core.decided().clone();
+        let epoch = decided.view.epoch.0;
+        let alone = |epoch| {
+            let mut decree = decided.clone();
+            decree.view.epoch = Epoch(epoch);
+            decree.view.members.retain(|member| member.node == node(2));
+            decree.view.leader = node(2);
+            decree.view.homes = vec![node(2); decree.view.homes.len()];
+            assert!(decree.is_sound());
+            postcard::to_allocvec(&super::types::Message::Announce(decree)).unwrap()
+        };
+        for id in [2, 9] {
+            for forged in [epoch, epoch + 2, u64::MAX - 1, u64::MAX] {
+                one.receive(node(id), Incarnation(1), &alone(forged));
+                cluster.handle.sleep(Duration::from_millis(50)).await;
+            }
+            let bytes = alone(epoch + 2);
+            for length in 0..bytes.len().min(64) {
+                one.receive(node(id), Incarnation(1), &bytes[..length]);
+            }
+        }
+        one.receive(node(9), Incarnation(1), &alone(epoch + 1));
+        cluster.settle(&[1, 2, 3], SOON).await;
+        assert_eq!(one.inner.lock().core.decided().view.epoch.0, epoch, "no reform");
+    });
 }
 
 #[test]

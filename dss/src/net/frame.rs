@@ -40,6 +40,8 @@ pub enum Refusal {
     Node,
     /// A life that is over: a later one was seen.
     Stale,
+    /// A life that no slot of the volume group names.
+    Unknown,
     /// A body longer than [`BODY_BYTES_MAX`].
     TooLong,
     /// No hello in time.
@@ -52,12 +54,13 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Garbage,
         Self::Version,
         Self::Group,
         Self::Node,
         Self::Stale,
+        Self::Unknown,
         Self::TooLong,
         Self::Timeout,
         Self::Stalled,
@@ -72,6 +75,7 @@ impl Refusal {
             Self::Group => "group",
             Self::Node => "node",
             Self::Stale => "stale",
+            Self::Unknown => "unknown",
             Self::TooLong => "too_long",
             Self::Timeout => "timeout",
             Self::Stalled => "stalled",

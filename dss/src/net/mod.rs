@@ -3,6 +3,7 @@
 //! Each node dials every peer and only writes on the connection it dialled; it reads what others dialled. Rules:
 //! - nothing is believed before a hello with the right magic, version, group and node; each refusal is counted
 //!   and logged once per connection;
+//! - the device says who is a peer: a life that its slots do not name, once they are known, is refused ([`NetTransport::set_lives`]);
 //! - a frame is bounded before memory is taken for it, and checked before it is delivered;
 //! - nobody is waited for without end: a hello, the rest of a frame that has begun, and each write that the peer has to take
 //!   have a limit of time, then the connection is closed. (A peer that is silent between frames is a matter of membership.)
@@ -32,7 +33,7 @@ use std::time::Duration;
 use stream::{Listener, Stream};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 /// How long a hello may take.
@@ -120,6 +121,8 @@ struct Shared {
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     lives: Mutex<BTreeMap<NodeId, Known>>,
     arriving: Mutex<Arriving>,
+    /// The lives that the slots name; `None` until somebody says.
+    named: watch::Sender<Option<BTreeMap<NodeId, Incarnation>>>,
     counters: Counters,
 }
 
@@ -148,6 +151,7 @@ impl NetTransport {
             peers: Mutex::default(),
             lives: Mutex::default(),
             arriving: Mutex::default(),
+            named: watch::Sender::new(None),
             counters: Counters::default(),
         };
         let (listeners, tasks) = (Mutex::new(listeners), Mutex::default());
@@ -221,6 +225,15 @@ impl NetTransport {
         }
     }
 
+    /// The lives that the slots on the device name. From now on nobody else is a peer; who is not named yet waits a while for it.
+    pub fn set_lives(&self, lives: BTreeMap<NodeId, Incarnation>) {
+        self.shared.named.send_if_modified(|named| {
+            let news = named.as_ref() != Some(&lives);
+            *named = Some(lives);
+            news
+        });
+    }
+
     /// Counters now.
     pub fn counters(&self) -> NetCounters {
         let counters = &self.shared.counters;
@@ -270,13 +283,14 @@ impl Shared {
         tracing::warn!(?reason, who, "connection refused or broken off");
     }
 
-    fn check(&self, hello: &Hello, expected: Option<NodeId>) -> Result<(), Refusal> {
+    async fn check(&self, hello: &Hello, expected: Option<NodeId>) -> Result<(), Refusal> {
         if hello.group != self.config.group {
             return Err(Refusal::Group);
         }
         if hello.node == self.config.me || expected.is_some_and(|node| node != hello.node) {
             return Err(Refusal::Node);
         }
+        self.is_named(hello).await?;
         let mut lives = self.lives.lock();
         let known = lives.entry(hello.node).or_insert(Known {
             incarnation: hello.incarnation,
@@ -288,6 +302,23 @@ impl Shared {
         }
         known.incarnation = hello.incarnation;
         Ok(())
+    }
+
+    /// A life that has just begun may be faster than the next look at the slots.
+    async fn is_named(&self, hello: &Hello) -> Result<(), Refusal> {
+        let mut named = self.named.subscribe();
+        let reached = named.wait_for(|lives| {
+            let lives = lives.as_ref();
+            lives.is_none_or(|lives| lives.get(&hello.node) >= Some(&hello.incarnation))
+        });
+        let lives = tokio::time::timeout(HELLO_TIME, reached).await;
+        let Ok(Ok(lives)) = lives else {
+            return Err(Refusal::Unknown);
+        };
+        match &*lives {
+            Some(lives) if lives.get(&hello.node) != Some(&hello.incarnation) => Err(Refusal::Stale),
+            _ => Ok(()),
+        }
     }
 
     /// Reads a connection that was accepted, unless others without a hello push it out.
@@ -358,12 +389,16 @@ async fn accept(shared: Arc<Shared>, listener: Listener) {
     }
 }
 
+async fn introduce(shared: &Shared, stream: &mut Stream) -> Result<Hello, Refusal> {
+    let hello = read_hello(stream).await?;
+    shared.check(&hello, None).await?;
+    Ok(hello)
+}
+
 /// Reads what a peer that dialled us sends.
 async fn serve(shared: Arc<Shared>, mut stream: Stream, arrived: u64) {
     let life = shared.life.get().expect("connections begin after the start");
-    let hello = read_hello(&mut stream).await;
-    let hello = hello.and_then(|hello| shared.check(&hello, None).map(|()| hello));
-    let hello = match hello {
+    let hello = match introduce(&shared, &mut stream).await {
         Ok(hello) => hello,
         Err(reason) => {
             shared.arriving.lock().readers.remove(&arrived);

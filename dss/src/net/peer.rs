@@ -134,7 +134,7 @@ async fn connect(
         .await
         .map_err(|_| None)?;
     let hello = read_hello(&mut stream).await?;
-    shared.check(&hello, Some(node))?;
+    shared.check(&hello, Some(node)).await?;
     Ok((stream, hello))
 }
 

@@ -247,6 +247,30 @@ async fn a_new_connection_of_a_node_ends_the_one_before() {
     assert!(matches!(inbox.recv().await, Some(Seen::Disconnected(_))));
 }
 
+#[tokio::test]
+async fn a_life_that_no_slot_names_is_no_peer_and_one_that_is_named_meanwhile_is() {
+    let (one, mut inbox) = end(1, 7, "127.0.0.1:0").await;
+    one.set_lives(BTreeMap::from([(node(3), Incarnation(2))]));
+    let hello = |id| Hello {
+        group: [7; 16],
+        node: node(id),
+        incarnation: Incarnation(1),
+    };
+    for (id, reason) in [(3, Refusal::Stale), (4, Refusal::Unknown)] {
+        let mut stranger = TcpStream::connect(&one.addresses()[0]).await.unwrap();
+        stranger.write_all(&encode_hello(&hello(id))).await.unwrap();
+        is_closed(stranger).await;
+        counted(&one, reason, 1).await;
+    }
+    let named = async {
+        tokio::task::yield_now().await;
+        one.set_lives(BTreeMap::from([(node(2), Incarnation(1))]));
+    };
+    let (mut peer, ()) = tokio::join!(introduced(&one, 2), named);
+    peer.write_all(&frame_of(Service::Engine, &[1])).await.unwrap();
+    next_of(Service::Engine, &mut inbox).await;
+}
+
 /// Any bytes: whole frames are delivered as they are, the first that is none ends the connection with a counted reason, and the
 /// transport goes on.
 #[tokio::test]

@@ -55,6 +55,8 @@ impl Links for NetLinks {
 
     fn peers(&self, slots: &[SlotView]) {
         self.transport
+            .set_lives(slots.iter().map(|s| (s.node, s.incarnation)).collect());
+        self.transport
             .set_peers(slots.iter().map(|s| (s.node, s.addresses.peer.clone())).collect());
     }
 }

@@ -27,6 +27,7 @@ fn connect(address: &str) -> Box<dyn Wire> {
 }
 
 /// What a peer says first (`dss/src/net/frame.rs`).
+#[derive(Clone, Copy)]
 struct Hello {
     version: u16,
     group: [u8; 16],
@@ -81,27 +82,16 @@ fn status(cluster: &Cluster, id: u8) -> serde_json::Value {
     serde_json::from_slice(&status.stdout).unwrap()
 }
 
-/// Each stranger by what he is refused for, and what he sends.
-fn strangers(group: [u8; 16]) -> Vec<(&'static str, Vec<u8>)> {
-    let good = |node| Hello {
-        version: 1,
-        group,
-        node,
-        incarnation: 1,
-    };
-    let other_version = Hello {
-        version: 2,
-        ..good(9)
-    };
+/// Each stranger by what he is refused for, and what he sends. `good` is a life that a slot names: everybody else comes no further.
+fn strangers(good: Hello) -> Vec<(&'static str, Vec<u8>)> {
+    let other_version = Hello { version: 2, ..good };
     let other_group = Hello {
         group: [0xAB; 16],
-        ..good(9)
+        ..good
     };
-    let earlier_life = Hello {
-        incarnation: 0,
-        ..good(2)
-    };
-    let after_hello = |more: Vec<u8>| [good(9).bytes(), more].concat();
+    let of_node = |node| Hello { node, ..good };
+    let of_life = |incarnation| Hello { incarnation, ..good };
+    let after_hello = |more: Vec<u8>| [good.bytes(), more].concat();
     let noise: Vec<u8> = (0..4096_u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
@@ -110,26 +100,47 @@ fn strangers(group: [u8; 16]) -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("version", other_version.bytes()),
         ("group", other_group.bytes()),
-        ("node", good(1).bytes()),
-        ("stale", earlier_life.bytes()),
-        ("garbage", good(65).bytes()),
+        ("node", of_node(1).bytes()),
+        ("stale", of_life(0).bytes()),
+        ("unknown", of_life(good.incarnation + 1).bytes()),
+        ("unknown", of_node(9).bytes()),
+        ("garbage", of_node(65).bytes()),
         ("garbage", noise),
         ("garbage", after_hello(frame(9, 0, &[]))),
         ("garbage", after_hello(altered)),
         ("too_long", after_hello(frame(3, u32::MAX, &[1; 64]))),
-        ("timeout", good(9).bytes()[..30].to_vec()),
+        ("timeout", good.bytes()[..30].to_vec()),
         ("stalled", after_hello(frame(3, 4096, &[1; 64]))),
     ]
 }
 
-fn strangers_are_refused(cluster: &Cluster) {
+/// A life that is in no view any more, and whose slot still names it.
+fn a_dead_life(cluster: &mut Cluster) -> Hello {
+    let one = cluster.session(1);
+    let incarnation = one.one("select incarnation from aquifer.nodes where id = 3");
+    let group = group_of(cluster);
+    cluster.kill(&[3]);
+    let begun = Instant::now();
+    while one.one("select member from aquifer.nodes where id = 3") != "f" {
+        assert!(begun.elapsed() < LIMIT, "the dead node stays a member");
+    }
+    Hello {
+        version: 1,
+        group,
+        node: 3,
+        incarnation: incarnation.parse().unwrap(),
+    }
+}
+
+fn strangers_are_refused(cluster: &mut Cluster) {
+    let dead = a_dead_life(cluster);
     let (one, two) = (cluster.session(1), cluster.session(2));
     one.one("create table t (id int primary key, v int)");
     one.one("insert into t values (1, 0)");
     let address = one.one("select peer from aquifer.nodes where id = 1");
     let before = counters(&one);
     let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
-    for (reason, bytes) in strangers(group_of(cluster)) {
+    for (reason, bytes) in strangers(dead) {
         let mut stranger = connect(&address);
         // It may be closed before everything is written; then the rest of the reading says so too.
         let _ = stranger.write_all(&bytes);
@@ -141,13 +152,7 @@ fn strangers_are_refused(cluster: &Cluster) {
     }
     // Well-formed frames of somebody who is in no view: whatever they say changes nothing.
     let mut stranger = connect(&address);
-    let hello = Hello {
-        version: 1,
-        group: group_of(cluster),
-        node: 9,
-        incarnation: 7,
-    };
-    stranger.write_all(&hello.bytes()).unwrap();
+    stranger.write_all(&dead.bytes()).unwrap();
     for service in 1..=4 {
         for byte in 0..=255 {
             stranger.write_all(&frame(service, 40, &[byte; 40])).unwrap();
@@ -161,20 +166,21 @@ fn strangers_are_refused(cluster: &Cluster) {
     }
     assert_eq!(two.one("update t set v = 1 where id = 1; select v from t"), "1");
     assert_eq!(one.one("select v from t"), "1");
-    assert_eq!(status(cluster, 1)["verdict"], "healthy");
+    let member = one.one("select member from aquifer.nodes where id = 2");
+    assert_eq!(member, "t", "nobody else was excluded");
 }
 
 #[test]
 fn strangers_are_refused_with_a_counted_reason_over_unix_sockets() {
-    strangers_are_refused(&Cluster::of("strangers", 2));
+    strangers_are_refused(&mut Cluster::of("strangers", 3));
 }
 
 #[test]
 fn strangers_are_refused_with_a_counted_reason_over_tcp() {
     let mut cluster = Cluster::new("strangers-tcp");
     cluster.peers_over_tcp();
-    cluster.start(&[1, 2]);
-    strangers_are_refused(&cluster);
+    cluster.start(&[1, 2, 3]);
+    strangers_are_refused(&mut cluster);
 }
 
 /// What one client did: acknowledged and unknown updates, and the longest that a statement took.
