@@ -166,13 +166,16 @@ impl Pool {
 
     /// Answers those who wait for a page that is possessed now; asks on for the others.
     pub(crate) fn serve(self: &Arc<Self>, inner: &mut Inner, page: PageId) {
+        let asked_for = inner.core.surrender_wanted(page).is_some();
+        let possessed = inner.core.possessed(page).filter(|_| !asked_for);
+        self.serve_in(inner, page, possessed);
+    }
+
+    /// `possessed`: what who waits may have.
+    fn serve_in(self: &Arc<Self>, inner: &mut Inner, page: PageId, possessed: Option<Mode>) {
         let Some(waiters) = inner.waiters.remove(&page) else {
             return;
         };
-        let possessed = inner
-            .core
-            .possessed(page)
-            .filter(|_| inner.core.surrender_wanted(page).is_none());
         let mut rest = Vec::new();
         for waiter in waiters {
             if waiter.answer.is_closed() {
@@ -211,7 +214,8 @@ impl Pool {
             Some(mode) => {
                 self.bind(index, page, mode, info);
                 inner.policy.admitted(index, page);
-                self.serve(inner, page);
+                // Who waited for it has its turn, even if the next node's order is here already.
+                self.serve_in(inner, page, Some(mode));
             }
             None => self.give_back(index),
         }
@@ -255,7 +259,7 @@ impl Pool {
             meta.duty = meta.dirty;
             self.dirty.note(index, &meta, self.now());
         }
-        self.serve(inner, page);
+        self.serve_in(inner, page, Some(mode));
     }
 
     /// Reads a page and judges it: bytes and PSN, or why it cannot be had.

@@ -117,6 +117,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             | Message::ReleaseAck { page, .. }
             | Message::Grant { page, .. }
             | Message::Transfer { page, .. }
+            | Message::Next { page, .. }
             | Message::Invalidate { page, .. }
             | Message::DoneAck { page, .. }
             | Message::Drop { page, .. }
@@ -153,7 +154,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let now = |conversion: &Conversion| conversion.epoch == self.view.epoch;
         let by_now = |conversion: &Conversion| conversion.epoch <= self.view.epoch;
         match message {
-            Message::Transfer { conversion, to, .. } => {
+            Message::Transfer { conversion, to, .. } | Message::Next { conversion, to, .. } => {
                 now(conversion) && self.view.contains(*to) && *to != self.me
             }
             Message::Grant { conversion, .. }

@@ -84,6 +84,8 @@ pub(crate) struct Entry {
     pub duty: Option<(NodeId, Conversion)>,
     /// Images kept by nodes that shipped them, until Dropped.
     pub retained: BTreeMap<NodeId, (Conversion, Psn)>,
+    /// The conversion that follows the one under way, when its requester was told already: the page goes on without waiting for Done.
+    pub next: Option<(Conversion, Ask)>,
     pub queue: VecDeque<Ask>,
 }
 
@@ -95,6 +97,7 @@ impl Entry {
             sharers: NodeSet::EMPTY,
             duty: None,
             retained: BTreeMap::new(),
+            next: None,
             queue: VecDeque::new(),
         }
     }
@@ -113,6 +116,11 @@ impl Entry {
             holders.insert(owner);
         }
         holders
+    }
+
+    /// Who waits, first come first.
+    pub fn waiting(&self) -> impl Iterator<Item = &Ask> {
+        self.next.iter().map(|(_, ask)| ask).chain(&self.queue)
     }
 
     pub fn forget(&mut self, node: NodeId) {
@@ -156,7 +164,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
         if !self.seen.entry(from).or_default().contains(request) {
             // One request per page at a time: the one that waits is not over.
-            if self.entry(page).queue.iter().any(|ask| ask.node == from) {
+            if self.entry(page).waiting().any(|ask| ask.node == from) {
                 return self.refuse(Fault::Limit);
             }
             self.seen.entry(from).or_default().insert(request);
@@ -175,8 +183,12 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             return;
         }
         if !self.seen.entry(from).or_default().contains(request) {
-            match self.entry(page).state {
-                State::Converting { ask, .. } if ask.node == from && !planted(Defect::ReleaseBeforeDone) => {
+            let entry = self.entry(page);
+            let following = entry.next.is_some_and(|(_, ask)| ask.node == from);
+            match entry.state {
+                State::Converting { ask, .. }
+                    if (ask.node == from || following) && !planted(Defect::ReleaseBeforeDone) =>
+                {
                     return self.start(page);
                 }
                 State::Unknown | State::Inheriting(..) => return,
@@ -202,9 +214,15 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             }
         );
         if entry.state != State::Idle && !(granting && planted(Defect::GrantTwice)) {
-            return;
+            return self.chain(page);
         }
         entry.check(page);
+        if let Some((conversion, ask)) = entry.next.take() {
+            if let Some(owner) = entry.owner {
+                return self.follow(page, conversion, ask, owner);
+            }
+            entry.queue.push_front(ask); // storage refused the page: the order came to nothing
+        }
         let Some(ask) = entry.queue.pop_front() else {
             if entry.is_empty() {
                 self.entries.remove(&page);
@@ -213,6 +231,60 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         };
         let conversion = self.new_conversion();
         self.step(page, conversion, ask);
+    }
+
+    /// The next conversion begins; its order was said to the owner.
+    fn follow(&mut self, page: PageId, conversion: Conversion, ask: Ask, owner: NodeId) {
+        self.entry(page).state = State::Converting {
+            conversion,
+            ask,
+            step: Step::Shipping(owner),
+        };
+        let Ask { node, mode, request } = ask;
+        let message = Message::Transfer {
+            page,
+            conversion,
+            mode,
+            to: node,
+            request,
+        };
+        self.remind(Key::Step(page, owner), owner, message);
+        self.chain(page);
+    }
+
+    /// Tells the requester of the conversion under way who is next. It will be the only holder, so that what is next can only be a
+    /// transfer from it.
+    fn chain(&mut self, page: PageId) {
+        let next = self.next_conversion + 1;
+        let conversion = Conversion {
+            epoch: self.epoch(),
+            number: next,
+        };
+        let Some(entry) = self.entries.get_mut(&page) else {
+            return;
+        };
+        let State::Converting { ask, step, .. } = entry.state else {
+            return;
+        };
+        let alone = ask.mode == Mode::Exclusive && !matches!(step, Step::Invalidating(_));
+        // What is reinstated nobody asked for.
+        if !alone || ask.request == Request::default() || entry.next.is_some() {
+            return;
+        }
+        let Some(follower) = entry.queue.pop_front() else {
+            return;
+        };
+        entry.next = Some((conversion, follower));
+        self.next_conversion = next;
+        let Ask { node, mode, request } = follower;
+        let message = Message::Next {
+            page,
+            conversion,
+            mode,
+            to: node,
+            request,
+        };
+        self.send(ask.node, message, None);
     }
 
     /// Decides the next step of a conversion from who holds the page now.
@@ -301,7 +373,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 to: node,
                 request,
             };
-            return self.repeat(Key::Step(page, source), source, message);
+            self.repeat(Key::Step(page, source), source, message);
+            return self.chain(page);
         }
         let mode = if entry.owner == Some(node) {
             Mode::Exclusive
@@ -330,8 +403,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             },
         );
         if planted(Defect::EndWithoutDone) {
-            self.on_done(node, page, conversion, true);
+            return self.on_done(node, page, conversion, true);
         }
+        self.chain(page);
     }
 
     /// Makes `node`, which retained the only image, compare it with storage and hold the newer.
@@ -423,6 +497,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     }
 
     pub(crate) fn on_done(&mut self, from: NodeId, page: PageId, conversion: Conversion, possessed: bool) {
+        if possessed && !planted(Defect::DoneProvesNothing) {
+            self.end_proven(from, page, conversion);
+        }
         let asked = self
             .converting(page, conversion)
             .filter(|(ask, _)| ask.node == from);
@@ -436,37 +513,76 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let Some((ask, step)) = asked else {
             return;
         };
-        self.settle(Key::Step(page, from));
-        let entry = self.entry(page);
         if possessed {
-            let source = if let Step::Shipping(source) = step {
-                Some(source)
-            } else {
-                None
-            };
-            if ask.mode == Mode::Exclusive {
-                if let Some(source) = source {
-                    entry.retained.insert(source, (conversion, Psn::default()));
-                }
-                entry.owner = Some(from);
-                entry.sharers = NodeSet::EMPTY;
-                entry.duty = None;
-            } else {
-                if let Some(owner) = entry.owner.take() {
-                    entry.sharers.insert(owner);
-                    entry.duty = Some((owner, conversion));
-                }
-                entry.sharers.insert(from);
-            }
-            if let Some(source) = source {
-                self.settle(Key::Step(page, source));
-            }
+            self.end(page, conversion, ask, step);
+        } else {
+            self.settle(Key::Step(page, from));
         }
         let entry = self.entry(page);
-        entry.retained.remove(&from); // it dropped its own when it installed or refused
         entry.state = State::Idle;
+        // It dropped its own when it installed or refused.
+        if entry.retained.remove(&from).is_some() {
+            self.settle(Key::Drop(page, from));
+        }
         self.drop_retained(page);
         self.start(page);
+    }
+
+    /// Whoever has the page by the conversion that follows has it from the requester of the one under way, whose own Done may be late.
+    fn end_proven(&mut self, from: NodeId, page: PageId, conversion: Conversion) {
+        let Some(entry) = self.entries.get(&page) else {
+            return;
+        };
+        let Some((next, follower)) = entry
+            .next
+            .filter(|(next, ask)| (*next, ask.node) == (conversion, from))
+        else {
+            return;
+        };
+        if let State::Converting {
+            conversion: ended,
+            ask,
+            step,
+        } = entry.state
+            && !matches!(step, Step::Invalidating(_))
+        {
+            self.end(page, ended, ask, step);
+            let entry = self.entry(page);
+            entry.next = None;
+            entry.state = State::Converting {
+                conversion: next,
+                ask: follower,
+                step: Step::Shipping(ask.node),
+            };
+        }
+    }
+
+    /// The requester possesses the page.
+    fn end(&mut self, page: PageId, conversion: Conversion, ask: Ask, step: Step) {
+        self.settle(Key::Step(page, ask.node));
+        let source = if let Step::Shipping(source) = step {
+            Some(source)
+        } else {
+            None
+        };
+        let entry = self.entry(page);
+        if ask.mode == Mode::Exclusive {
+            if let Some(source) = source {
+                entry.retained.insert(source, (conversion, Psn::default()));
+            }
+            entry.owner = Some(ask.node);
+            entry.sharers = NodeSet::EMPTY;
+            entry.duty = None;
+        } else {
+            if let Some(owner) = entry.owner.take() {
+                entry.sharers.insert(owner);
+                entry.duty = Some((owner, conversion));
+            }
+            entry.sharers.insert(ask.node);
+        }
+        if let Some(source) = source {
+            self.settle(Key::Step(page, source));
+        }
     }
 
     pub(crate) fn drop_retained(&mut self, page: PageId) {

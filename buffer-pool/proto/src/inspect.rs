@@ -73,7 +73,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             sharers: entry.sharers,
             duty: entry.duty.map(|(node, _)| node),
             retained: entry.retained.keys().copied().collect(),
-            waiting: entry.queue.iter().map(|ask| (ask.node, ask.mode)).collect(),
+            waiting: entry.waiting().map(|ask| (ask.node, ask.mode)).collect(),
         })
     }
 

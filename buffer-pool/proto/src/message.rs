@@ -114,6 +114,15 @@ pub enum Message {
         to: NodeId,
         request: Request,
     },
+    /// Home to the requester of a conversion under way: as soon as you possess the page, this order is the next one. Said once,
+    /// never answered: after Done it is repeated as Transfer.
+    Next {
+        page: PageId,
+        conversion: Conversion,
+        mode: Mode,
+        to: NodeId,
+        request: Request,
+    },
     /// Home to a sharer: give it up.
     Invalidate { page: PageId, conversion: Conversion },
     /// Answer to Invalidate.

@@ -304,11 +304,16 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// Sends now and again until `settle(key)` or the next view.
     pub(crate) fn repeat(&mut self, key: Key, to: NodeId, message: Message) {
+        self.remind(key, to, message.clone());
+        self.send(to, message, None);
+    }
+
+    /// The same without the first time: it was said in other words.
+    pub(crate) fn remind(&mut self, key: Key, to: NodeId, message: Message) {
         self.settle(key);
         let at = self.now + self.retransmit;
-        self.repeated.insert(key, (at, to, message.clone()));
+        self.repeated.insert(key, (at, to, message));
         self.due.insert((at, key));
-        self.send(to, message, None);
     }
 
     pub(crate) fn settle(&mut self, key: Key) {
@@ -403,6 +408,15 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 request,
             } => {
                 self.on_transfer(from, page, conversion, mode, to, request);
+            }
+            Message::Next {
+                page,
+                conversion,
+                mode,
+                to,
+                request,
+            } => {
+                self.on_next(page, conversion, mode, to, request);
             }
             Message::Invalidate { page, conversion } => self.on_invalidate(from, page, conversion),
             Message::Page {

@@ -41,6 +41,15 @@ pub(crate) enum Want {
     Installing(Mode, Conversion),
 }
 
+/// What Transfer and Next say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Order {
+    pub conversion: Conversion,
+    pub mode: Mode,
+    pub to: NodeId,
+    pub request: Request,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Surrender {
     pub conversion: Conversion,
@@ -55,6 +64,8 @@ pub(crate) struct Local {
     pub held: Option<Possession>,
     pub want: Option<Want>,
     pub surrender: Option<Surrender>,
+    /// The order that follows what is wanted.
+    pub next: Option<Order>,
     pub releasing: Option<Request>,
     /// A retained image is being compared with storage.
     pub restoring: Option<Conversion>,
@@ -171,12 +182,16 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         });
         // A repeated order of an earlier conversion that waited until now: its requester has the page, or gave it up since (HZ-4).
         local.surrender = local.surrender.filter(|wanted| wanted.conversion > conversion);
+        let next = local.next.take();
         self.retained.remove(&page);
         let home = self.home(page);
         let (key, done) = (Key::Done(page, conversion), Message::Done { page, conversion });
         self.repeat(key, home, done);
         if planted(Defect::SendDoneOnce) {
             self.settle(key);
+        }
+        if let Some(order) = next {
+            self.obey(page, order);
         }
         self.drain();
         Some(mode)
@@ -192,7 +207,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             local.restoring = None;
             self.retained.remove(&page);
         } else if matches!(local.want, Some(Want::Installing(_, granted)) if granted == conversion) {
-            local.want = None;
+            (local.want, local.next) = (None, None);
         } else {
             return false;
         }
@@ -511,7 +526,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if !matches!(local.want, Some(Want::Asked(_, asked)) if asked == request) {
             return self.stale();
         }
-        local.want = None;
+        (local.want, local.next) = (None, None);
         self.settle(Key::Acquire(page));
         self.outputs.push_back(Output::Denied(page));
         self.tidy(page);
@@ -540,30 +555,14 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         to: NodeId,
         request: Request,
     ) {
-        let local = self.pages.get_mut(&page);
-        if let Some((local, held)) = local.and_then(|l| l.held.map(|h| (l, h))) {
-            let again = conversion == held.seen && mode == Mode::Shared && held.mode == Mode::Shared;
-            let kind = match (mode, held.mode) {
-                (Mode::Exclusive, _) => SurrenderKind::Ship,
-                (Mode::Shared, Mode::Exclusive) => SurrenderKind::Downgrade,
-                (Mode::Shared, Mode::Shared) => SurrenderKind::Copy,
-            };
-            let old = conversion <= held.seen && !again && !planted(Defect::ObeyStaleTransfer);
-            if local.surrender.is_some() || old {
-                return self.stale();
-            }
-            local.surrender = Some(Surrender {
+        if self.possessed(page).is_some() {
+            let order = Order {
                 conversion,
-                kind,
+                mode,
                 to,
                 request,
-            });
-            self.outputs.push_back(Output::Surrender {
-                page,
-                conversion,
-                kind,
-            });
-            return;
+            };
+            return self.obey(page, order);
         }
         match self.retained.get(&page) {
             Some(retained) if retained.conversion == conversion => {
@@ -581,6 +580,64 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 );
             }
             _ => self.send(home, Message::Gone { page, conversion }, None),
+        }
+    }
+
+    /// An order for a page that is possessed.
+    fn obey(&mut self, page: PageId, order: Order) {
+        let local = self.pages.get_mut(&page);
+        let Some((local, held)) = local.and_then(|l| l.held.map(|h| (l, h))) else {
+            return self.stale();
+        };
+        let Order {
+            conversion,
+            mode,
+            to,
+            request,
+        } = order;
+        let again = conversion == held.seen && mode == Mode::Shared && held.mode == Mode::Shared;
+        let kind = match (mode, held.mode) {
+            (Mode::Exclusive, _) => SurrenderKind::Ship,
+            (Mode::Shared, Mode::Exclusive) => SurrenderKind::Downgrade,
+            (Mode::Shared, Mode::Shared) => SurrenderKind::Copy,
+        };
+        let old = conversion <= held.seen && !again && !planted(Defect::ObeyStaleTransfer);
+        if local.surrender.is_some() || old {
+            return self.stale();
+        }
+        local.surrender = Some(Surrender {
+            conversion,
+            kind,
+            to,
+            request,
+        });
+        self.outputs.push_back(Output::Surrender {
+            page,
+            conversion,
+            kind,
+        });
+    }
+
+    /// The order that follows the conversion in which this node asked: it waits until the page is here.
+    pub(crate) fn on_next(
+        &mut self,
+        page: PageId,
+        conversion: Conversion,
+        mode: Mode,
+        to: NodeId,
+        request: Request,
+    ) {
+        let order = Order {
+            conversion,
+            mode,
+            to,
+            request,
+        };
+        match self.pages.get_mut(&page) {
+            Some(local) if local.want.is_some() && !planted(Defect::NextBeforeGrant) => {
+                local.next = Some(order);
+            }
+            _ => self.obey(page, order),
         }
     }
 

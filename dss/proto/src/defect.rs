@@ -30,6 +30,11 @@ defects! {
     /// HZ-4: a holder obeys an Invalidate whose conversion it has already left behind.
     ObeyStaleInvalidate,
 
+    /// HZ-4: an order for the page that a node is still waiting for is taken for one of the page it has.
+    NextBeforeGrant,
+    /// The Done of a conversion that was chained does not end the one before it.
+    DoneProvesNothing,
+
     // Recovery, time, fencing.
     /// HZ-1: the recovery set comes from dead streams alone, without the retention of living ones.
     RecoverDeadStreamsOnly,

@@ -77,6 +77,7 @@ fn across_views(more: &[&'static str]) -> Vec<&'static str> {
 pub fn configurations() -> Vec<Configuration> {
     [
         conversions(),
+        chains(),
         surrenders(),
         deaths(),
         more_deaths(),
@@ -129,6 +130,60 @@ fn conversions() -> Vec<Configuration> {
                 repetitions: 1,
                 ..SOME
             }),
+        ),
+    ]
+}
+
+/// The order of the next requester is told ahead.
+fn chains() -> Vec<Configuration> {
+    let three = Budget {
+        acquires: 3,
+        exclusives: 3,
+        changes: 1,
+        ..NOTHING
+    };
+    vec![
+        named(
+            "chain",
+            "HZ-4: three nodes write a page in turn; any message is lost, or comes twice",
+            Pages {
+                prelude: vec![(2, Exclusive, 1)],
+                reaches: vec![
+                    "a page has gone on before its home heard Done",
+                    "an order is there before its page",
+                ],
+                ..model(Budget {
+                    copies: 1,
+                    losses: 1,
+                    ..three
+                })
+            },
+        ),
+        named(
+            "chain and releases",
+            "a page that went on is released before its home heard of it",
+            Pages {
+                prelude: vec![(2, Exclusive, 0)],
+                reaches: vec!["a page has gone on before its home heard Done"],
+                ..model(Budget {
+                    changes: 0,
+                    evictions: 1,
+                    repetitions: 1,
+                    ..three
+                })
+            },
+        ),
+        named(
+            "chain and a death",
+            "HZ-3: a node dies while the page has gone on",
+            Pages {
+                prelude: vec![(2, Exclusive, 1)],
+                reaches: across_views(&[
+                    "a page has gone on before its home heard Done",
+                    "a page is redone",
+                ]),
+                ..model(Budget { crashes: 1, ..three })
+            },
         ),
     ]
 }

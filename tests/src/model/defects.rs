@@ -14,6 +14,8 @@ pub const PAGE_DEFECTS: &[(Defect, Option<&str>)] = &[
     (Defect::ObeyStaleRestore, Some("restore")),
     (Defect::ObeyStaleCleaned, None),
     (Defect::GrantTwice, Some("transfer")),
+    (Defect::NextBeforeGrant, Some("chain")),
+    (Defect::DoneProvesNothing, Some("chain")),
     (Defect::SkipInvalidation, Some("transfer")),
     (Defect::EndWithoutDone, Some("transfer")),
     (Defect::SendDoneOnce, Some("loss")),

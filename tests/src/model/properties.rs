@@ -3,7 +3,7 @@
 use super::cluster::{Cluster, Work, has_record};
 use super::state::{Pages, State, is_quiet};
 use crate::sim::panics;
-use aquifer_buffer_pool_proto::{HomeState, Message, Mode, PageId, Psn};
+use aquifer_buffer_pool_proto::{HomeState, Listed, Message, Mode, PageId, Psn};
 use aquifer_dss_proto::NodeId;
 use aquifer_dss_proto::defect::plant;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,7 +51,7 @@ pub fn properties(model: &Pages) -> Vec<stateright::Property<Pages>> {
 }
 
 /// The hard states, of which each configuration names those that it must be seen to reach.
-fn reaches() -> [(&'static str, Condition); 14] {
+fn reaches() -> [(&'static str, Condition); 16] {
     [
         ("sharers are invalidated", |_, s| {
             home(s, |h| matches!(h, HomeState::Invalidating(..)))
@@ -62,6 +62,8 @@ fn reaches() -> [(&'static str, Condition); 14] {
         ("a grant is not Done", |_, s| {
             home(s, |h| matches!(h, HomeState::Granting(..)))
         }),
+        ("a page has gone on before its home heard Done", |_, s| gone_on(s)),
+        ("an order is there before its page", |_, s| ordered_ahead(s)),
         ("a sharer is asked to inherit", |_, s| {
             home(s, |h| matches!(h, HomeState::Inheriting(_)))
         }),
@@ -118,6 +120,44 @@ fn reaches() -> [(&'static str, Condition); 14] {
             !s.cluster.installed_everywhere()
         }),
     ]
+}
+
+fn gone_on(state: &State) -> bool {
+    on_its_way(state, |c, page, requester| {
+        c.nodes[&requester].core.retained_psn(page).is_some()
+    })
+}
+
+fn ordered_ahead(state: &State) -> bool {
+    on_its_way(state, |c, page, requester| {
+        let said = |m: &Message| matches!(m, Message::Next { page: p, .. } if *p == page);
+        let waits = c.nodes[&requester].core.wanted(page);
+        waits && !c.net.iter().any(|packet| said(&packet.envelope.message))
+    })
+}
+
+/// Whether a page is given to a living requester, and another one waits.
+fn on_its_way(state: &State, is: impl Fn(&Cluster, PageId, NodeId) -> bool) -> bool {
+    let cluster = &state.cluster;
+    let given = |listed: Listed| match listed.state {
+        HomeState::Shipping(_, requester, Mode::Exclusive)
+        | HomeState::Granting(requester, Mode::Exclusive) => {
+            (!listed.waiting.is_empty()).then_some(requester)
+        }
+        _ => None,
+    };
+    let mut all = cluster.nodes.values().flat_map(|n| {
+        cluster
+            .pages
+            .iter()
+            .map(move |page| (*page, n.core.listed(*page)))
+    });
+    all.any(|(page, listed)| {
+        let requester = listed
+            .and_then(given)
+            .filter(|requester| cluster.nodes.contains_key(requester));
+        requester.is_some_and(|requester| is(cluster, page, requester))
+    })
 }
 
 fn home(state: &State, is: impl Fn(HomeState) -> bool) -> bool {

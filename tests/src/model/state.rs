@@ -582,6 +582,7 @@ fn kind(message: &Message) -> &'static str {
         Message::ReleaseAck { .. } => "ReleaseAck",
         Message::Grant { .. } => "Grant",
         Message::Transfer { .. } => "Transfer",
+        Message::Next { .. } => "Next",
         Message::Invalidate { .. } => "Invalidate",
         Message::Invalidated { .. } => "Invalidated",
         Message::Gone { .. } => "Gone",

@@ -248,6 +248,13 @@ impl Hostile {
                 to: self.node(),
                 request,
             },
+            5 if self.below(2) == 0 => Message::Next {
+                page,
+                conversion,
+                mode,
+                to: self.node(),
+                request,
+            },
             5 => Message::Invalidate { page, conversion },
             6 => Message::Page {
                 page,
@@ -368,6 +375,7 @@ impl Hostile {
         };
         match envelope.message {
             Message::Transfer { conversion, .. }
+            | Message::Next { conversion, .. }
             | Message::Invalidate { conversion, .. }
             | Message::Grant { conversion, .. }
             | Message::Inherit { conversion, .. }

@@ -96,6 +96,13 @@ pub fn message(pages: &[PageId], message: &Message) -> String {
             };
             format!("Grant {} {} {} {source}", p(page), c(by), mode(*m))
         }
+        Message::Next {
+            page,
+            conversion: by,
+            mode: m,
+            to,
+            ..
+        } => format!("Next {} {} {} to {to}", p(page), c(by), mode(*m)),
         Message::Transfer {
             page,
             conversion: by,
