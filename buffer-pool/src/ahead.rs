@@ -1,7 +1,7 @@
 //! Pages that will be read soon: asked for before their reader comes to them, so that reads from storage overlap.
 //!
 //! Rule BUF-13: nobody waits for such a page and nothing holds it, so it is given up and evicted like any other that was not used yet. At most
-//! one frame in eight is waited for in this way. Nothing is taken from a node that owns the page.
+//! one frame in eight is waited for in this way. Nothing is taken from a node that owns the page and changes it.
 
 use crate::pool::{Pool, count};
 use aquifer_buffer_pool_proto::{Mode, PageId};
@@ -20,7 +20,7 @@ impl Pool {
         self.config.prefetch.min(self.frames.len() / AHEAD_PART)
     }
 
-    /// Asks for `pages` in Shared mode, those first that come first; waits for nothing. A page that another node owns is left to it, and
+    /// Asks for `pages` in Shared mode, those first that come first; waits for nothing. A page that another node owns and changes is left to it, and
     /// `owned_elsewhere` set: its reader reads a copy.
     pub fn prefetch(self: &Arc<Self>, pages: &[PageId], owned_elsewhere: &Arc<AtomicBool>) {
         let absent = |page: &&PageId| self.table.get(**page).is_none();
