@@ -15,6 +15,25 @@ pub enum Eviction {
     S3Fifo,
 }
 
+/// When a slot of the directory moves to the node that uses it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Locality {
+    /// Homes look at what was measured this often.
+    pub interval: Duration,
+    /// Requests of late that the node must have made, besides nearly all of the slot's. A move costs four messages, or fewer, and each
+    /// of these requests cost three.
+    pub requests: u32,
+}
+
+impl Default for Locality {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_millis(500),
+            requests: 8,
+        }
+    }
+}
+
 /// Sizes and times of a pool.
 #[derive(Clone, Debug)]
 pub struct PoolConfig {
@@ -35,6 +54,8 @@ pub struct PoolConfig {
     pub prefetch: usize,
     /// Which page makes room for another.
     pub eviction: Eviction,
+    /// When slots move (LOC-1); `None`: never.
+    pub locality: Option<Locality>,
 }
 
 impl PoolConfig {
@@ -49,6 +70,7 @@ impl PoolConfig {
             write_batch: 64,
             prefetch: 8,
             eviction: Eviction::default(),
+            locality: Some(Locality::default()),
         }
     }
 }
@@ -166,6 +188,8 @@ pub struct PoolCounters {
     pub evictions: u64,
     /// Messages sent to peers.
     pub messages: u64,
+    /// Slots of the directory handed over to the node that uses them.
+    pub slots_moved: u64,
     /// Messages sent again.
     pub retransmits: u64,
     /// Messages of another epoch, or of a life not in the view (DIR-5).

@@ -120,6 +120,27 @@ impl Pool {
         self.runtime.spawn("pool-timer", Box::pin(task));
     }
 
+    /// Looks at each interval whether slots should move.
+    pub(crate) fn start_rebalancing(self: &Arc<Self>) {
+        let Some(locality) = self.config.locality else {
+            return;
+        };
+        let (weak, runtime) = (Arc::downgrade(self), self.runtime.clone());
+        let task = async move {
+            loop {
+                runtime.sleep_until(runtime.now() + locality.interval).await;
+                let Some(pool) = weak.upgrade() else { return };
+                let mut inner = pool.lock();
+                if inner.closed {
+                    return;
+                }
+                inner.core.handle_rebalance(pool.now(), locality.requests);
+                pool.pump(&mut inner);
+            }
+        };
+        self.runtime.spawn("pool-rebalance", Box::pin(task));
+    }
+
     /// Gives a filled frame its page and makes it visible.
     pub(crate) fn bind(&self, index: usize, page: PageId, mode: Mode, info: ImageInfo) {
         let frame = self.frames.frame(index);

@@ -20,7 +20,7 @@ mod wire;
 
 pub use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn, Stamp, header};
 pub use config::{
-    Eviction, Miss, PageStore, PageStoreError, PoolConfig, PoolCounters, PoolError, Redo, RedoTask,
+    Eviction, Locality, Miss, PageStore, PageStoreError, PoolConfig, PoolCounters, PoolError, Redo, RedoTask,
 };
 pub use copies::CopyImage;
 pub use guard::{Hold, PageReadGuard, PageWriteGuard};

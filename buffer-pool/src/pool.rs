@@ -168,6 +168,7 @@ impl Pool {
             flushing: AtomicBool::new(false),
         });
         pool.start_timer();
+        pool.start_rebalancing();
         pool
     }
 
@@ -519,6 +520,7 @@ impl Pool {
             rebuilt: of(&self.figures.rebuilt),
             evictions: of(&self.figures.evictions),
             messages: core.messages,
+            slots_moved: core.slots_moved,
             retransmits: core.retransmits,
             dropped_epoch: core.dropped_epoch + of(&self.figures.strangers),
             dropped_malformed: of(&self.figures.malformed),

@@ -799,3 +799,55 @@ fn copies_end_with_their_view() {
     );
     assert_eq!(cluster.clock.block_on(value(&reader, page(0))), 0);
 }
+
+/// Rounds of increments of pages whose slots nobody else uses, until slots had time to move. Gives the messages that all nodes have sent.
+fn partitioned(cluster: &Cluster, rounds: u32) -> u64 {
+    cluster.clock.block_on(async {
+        for round in 0..rounds {
+            for (node, pool) in &cluster.pools {
+                for number in 0..24 {
+                    let own = page((u32::from(node.get()) * 24 + number * 7 % 24) * 64);
+                    increment(pool, own, &cluster.log).await.unwrap();
+                }
+            }
+            let pause = Duration::from_millis(100 + u64::from(round % 7));
+            cluster.clock.sleep(pause).await;
+        }
+    });
+    cluster.pools.values().map(|pool| pool.counters().messages).sum()
+}
+
+/// LOC-1: although everything is evicted again and again, a node that works alone on its pages sends no messages in the end.
+#[test]
+fn a_node_alone_with_its_pages_sends_no_messages() {
+    let cluster = Cluster::new(3, 8);
+    let begun = partitioned(&cluster, 40);
+    let moved: u64 = cluster.pools.values().map(|p| p.counters().slots_moved).sum();
+    assert!(begun > 0 && moved >= 24, "{begun} messages, {moved} slots moved");
+    assert_eq!(
+        partitioned(&cluster, 20),
+        begun,
+        "nobody has to be asked any more"
+    );
+}
+
+/// LOC-1: what two nodes use stays where it is.
+#[test]
+fn slots_that_two_nodes_use_do_not_move() {
+    let cluster = Cluster::new(3, 8);
+    cluster.clock.block_on(async {
+        for round in 0..60 {
+            for number in 0..12 {
+                for node in [1, 2] {
+                    increment(&cluster.pools[&id(node)], page(number * 64), &cluster.log)
+                        .await
+                        .unwrap();
+                }
+            }
+            cluster.clock.sleep(Duration::from_millis(100 + round % 7)).await;
+        }
+    });
+    for pool in cluster.pools.values() {
+        assert_eq!(pool.counters().slots_moved, 0);
+    }
+}

@@ -6,6 +6,7 @@ use crate::sim::{
 use crate::workload::{
     Client, EngineProgram, MemoryProgram, Planted, Sessions, Size, WORKLOADS, Workload, workload,
 };
+use aquifer_buffer_pool::Locality;
 use aquifer_dss_proto::defect::{Defect, plant};
 use aquifer_dss_proto::membership::Timing;
 use std::fmt::Write as _;
@@ -131,6 +132,7 @@ impl Configuration {
             }
             tuning = Tuning::draw(&mut later);
         }
+        tuning.locality = draw_locality(&mut Random::fork(seed, "locality"));
         if Random::fork(seed, "definitions").chance(80_000) {
             drawn = "definitions".to_owned();
         }
@@ -221,6 +223,8 @@ pub struct Tuning {
     pub clean_after: Duration,
     /// How far a scan may be ahead of itself, in pages.
     pub prefetch: usize,
+    /// When slots of the directory move.
+    pub locality: Option<Locality>,
 }
 
 impl Default for Tuning {
@@ -230,6 +234,7 @@ impl Default for Tuning {
             clean_every: Duration::from_millis(50),
             clean_after: Duration::from_secs(1),
             prefetch: 8,
+            locality: Some(Locality::default()),
         }
     }
 }
@@ -249,8 +254,19 @@ impl Tuning {
             clean_every: Duration::from_millis(*random.pick(&[50, 50, 5, 500])),
             clean_after: Duration::from_secs(*random.pick(&[10, 10, 1, 30])),
             prefetch: 8,
+            ..Self::default()
         }
     }
+}
+
+/// Of the seeds that are not as usual, most are such that a slot moves as soon as one node was alone with it for a moment.
+fn draw_locality(random: &mut Random) -> Option<Locality> {
+    if random.chance(600_000) {
+        return Some(Locality::default());
+    }
+    let interval = Duration::from_millis(*random.pick(&[5, 20, 100, 500]));
+    let requests = *random.pick(&[1, 1, 2, 4]);
+    random.chance(900_000).then_some(Locality { interval, requests })
 }
 
 fn draw_network(random: &mut Random) -> NetworkOptions {

@@ -5,12 +5,12 @@
 //! node remember bounded? What fails is dropped and counted by reason, and the sender, if it meant it, says it again.
 //! What passes and contradicts a possession is DIR-1 or DIR-2 broken by a member: that stops the node.
 
-use crate::message::{Claim, Conversion, Held, Message, Request};
+use crate::message::{Claim, Conversion, Held, Message, SlotEntry};
 use crate::ownership::{Contents, Ownership};
 use crate::page::PageId;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use aquifer_dss_proto::{HOME_SLOTS, NodeId};
+use aquifer_dss_proto::{HOME_SLOTS, NodeId, NodeSet};
 
 /// Entries of one chunk of claims, targets or redo orders.
 pub(crate) const CHUNK: usize = 512;
@@ -18,6 +18,10 @@ pub(crate) const CHUNK: usize = 512;
 pub(crate) const CHUNKS_MAX: u32 = 1 << 16;
 /// How far a request may be ahead of the first one that is missing: more than any node has under way with one home.
 pub(crate) const REQUESTS_AHEAD: u64 = 1 << 20;
+/// A slot does not move so often in one epoch.
+const VERSIONS_MAX: u32 = 1 << 30;
+/// No home counts so far.
+const CONVERSIONS_MAX: u64 = 1 << 62;
 
 /// Why a message of a member was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -99,8 +103,12 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     fn is_its_part(&self, from: NodeId, message: &Message) -> bool {
         let leader = self.view.leader;
-        let (leads, mine) = (leader == self.me, |page: &PageId| self.home(*page) == self.me);
-        let theirs = |page: &PageId| self.home(*page) == from;
+        let leads = leader == self.me;
+        // Claims, analyses and redo are about slots that have not moved.
+        let (mine, theirs) = (
+            |page: &PageId| self.view.home(page.slot()) == self.me,
+            |page: &PageId| self.view.home(page.slot()) == from,
+        );
         match message {
             Message::Acquire { page, .. }
             | Message::Release { page, .. }
@@ -112,23 +120,30 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             | Message::Inherited { page, .. }
             | Message::Cleaned { page, .. }
             | Message::FlushWanted { page }
-            | Message::AskCopy { page, .. } => mine(page),
+            | Message::AskCopy { page, .. } => self.is_or_was_home(page.slot()),
             Message::Denied { page, .. }
-            | Message::ReleaseAck { page, .. }
             | Message::Grant { page, .. }
             | Message::Transfer { page, .. }
             | Message::Next { page, .. }
             | Message::Invalidate { page, .. }
-            | Message::DoneAck { page, .. }
             | Message::Drop { page, .. }
             | Message::Inherit { page, .. }
             | Message::WriteBackWanted { page, .. }
             | Message::NotHeld { page }
-            | Message::CopyWanted { page, .. } => theirs(page),
-            // Whom the home told to ship it, only the home knows.
-            Message::Page { .. } => true,
-            // Home or owner; the question's number says whether it is an answer.
-            Message::Copy { .. } | Message::NoCopy { .. } => true,
+            | Message::CopyWanted { page, .. } => self.may_have_moved(page.slot()),
+            Message::Slot { slot, version, .. } => {
+                let slot = usize::from(*slot);
+                let known = |slot| *version <= self.assignment(slot).1; // it is only acknowledged
+                slot < HOME_SLOTS && (known(slot) || self.may_have_moved(slot))
+            }
+            // Whom the home told to ship it, only the home knows; an answer is compared with what was asked.
+            Message::Page { .. }
+            | Message::ReleaseAck { .. }
+            | Message::DoneAck { .. }
+            | Message::Copy { .. }
+            | Message::NoCopy { .. }
+            | Message::SlotAck { .. }
+            | Message::Moved { .. } => true,
             Message::WrittenBack { by, .. } => *by == self.me || (leads && !self.view.contains(*by)),
             Message::Query { slots, pages } => self.asks_for_its_own(from, slots) && pages.iter().all(theirs),
             Message::Claims { entries, .. } => entries.iter().all(|claim| mine(&claim.page)),
@@ -175,7 +190,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             | Message::Cleaned { conversion, .. } => by_now(conversion),
             Message::WriteBackWanted { by, .. } => self.view.contains(*by),
             Message::CopyWanted { to, .. } => self.view.contains(*to) && *to != self.me,
-            Message::Acquire { request, .. } | Message::Release { request, .. } => *request > Request(0),
+            Message::Acquire { request, .. } | Message::Release { request, .. } => request.number > 0,
             Message::Claims {
                 chunk,
                 chunks,
@@ -190,8 +205,35 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             Message::NeedRedo { chunk, chunks, pages } => {
                 fits(*chunk, *chunks, pages) && pages.iter().all(|(_, _, conversion)| now(conversion))
             }
+            Message::Slot {
+                slot,
+                version,
+                chunk,
+                chunks,
+                entries,
+                next_conversion,
+            } => {
+                let listed = |entry: &SlotEntry| entry.page.slot() == usize::from(*slot);
+                fits(*chunk, *chunks, entries)
+                    && (1..VERSIONS_MAX).contains(version)
+                    && *next_conversion < CONVERSIONS_MAX
+                    && entries.iter().all(|e| listed(e) && self.is_possible_entry(e))
+            }
+            Message::Moved { home, version, .. } => {
+                self.view.contains(*home) && (1..VERSIONS_MAX).contains(version)
+            }
             _ => true,
         }
+    }
+
+    fn is_possible_entry(&self, entry: &SlotEntry) -> bool {
+        let one_kind = entry.owner.is_none() || entry.sharers.is_empty();
+        let holders = entry.owner.map_or(entry.sharers, NodeSet::of);
+        let since = |(_, since): (NodeId, Conversion)| since.epoch <= self.view.epoch;
+        let duty = entry
+            .duty
+            .is_none_or(|duty| entry.sharers.contains(duty.0) && since(duty));
+        one_kind && duty && holders.without(self.view.nodes()).is_empty()
     }
 
     fn is_possible_claim(&self, claim: &Claim) -> bool {
@@ -205,11 +247,12 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         match message {
             Message::Acquire { request, .. } | Message::Release { request, .. } => {
                 let floor = self.seen.get(&from).map_or(0, |seen| seen.floor());
-                request.0 <= floor.saturating_add(REQUESTS_AHEAD)
+                request.number <= floor.saturating_add(REQUESTS_AHEAD)
             }
             Message::Claims { chunks, .. }
             | Message::Analysis { chunks, .. }
-            | Message::NeedRedo { chunks, .. } => *chunks <= CHUNKS_MAX,
+            | Message::NeedRedo { chunks, .. }
+            | Message::Slot { chunks, .. } => *chunks <= CHUNKS_MAX,
             _ => true,
         }
     }

@@ -45,7 +45,10 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             return None;
         }
         self.questions.last += 1;
-        let request = Request(self.questions.last);
+        let request = Request {
+            number: self.questions.last,
+            ..Request::default()
+        };
         self.questions.open.insert(request, page);
         let home = self.home(page);
         self.repeat(Key::Copy(request), home, Message::AskCopy { page, request });
@@ -101,7 +104,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     /// Home: sends the question on to the owner, if there is one. In the middle of a conversion that is the owner from before it: it
     /// holds the page until it surrenders it, and nobody else changes the page before.
     pub(crate) fn on_ask_copy(&mut self, from: NodeId, page: PageId, request: Request) {
-        let known = self.entries.get(&page).filter(|_| self.home(page) == self.me);
+        let known = self.entries.get(&page).filter(|_| self.answers_for(page));
         let settled = known.filter(|e| matches!(e.state, State::Idle | State::Converting { .. }));
         match settled.and_then(|e| e.owner).filter(|owner| *owner != from) {
             Some(owner) => {

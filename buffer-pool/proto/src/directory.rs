@@ -26,11 +26,11 @@ impl Seen {
     }
 
     fn contains(&self, request: Request) -> bool {
-        request.0 <= self.floor || self.above.contains(&request.0)
+        request.number <= self.floor || self.above.contains(&request.number)
     }
 
-    fn insert(&mut self, request: Request) {
-        self.above.insert(request.0);
+    pub fn insert(&mut self, request: Request) {
+        self.above.insert(request.number);
         while self.above.remove(&(self.floor + 1)) {
             self.floor += 1;
         }
@@ -149,8 +149,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     }
 
     pub(crate) fn on_acquire(&mut self, from: NodeId, page: PageId, mode: Mode, request: Request) {
-        if self.home(page) != self.me {
-            self.counters.dropped_stale += 1;
+        if !self.answers(from, page, request) {
             return;
         }
         let state = self.entry(page).state;
@@ -168,6 +167,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 return self.refuse(Fault::Limit);
             }
             self.seen.entry(from).or_default().insert(request);
+            self.usage.count(page, from);
             let entry = self.entry(page);
             entry.queue.push_back(Ask {
                 node: from,
@@ -179,7 +179,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     }
 
     pub(crate) fn on_release(&mut self, from: NodeId, page: PageId, request: Request) {
-        if self.home(page) != self.me {
+        if !self.answers(from, page, request) || self.handed_over(page) {
             return;
         }
         if !self.seen.entry(from).or_default().contains(request) {
@@ -223,6 +223,12 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             }
             entry.queue.push_front(ask); // storage refused the page: the order came to nothing
         }
+        if self.rests(page) {
+            return; // an order that was told ahead is under way, what waits in the queue is not (LOC-1)
+        }
+        let Some(entry) = self.entries.get_mut(&page) else {
+            return;
+        };
         let Some(ask) = entry.queue.pop_front() else {
             if entry.is_empty() {
                 self.entries.remove(&page);
@@ -255,6 +261,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     /// Tells the requester of the conversion under way who is next. It will be the only holder, so that what is next can only be a
     /// transfer from it.
     fn chain(&mut self, page: PageId) {
+        if self.rests(page) {
+            return;
+        }
         let next = self.next_conversion + 1;
         let conversion = Conversion {
             epoch: self.epoch(),
@@ -484,6 +493,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 let entry = self.entry(page);
                 entry.forget(from);
                 entry.retained.remove(&from);
+                self.settle(Key::Drop(page, from));
                 self.step(page, conversion, ask);
             }
             return;
@@ -647,6 +657,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     }
 
     pub(crate) fn on_cleaned(&mut self, from: NodeId, page: PageId, conversion: Conversion) {
+        if self.home(page) != self.me {
+            return self.point(from, page, Request::default());
+        }
         let Some(entry) = self.entries.get_mut(&page) else {
             return;
         };
@@ -659,7 +672,10 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     pub(crate) fn on_flush_wanted(&mut self, from: NodeId, page: PageId) {
         if self.home(page) != self.me {
-            return;
+            return self.point(from, page, Request::default());
+        }
+        if self.handed_over(page) {
+            return; // a wish is repeated
         }
         let entry = self.entry(page);
         let (idle, holders) = (entry.state == State::Idle, entry.holders());

@@ -89,7 +89,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 }
 
 /// Two cores are the same when the same inputs make them do the same from here on. Figures and times are left out:
-/// time decides only when a message is repeated.
+/// time decides only when a message is repeated, figures only when a slot moves.
 impl<I: PartialEq, C: PartialEq> PartialEq for Ownership<I, C> {
     fn eq(&self, other: &Self) -> bool {
         self.me == other.me
@@ -101,6 +101,7 @@ impl<I: PartialEq, C: PartialEq> PartialEq for Ownership<I, C> {
             && self.next_request == other.next_request
             && (&self.rebuild, &self.redo) == (&other.rebuild, &other.redo)
             && self.questions == other.questions
+            && self.locality == other.locality
             && (&self.outputs, &self.loopback) == (&other.outputs, &other.loopback)
             && self.repeated.len() == other.repeated.len()
             && self.repeated.iter().zip(&other.repeated).all(
@@ -122,7 +123,7 @@ impl<I: Hash, C: Hash> Hash for Ownership<I, C> {
         self.contents.hash(into);
         (&self.entries, &self.seen, &self.pages, &self.retained).hash(into);
         (self.next_conversion, &self.next_request, self.next_answer).hash(into);
-        (&self.rebuild, &self.redo, &self.questions).hash(into);
+        (&self.rebuild, &self.redo, &self.questions, &self.locality).hash(into);
         (self.outputs.len(), &self.loopback).hash(into);
         for (key, (_, to, message)) in &self.repeated {
             (key, to, message).hash(into);

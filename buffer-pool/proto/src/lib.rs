@@ -8,6 +8,7 @@ mod copies;
 mod directory;
 pub mod header;
 mod inspect;
+mod locality;
 mod message;
 mod ownership;
 mod page;
@@ -16,7 +17,7 @@ mod rebuild;
 
 pub use admission::Fault;
 pub use inspect::{HomeState, Listed};
-pub use message::{Claim, Conversion, Envelope, Held, Message, Redone, Request, Source};
+pub use message::{Claim, Conversion, Envelope, Held, Message, Redone, Request, SlotEntry, Source};
 pub use ownership::{Contents, CoreCounters, Output, Ownership};
 pub use page::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn, Stamp};
 pub use possession::SurrenderKind;

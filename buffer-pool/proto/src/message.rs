@@ -4,7 +4,7 @@
 
 use crate::page::{ImageInfo, Mode, PageId, Psn};
 use alloc::vec::Vec;
-use aquifer_dss_proto::{Epoch, NodeId};
+use aquifer_dss_proto::{Epoch, NodeId, NodeSet};
 use serde::{Deserialize, Serialize};
 
 /// Number of a conversion: unique per home and epoch, rising per page over all epochs.
@@ -16,10 +16,29 @@ pub struct Conversion {
     pub number: u64,
 }
 
-/// Number of an Acquire or Release, rising by one per (node, home, epoch), so that a home acts on each exactly once; or, counted apart,
-/// of a node's question for a copy, so that each finds its own answer.
+/// Number of an Acquire or Release, so that a home acts on each exactly once; or, counted apart, of a node's question for a copy, so
+/// that each finds its own answer. The default answers to none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
-pub struct Request(pub u64);
+pub struct Request {
+    /// Rises by one per (node, home, epoch), without gaps.
+    pub number: u64,
+    /// Version of the slot's assignment to which it was addressed: it names the home, and a home that the slot has left and come
+    /// back to does not act on it (LOC-3).
+    pub version: u32,
+}
+
+/// What a home lists of a page, as it goes to the next home.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct SlotEntry {
+    /// The page.
+    pub page: PageId,
+    /// The Exclusive holder.
+    pub owner: Option<NodeId>,
+    /// The Shared holders.
+    pub sharers: NodeSet,
+    /// The sharer that may have the duty to write back, and since when.
+    pub duty: Option<(NodeId, Conversion)>,
+}
 
 /// From where a granted page comes when no holder sends it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -221,4 +240,22 @@ pub enum Message {
     },
     /// Home or owner to reader: there is no copy, take possession.
     NoCopy { page: PageId, request: Request },
+    /// Home to the node that is to be the next home of the slot: what it lists, in chunks. Again until acknowledged.
+    Slot {
+        slot: u16,
+        version: u32,
+        chunk: u32,
+        chunks: u32,
+        entries: Vec<SlotEntry>,
+        next_conversion: u64,
+    },
+    /// Answer to Slot.
+    SlotAck { slot: u16, version: u32, chunk: u32 },
+    /// A node that does not answer for the page, or was asked before it did, to the asker: who does; nothing came of `request`.
+    Moved {
+        page: PageId,
+        home: NodeId,
+        version: u32,
+        request: Request,
+    },
 }

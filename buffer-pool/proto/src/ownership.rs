@@ -7,6 +7,7 @@
 use crate::admission::Fault;
 use crate::copies::Questions;
 use crate::directory::{Entry, Seen};
+use crate::locality::{Locality, Usage};
 use crate::message::{Conversion, Envelope, Message, Request};
 use crate::page::{ImageInfo, Mode, PageId};
 use crate::possession::{Local, Retained, SurrenderKind};
@@ -128,6 +129,8 @@ pub(crate) enum Key {
     NeedRedo(u32),
     Redone(PageId),
     Copy(Request),
+    /// A chunk of a slot that is handed over.
+    Slot(u16, u32),
 }
 
 /// Figures of a core.
@@ -147,6 +150,8 @@ pub struct CoreCounters {
     pub dropped_content: u64,
     /// Messages that asked this node to remember too much (DIR-8).
     pub dropped_limit: u64,
+    /// Slots handed over to a node that uses them more.
+    pub slots_moved: u64,
 }
 
 /// The ownership core of one node.
@@ -167,6 +172,8 @@ pub struct Ownership<I, C> {
     pub(crate) rebuild: Rebuild,
     pub(crate) redo: RedoTasks,
     pub(crate) questions: Questions,
+    pub(crate) locality: Locality,
+    pub(crate) usage: Usage,
     pub(crate) outputs: VecDeque<Output<I>>,
     pub(crate) counters: CoreCounters,
     pub(crate) loopback: VecDeque<(Message, Option<I>)>,
@@ -193,6 +200,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             rebuild: Rebuild::default(),
             redo: RedoTasks::default(),
             questions: Questions::default(),
+            locality: Locality::default(),
+            usage: Usage::default(),
             outputs: VecDeque::new(),
             counters: CoreCounters::default(),
             loopback: VecDeque::new(),
@@ -280,11 +289,6 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.view.contains(self.me)
     }
 
-    /// The home of a page in this view.
-    pub fn home(&self, page: PageId) -> NodeId {
-        self.view.home(page.slot())
-    }
-
     pub(crate) fn epoch(&self) -> Epoch {
         self.view.epoch
     }
@@ -343,10 +347,13 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
     }
 
-    pub(crate) fn new_request(&mut self, home: NodeId) -> Request {
+    /// A number for an Acquire or Release of `page`, and the home that it is for.
+    pub(crate) fn new_request(&mut self, page: PageId) -> (NodeId, Request) {
+        let (home, version) = self.assignment(page.slot());
         let last = self.next_request.entry(home).or_insert(0);
         *last += 1;
-        Request(*last)
+        let number = *last;
+        (home, Request { number, version })
     }
 
     fn dispatch(&mut self, from: NodeId, message: Message, image: Option<I>) {
@@ -383,6 +390,15 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 chunks,
                 targets,
             } => self.on_analysis(from, chunk, chunks, targets),
+            Message::Slot {
+                slot,
+                version,
+                chunk,
+                chunks,
+                entries,
+                next_conversion,
+            } => self.on_slot(from, slot, version, (chunk, chunks), entries, next_conversion),
+            Message::SlotAck { slot, version, chunk } => self.on_slot_ack(from, slot, version, chunk),
             other => self.dispatch_to_node(from, other, image),
         }
     }
@@ -391,6 +407,12 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         match message {
             Message::Denied { page, request } => self.on_denied(page, request),
             Message::ReleaseAck { page, request } => self.on_release_ack(page, request),
+            Message::Moved {
+                page,
+                home,
+                version,
+                request,
+            } => self.on_moved(page, home, version, request),
             Message::Grant {
                 page,
                 conversion,

@@ -147,7 +147,6 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if !self.serving() {
             return;
         }
-        let home = self.home(page);
         let local = self.pages.get(&page).copied().unwrap_or_default();
         let Some(Want::Deferred(mode)) = local.want else {
             return;
@@ -155,7 +154,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if local.releasing.is_some() && !planted(Defect::AcquireBeforeReleaseAck) {
             return;
         }
-        let request = self.new_request(home);
+        let (home, request) = self.new_request(page);
         self.pages.entry(page).or_default().want = Some(Want::Asked(mode, request));
         self.repeat(Key::Acquire(page), home, Message::Acquire { page, mode, request });
     }
@@ -256,7 +255,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             }
             SurrenderKind::Drop => {
                 local.held = None;
-                self.dropped(page, conversion, image, info);
+                self.dropped(surrender.to, page, conversion, image, info);
                 return;
             }
         };
@@ -286,8 +285,15 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.drain();
     }
 
-    /// A sharer dropped its copy; with an image it had the duty, and retains it.
-    fn dropped(&mut self, page: PageId, conversion: Conversion, image: Option<I>, info: ImageInfo) {
+    /// A sharer dropped its copy because `home` said so; with an image it had the duty, and retains it.
+    fn dropped(
+        &mut self,
+        home: NodeId,
+        page: PageId,
+        conversion: Conversion,
+        image: Option<I>,
+        info: ImageInfo,
+    ) {
         let retained = image.is_some();
         if let Some(image) = image {
             self.retained.insert(
@@ -299,7 +305,6 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 },
             );
         }
-        let home = self.home(page);
         self.send(
             home,
             Message::Invalidated {
@@ -320,18 +325,22 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if !self.serving() || !self.releasable(page) {
             return false;
         }
-        let home = self.home(page);
-        let request = self.new_request(home);
         let local = self.pages.get_mut(&page).expect("checked");
         local.held = None;
         if planted(Defect::EvictWithoutRelease) {
             self.tidy(page);
             return true;
         }
-        local.releasing = Some(request);
-        self.repeat(Key::Release(page), home, Message::Release { page, request });
+        self.release(page);
         self.drain();
         true
+    }
+
+    /// Tells the home that the page was given up.
+    pub(crate) fn release(&mut self, page: PageId) {
+        let (home, request) = self.new_request(page);
+        self.pages.entry(page).or_default().releasing = Some(request);
+        self.repeat(Key::Release(page), home, Message::Release { page, request });
     }
 
     /// Whether nothing is under way that forbids giving the page up. A page that was redone here stays until its home knows that: a

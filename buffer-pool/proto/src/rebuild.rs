@@ -47,6 +47,11 @@ impl Rebuild {
         }
     }
 
+    /// Whether every slot is complete: claims are in, and redo that was announced is ordered.
+    pub fn is_over(&self) -> bool {
+        self.claims_done && !self.analysis_awaited()
+    }
+
     /// Whether frozen pages will be thawed by a plan.
     pub fn analysis_awaited(&self) -> bool {
         self.pending && !self.planned
@@ -100,7 +105,7 @@ fn contradicts((by, earlier): &(NodeId, Claim), node: NodeId, claim: &Claim) -> 
     *by == node && retained(earlier) == retained(claim)
 }
 
-fn chunked<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
+pub(crate) fn chunked<T: Clone>(items: &[T]) -> Vec<Vec<T>> {
     if items.is_empty() {
         alloc::vec![Vec::new()]
     } else {
@@ -135,6 +140,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.next_request.clear();
         self.redo = RedoTasks::default();
         let unready = core::mem::take(&mut self.rebuild).slots;
+        let moved = self.forget_moves();
         self.rebuild.pending = pending_redo;
         if !self.serving() {
             self.entries.clear();
@@ -142,8 +148,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
         for slot in 0..HOME_SLOTS {
             let mine = self.view.home(slot) == self.me;
-            let kept =
-                old.contains(self.me) && old.home(slot) == self.me && !unready.contains(&(slot as u16));
+            let complete = !unready.contains(&(slot as u16)) && !moved.contains(&(slot as u16));
+            let kept = old.contains(self.me) && old.home(slot) == self.me && complete;
             if mine && !kept {
                 self.rebuild.slots.insert(slot as u16);
             }
@@ -224,7 +230,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 .iter()
                 .any(|m| m.node == home && old.members.contains(m));
             if local.releasing.is_some() && survives && old.home(page.slot()) == home {
-                released.push((*page, home));
+                released.push(*page);
             }
             *local = Local {
                 held: local.held,
@@ -237,10 +243,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         }
         self.pages
             .retain(|_, local| local.held.is_some() || local.want.is_some());
-        for (page, home) in released {
-            let request = self.new_request(home);
-            self.pages.entry(page).or_default().releasing = Some(request);
-            self.repeat(Key::Release(page), home, Message::Release { page, request });
+        for page in released {
+            self.release(page);
         }
         for page in wanted {
             self.ask(page);
@@ -506,7 +510,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let mut parts: BTreeMap<NodeId, Vec<(PageId, Psn)>> =
             self.view.nodes().iter().map(|n| (n, Vec::new())).collect();
         for (page, target) in targets {
-            let home = self.home(page);
+            let home = self.view.home(page.slot()); // no slot moves before the analysis (LOC-1)
             parts
                 .get_mut(&home)
                 .expect("homes are members")

@@ -157,6 +157,18 @@ defects! {
     /// DIR-2: the target of a frozen page is ignored: storage is taken for current.
     ForgetTarget,
 
+    // Slots that move inside an epoch.
+    /// LOC-1: a home begins conversions in a slot that it is handing over.
+    StartWhileMoving,
+    /// LOC-2: a home acts on a release after it has sent the slot away.
+    ReleaseWhileMoving,
+    /// LOC-3: a home acts on a request that was made before the slot left it and came back.
+    ObeyEarlierVersion,
+    /// LOC-4: a new home numbers its conversions without regard to those of the old one.
+    ForgetConversionCounter,
+    /// LOC-5: the home of a slot takes its directory for complete after a view change, although the slot had moved away.
+    KeepMovedSlots,
+
     // Definitions beside writers.
     /// TXN-8: who changes a row does not wait for those that go on from what it was.
     ChangeBesideIntents,

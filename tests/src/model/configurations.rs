@@ -48,6 +48,7 @@ const NOTHING: Budget = Budget {
     joins: 0,
     redo_failures: 0,
     reads: 0,
+    moves: 0,
 };
 
 /// Some traffic in one view.
@@ -82,6 +83,8 @@ pub fn configurations() -> Vec<Configuration> {
         deaths(),
         more_deaths(),
         joins(),
+        moves(),
+        moves_and_faults(),
         readers(),
     ]
     .concat()
@@ -417,6 +420,98 @@ fn readers() -> Vec<Configuration> {
                     crashes: 1,
                     reads: 2,
                     ..NOTHING
+                })
+            },
+        ),
+    ]
+}
+
+/// Slots move inside an epoch.
+fn moves() -> Vec<Configuration> {
+    vec![
+        named(
+            "moves",
+            "LOC-1, LOC-2: a slot moves while its page is asked for and given up",
+            Pages {
+                prelude: vec![(2, Exclusive, 1)],
+                reaches: vec![
+                    "a slot waits for the end of a conversion to move",
+                    "a slot has moved and its old home does not know",
+                ],
+                ..model(Budget {
+                    acquires: 2,
+                    exclusives: 1,
+                    evictions: 1,
+                    moves: 2,
+                    ..NOTHING
+                })
+            },
+        ),
+        named(
+            "moves and copies",
+            "LOC-3, LOC-4: a slot moves and comes back; copies of messages come late",
+            Pages {
+                prelude: vec![(2, Shared, 0)],
+                reaches: vec!["a slot has come back, and its old home does not know"],
+                ..model(Budget {
+                    acquires: 1,
+                    exclusives: 1,
+                    evictions: 1,
+                    moves: 2,
+                    copies: 1,
+                    ..NOTHING
+                })
+            },
+        ),
+        named(
+            "moves and readers",
+            "HZ-8: copies are asked for where the slot was",
+            Pages {
+                prelude: vec![(2, Exclusive, 1)],
+                ..model(Budget {
+                    acquires: 1,
+                    exclusives: 1,
+                    changes: 1,
+                    reads: 1,
+                    moves: 2,
+                    ..NOTHING
+                })
+            },
+        ),
+    ]
+}
+
+/// Slots move, and more goes wrong.
+fn moves_and_faults() -> Vec<Configuration> {
+    vec![
+        named(
+            "moves and loss",
+            "LOC-3: a slot moves and comes back; any message is lost",
+            Pages {
+                prelude: vec![(2, Shared, 0)],
+                ..model(Budget {
+                    acquires: 2,
+                    exclusives: 1,
+                    moves: 2,
+                    losses: 1,
+                    ..NOTHING
+                })
+            },
+        ),
+        named(
+            "moves and death",
+            "LOC-5: a slot has moved, or is under way, when a node dies",
+            Pages {
+                prelude: vec![(2, Exclusive, 1)],
+                reaches: across_views(&[
+                    "a page is redone",
+                    "a slot has moved and its old home does not know",
+                ]),
+                ..model(Budget {
+                    acquires: 2,
+                    exclusives: 1,
+                    moves: 1,
+                    ..DEATH
                 })
             },
         ),

@@ -35,6 +35,11 @@ pub const PAGE_DEFECTS: &[(Defect, Option<&str>)] = &[
     (Defect::CopyAfterGivingUp, Some("copies of images")),
     (Defect::TakeEarlierCopy, Some("copies of images")),
     (Defect::CopyAcrossView, Some("copies of images and a death")),
+    (Defect::StartWhileMoving, Some("moves")),
+    (Defect::ReleaseWhileMoving, Some("moves")),
+    (Defect::ObeyEarlierVersion, Some("moves and loss")),
+    (Defect::ForgetConversionCounter, Some("moves and copies")),
+    (Defect::KeepMovedSlots, Some("moves and death")),
 ];
 
 /// Whether this is a defect of the page protocol.

@@ -1,18 +1,19 @@
 //! DIR-1 to DIR-7 over a state, and what a run must be seen to reach.
 
-use super::cluster::{Cluster, Work, has_record};
+use super::cluster::{Cluster, Work, has_record, id};
 use super::state::{Pages, State, is_quiet};
 use crate::sim::panics;
 use aquifer_buffer_pool_proto::{HomeState, Listed, Message, Mode, PageId, Psn};
 use aquifer_dss_proto::NodeId;
 use aquifer_dss_proto::defect::plant;
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 type Condition = fn(&Pages, &State) -> bool;
 
 /// All properties: first the rules, then what must be reached.
 pub fn properties(model: &Pages) -> Vec<stateright::Property<Pages>> {
-    let always: [(&'static str, Condition); 10] = [
+    let always: [(&'static str, Condition); 11] = [
         ("DIR-1 one owner, or sharers", |_, s| {
             kept(s, "DIR-1") && one_owner(&s.cluster)
         }),
@@ -33,6 +34,7 @@ pub fn properties(model: &Pages) -> Vec<stateright::Property<Pages>> {
             kept(s, "DIR-7") && served(m, &s.cluster)
         }),
         ("HZ-8 a copy is as new as its question", |_, s| kept(s, "HZ-8")),
+        ("LOC-2 one home in an epoch", |_, s| one_home(&s.cluster)),
         ("redo that is on storage is let go of", |m, s| {
             !m.is_calm() || released(&s.cluster)
         }),
@@ -45,6 +47,7 @@ pub fn properties(model: &Pages) -> Vec<stateright::Property<Pages>> {
     let always = always.map(|(name, holds)| stateright::Property::always(name, holds));
     let wanted = reaches()
         .into_iter()
+        .chain(reaches_of_moves())
         .filter(|(name, _)| model.reaches.contains(name));
     let sometimes = wanted.map(|(name, holds)| stateright::Property::sometimes(name, holds));
     always.into_iter().chain(sometimes).collect()
@@ -160,6 +163,29 @@ fn on_its_way(state: &State, is: impl Fn(&Cluster, PageId, NodeId) -> bool) -> b
     })
 }
 
+fn reaches_of_moves() -> [(&'static str, Condition); 3] {
+    [
+        ("a slot waits for the end of a conversion to move", |_, s| {
+            moving(s, |n, page| n.core.answers_for(page))
+        }),
+        ("a slot has moved and its old home does not know", |_, s| {
+            moving(s, |n, page| {
+                !n.core.answers_for(page) && answered(&s.cluster, page)
+            })
+        }),
+        ("a slot has come back, and its old home does not know", |m, s| {
+            let first = m.homes[0];
+            let back = |page: &PageId| {
+                s.cluster
+                    .nodes
+                    .get(&id(first))
+                    .is_some_and(|n| n.core.answers_for(*page))
+            };
+            moving(s, |n, page| !n.core.answers_for(page) && back(&page))
+        }),
+    ]
+}
+
 fn home(state: &State, is: impl Fn(HomeState) -> bool) -> bool {
     let cluster = &state.cluster;
     let listed = |page: &PageId| {
@@ -169,6 +195,28 @@ fn home(state: &State, is: impl Fn(HomeState) -> bool) -> bool {
             .any(|n| n.core.listed(*page).is_some_and(|e| is(e.state)))
     };
     cluster.pages.iter().any(listed)
+}
+
+fn moving(state: &State, is: impl Fn(&super::cluster::Node, PageId) -> bool) -> bool {
+    let nodes = || state.cluster.nodes.values();
+    let pages = &state.cluster.pages;
+    pages
+        .iter()
+        .any(|page| nodes().any(|n| n.core.is_moving(*page) && is(n, *page)))
+}
+
+fn answered(cluster: &Cluster, page: PageId) -> bool {
+    cluster.nodes.values().any(|n| n.core.answers_for(page))
+}
+
+/// Of the members that have installed the same view, at most one answers for a page.
+fn one_home(cluster: &Cluster) -> bool {
+    let alone = |page: &PageId| {
+        let mut epochs = BTreeSet::new();
+        let mut homes = cluster.nodes.values().filter(|n| n.core.answers_for(*page));
+        homes.all(|n| epochs.insert(n.core.view().epoch))
+    };
+    cluster.pages.iter().all(alone)
 }
 
 /// Nothing dirty is left and nothing is under way: no record is kept that storage makes needless (HZ-5).

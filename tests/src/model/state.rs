@@ -39,6 +39,8 @@ pub struct Budget {
     pub joins: u8,
     /// Redo that fails.
     pub redo_failures: u8,
+    /// Slots handed over to another home.
+    pub moves: u8,
     /// Copies that readers ask for.
     pub reads: u8,
 }
@@ -60,6 +62,7 @@ impl Budget {
             &mut self.crashes,
             &mut self.joins,
             &mut self.redo_failures,
+            &mut self.moves,
             &mut self.reads,
         ];
         for budget in all {
@@ -80,6 +83,8 @@ pub enum Action {
     Lose(usize),
     /// A node does a piece of work.
     Work(NodeId, usize),
+    /// A home begins to hand the slot of a page over.
+    Move(NodeId, PageId, NodeId),
     /// The leader finds that it cannot redo a page.
     FailRedo(NodeId, usize),
     /// A node wants a page.
@@ -268,7 +273,12 @@ impl Pages {
         if packet.envelope.epoch < epoch {
             return !self.keeps_old;
         }
-        let home = |node: NodeId| cluster.pages.iter().any(|page| receiver.core.home(*page) == node);
+        let home = |node: NodeId| {
+            cluster
+                .pages
+                .iter()
+                .any(|page| receiver.core.view().home(page.slot()) == node)
+        };
         match &packet.envelope.message {
             Message::DoneAck { .. }
             | Message::AnalysisAck { .. }
@@ -307,6 +317,7 @@ impl Pages {
             Action::BeginWrite(node, page) => drop(cluster.begin_write_back(node, page)),
             Action::EndWrite(node, page) => drop(cluster.end_write_back(node, page)),
             Action::WantFlush(node, page) => cluster.want_flush(node, page),
+            Action::Move(home, page, to) => drop(cluster.move_slot(home, page, to)),
             Action::TimeOut(node) => cluster.time_out(node),
             Action::Crash(node, landed) => {
                 cluster.kill(node, |_| landed);
@@ -342,6 +353,16 @@ impl Pages {
             }
             if state.left.losses > 0 {
                 actions.push(Action::Lose(at));
+            }
+        }
+    }
+
+    fn moves(state: &State, home: NodeId, actions: &mut Vec<Action>) {
+        let (cluster, core) = (&state.cluster, &state.cluster.nodes[&home].core);
+        for page in cluster.pages.iter().copied() {
+            if state.left.moves > 0 && core.answers_for(page) && !core.is_moving(page) {
+                let others = core.view().nodes().without(NodeSet::of(home));
+                actions.extend(others.iter().map(|to| Action::Move(home, page, to)));
             }
         }
     }
@@ -452,6 +473,7 @@ impl Model for Pages {
         for node in state.cluster.nodes.keys() {
             self.work(state, *node, actions);
             self.pages(state, *node, actions);
+            Self::moves(state, *node, actions);
         }
         self.membership(state, actions);
         // Time passes when nothing else can happen; before that it costs.
@@ -508,6 +530,7 @@ fn pay(left: &mut Budget, action: Action, free: bool) {
         Action::TimeOut(_) => left.repetitions -= u8::from(!free),
         Action::Crash(..) => left.crashes -= 1,
         Action::Join(_) => left.joins -= 1,
+        Action::Move(..) => left.moves -= 1,
         _ => {}
     }
 }
@@ -612,5 +635,8 @@ fn kind(message: &Message) -> &'static str {
         Message::CopyWanted { .. } => "CopyWanted",
         Message::Copy { .. } => "Copy",
         Message::NoCopy { .. } => "NoCopy",
+        Message::Slot { .. } => "Slot",
+        Message::SlotAck { .. } => "SlotAck",
+        Message::Moved { .. } => "Moved",
     }
 }

@@ -92,6 +92,7 @@ impl NodeProgram for EngineProgram {
         config.clean_every = self.tuning.clean_every;
         config.pool.clean_after = self.tuning.clean_after;
         config.pool.prefetch = self.tuning.prefetch;
+        config.pool.locality = self.tuning.locality;
         config.redo.margin_bytes = self.redo_bytes / 4;
         config.redo.recovery_bytes = self.redo_bytes / 2;
         Box::pin(async move {

@@ -804,6 +804,14 @@ impl Cluster {
         self.collect(node);
     }
 
+    /// A home begins to hand the slot of a page over to another node. True when it did.
+    pub fn move_slot(&mut self, home: NodeId, page: PageId, to: NodeId) -> bool {
+        let now = self.now;
+        let begun = self.node(home).core.handle_move(now, page, to);
+        self.collect(home);
+        begun
+    }
+
     /// A node dies, and is proven dead. Of its writes to storage that were under way some are done: `landed`.
     pub fn kill(&mut self, node: NodeId, landed: impl Fn(PageId) -> bool) {
         self.log.note(|| format!("{node} dies"));
@@ -839,7 +847,11 @@ impl Cluster {
         }
         let other_epoch = envelope.epoch != state.core.view().epoch;
         let before = other_epoch.then(|| state.clone());
-        self.node(to).core.handle_message(now, from, envelope, image);
+        let fault = self.node(to).core.handle_message(now, from, envelope, image);
+        if let Some(fault) = fault {
+            self.log
+                .note(|| format!("{to} drops what {from} says: {fault:?}"));
+        }
         self.collect(to);
         if let Some(before) = before {
             assert!(
@@ -849,19 +861,21 @@ impl Cluster {
         }
     }
 
-    /// Whether every request is granted, no recovery is under way, and nobody keeps an image that it gave away.
+    /// Whether every request is granted, no recovery is under way, nobody keeps an image that it gave away, and nothing is repeated.
     pub fn is_settled(&self) -> bool {
-        let settled =
-            |n: &Arc<Node>| n.wants.is_empty() && n.asked.is_empty() && n.core.retained_count() == 0;
-        !self.pending && self.nodes.values().all(settled)
+        let served = |n: &Node| n.wants.is_empty() && n.asked.is_empty();
+        let silent = |n: &Node| n.core.retained_count() == 0 && n.core.unanswered() == 0;
+        !self.pending && self.nodes.values().all(|n| served(n) && silent(n))
     }
 
     /// What is missing for that.
     pub fn unserved(&self) -> String {
         let of = |(node, state): (&NodeId, &Arc<Node>)| {
-            let retained = state.core.retained_count();
+            let (retained, repeated) = (state.core.retained_count(), state.core.unanswered());
             let (wants, asked) = (&state.wants, state.asked.len());
-            format!("{node} wants {wants:?} and {asked} copies, and retains {retained} images")
+            format!(
+                "{node} wants {wants:?} and {asked} copies, retains {retained} images, repeats {repeated} messages"
+            )
         };
         let nodes: Vec<String> = self.nodes.iter().map(of).collect();
         format!("{}; redo pending: {}", nodes.join("; "), self.pending)

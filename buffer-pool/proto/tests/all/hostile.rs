@@ -4,7 +4,7 @@
 use super::cluster::id;
 use aquifer_buffer_pool_proto::{
     Claim, Contents, Conversion, CoreCounters, Envelope, Held, ImageInfo, Message, Mode, Output, Ownership,
-    PageId, Psn, Redone, Request, Source, SurrenderKind,
+    PageId, Psn, Redone, Request, SlotEntry, Source, SurrenderKind,
 };
 use aquifer_dss_proto::{Epoch, FileId, Incarnation, Instant, Member, NodeId, NodeSet};
 use std::collections::BTreeMap;
@@ -130,12 +130,20 @@ impl Hostile {
     }
 
     fn request(&mut self) -> Request {
-        Request(match self.below(12) {
+        let number = match self.below(12) {
             0 => 0,
             1 => u64::MAX,
             2 => 1 << 21,
             _ => 1 + self.below(12),
-        })
+        };
+        Request {
+            number,
+            version: self.version(),
+        }
+    }
+
+    fn version(&mut self) -> u32 {
+        self.one_of(&[0, 0, 0, 0, 1, 1, 2, u32::MAX])
     }
 
     fn mode(&mut self) -> Mode {
@@ -303,11 +311,51 @@ impl Hostile {
         }
     }
 
+    fn slot_entry(&mut self, page: PageId) -> SlotEntry {
+        let (node, other) = (self.node(), self.node());
+        SlotEntry {
+            page,
+            owner: self.one_of(&[None, Some(node)]),
+            sharers: self.one_of(&[NodeSet::EMPTY, NodeSet::of(node), NodeSet::from_bits(self.state)]),
+            duty: self
+                .one_of(&[None, Some(node), Some(other)])
+                .map(|by| (by, self.conversion())),
+        }
+    }
+
+    fn message_of_a_move(&mut self) -> Message {
+        let (page, version) = (self.page(), self.version());
+        let slot = self.one_of(&[page.slot() as u16, page.slot() as u16, u16::MAX]);
+        let (chunk, chunks) = self.chunk();
+        match self.below(3) {
+            0 => Message::Slot {
+                slot,
+                version,
+                chunk,
+                chunks,
+                entries: self.list(|this| {
+                    let other = this.page();
+                    let listed = this.one_of(&[page, page, page, other]);
+                    this.slot_entry(listed)
+                }),
+                next_conversion: self.one_of(&[0, 3, 1000, u64::MAX]),
+            },
+            1 => Message::SlotAck { slot, version, chunk },
+            _ => Message::Moved {
+                page,
+                home: self.node(),
+                version,
+                request: self.request(),
+            },
+        }
+    }
+
     /// What passes a socket: it is encoded and decoded.
     fn receive(&mut self) {
-        let message = match self.below(5) {
-            0 | 1 => self.message_to_home(),
-            2 | 3 => self.message_to_node(),
+        let message = match self.below(11) {
+            0..4 => self.message_to_home(),
+            4..8 => self.message_to_node(),
+            8 => self.message_of_a_move(),
             _ => self.message_of_recovery(),
         };
         let image = matches!(message, Message::Page { .. }) != (self.below(30) == 0);
@@ -411,7 +459,7 @@ impl Hostile {
     /// Something of its own accord.
     fn act(&mut self) {
         let (now, page) = (Instant(self.now), self.page());
-        match self.below(8) {
+        match self.below(9) {
             0..3 => {
                 let mode = self.mode();
                 self.core.handle_acquire(now, page, mode);
@@ -436,7 +484,14 @@ impl Hostile {
                     }
                 }
             }
-            _ => self.core.handle_want_flush(now, page),
+            7 => self.core.handle_want_flush(now, page),
+            _ => match self.below(2) {
+                0 => self.core.handle_rebalance(now, 2),
+                _ => {
+                    let to = self.node();
+                    self.core.handle_move(now, page, to);
+                }
+            },
         }
     }
 

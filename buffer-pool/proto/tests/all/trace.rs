@@ -17,6 +17,7 @@
 //! | `evict 2`, `write 2`, `written 2` | P is given up; P's write to storage is begun, is done |
 //! | `copy 2` | a reader at node 2 wants a copy of P; it reads it as `work` |
 //! | `want-flush 2` | node 2's redo is pinned by P |
+//! | `move 1 2` | node 1 hands the slot of P over to node 2 |
 //! | `crash 2`, `rejoin 2`, `view` | a death, a new life, and the view that says so |
 //! | `install 1`, `install all` | members install the view |
 //! | `fail-redo 2` | the leader, node 2, cannot redo what its work says |
@@ -196,6 +197,7 @@ impl Trace {
                 cluster.want_flush(node, page);
                 true
             }
+            ["move", _, to] => cluster.move_slot(node, page, number(to)),
             _ => panic!("no command: {}", words.join(" ")),
         }
     }
@@ -295,10 +297,13 @@ impl Trace {
         for (node, state) in &cluster.nodes {
             let core = &state.core;
             if core.serving() && core.home(page) == *node {
-                lines.push(format!(
-                    "home {node}: {}",
-                    words::listed(core.listed(page).as_ref())
-                ));
+                let moving = match (core.is_moving(page), core.answers_for(page)) {
+                    (false, _) => "",
+                    (true, true) => ", moving",
+                    (true, false) => ", handed over",
+                };
+                let listed = words::listed(core.listed(page).as_ref());
+                lines.push(format!("home {node}: {listed}{moving}"));
             }
         }
         for (node, state) in &cluster.nodes {

@@ -151,6 +151,16 @@ impl Walk {
         }
     }
 
+    /// Some home, if it still answers for the page, hands it over to anybody.
+    fn move_slot(&mut self, page: PageId) {
+        let to = self.any_node();
+        for home in self.cluster.nodes.keys().copied().collect::<Vec<_>>() {
+            if self.cluster.nodes[&home].core.answers_for(page) && home != to {
+                self.cluster.move_slot(home, page, to);
+            }
+        }
+    }
+
     fn tick(&mut self, node: NodeId) {
         self.cluster.now = Instant(self.cluster.now.0 + 1_000_000);
         self.cluster.tick(node);
@@ -167,7 +177,8 @@ impl Walk {
             0..400 => self.deliver(),
             400..450 => self.deliver_late(),
             450..650 => self.work(node),
-            650..800 => self.use_page(node, page),
+            650..780 => self.use_page(node, page),
+            780..800 => self.move_slot(page),
             800..840 => drop(self.cluster.evict(node, page)),
             840..880 => self.write_back(node, page),
             880..920 => self.tick(node),

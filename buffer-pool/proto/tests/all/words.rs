@@ -2,7 +2,8 @@
 
 use super::cluster::Frame;
 use aquifer_buffer_pool_proto::{
-    Claim, Conversion, Held, HomeState, ImageInfo, Listed, Message, Mode, PageId, Psn, Redone, Source,
+    Claim, Conversion, Held, HomeState, ImageInfo, Listed, Message, Mode, PageId, Psn, Redone, SlotEntry,
+    Source,
 };
 use aquifer_dss_proto::{NodeId, NodeSet, View};
 use std::collections::BTreeMap;
@@ -175,8 +176,27 @@ fn rebuild(pages: &[PageId], message: &Message) -> String {
         Message::CopyWanted { page, to, .. } => format!("CopyWanted {} for {to}", p(page)),
         Message::Copy { page, psn, .. } => format!("Copy {} psn {}", p(page), psn.0),
         Message::NoCopy { page, .. } => format!("NoCopy {}", p(page)),
+        Message::Slot { version, entries, .. } => {
+            let listed = listing(entries, |entry| slot_entry(pages, entry));
+            format!("Slot version {version}: {listed}")
+        }
+        Message::SlotAck { version, .. } => format!("SlotAck version {version}"),
+        Message::Moved {
+            page, home, version, ..
+        } => format!("Moved {} to {home}, version {version}", p(page)),
         _ => unreachable!("the messages of conversions are worded above"),
     }
+}
+
+fn slot_entry(pages: &[PageId], entry: &SlotEntry) -> String {
+    let mut parts = vec![letter(pages, entry.page).to_string()];
+    parts.extend(entry.owner.map(|owner| format!("owner {owner}")));
+    if !entry.sharers.is_empty() {
+        parts.push(format!("sharers {}", nodes(entry.sharers)));
+    }
+    let duty = |(node, since)| format!("duty {node} since {}", conversion(since));
+    parts.extend(entry.duty.map(duty));
+    parts.join(" ")
 }
 
 /// A directory entry as one line.

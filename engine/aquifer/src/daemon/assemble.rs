@@ -253,6 +253,7 @@ impl Running {
             ("rebuilt", pool.rebuilt),
             ("evictions", pool.evictions),
             ("messages", pool.messages),
+            ("slots_moved", pool.slots_moved),
             ("retransmits", pool.retransmits),
             ("dropped_epoch", pool.dropped_epoch),
             ("dropped_malformed", pool.dropped_malformed),

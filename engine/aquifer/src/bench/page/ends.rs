@@ -3,7 +3,7 @@
 
 use crate::failure::Failure;
 use aquifer_buffer_pool::testing::{MemoryStore, NullRedo};
-use aquifer_buffer_pool::{Hold, Lsn, Mode, PAGE_SIZE, PageId, Pool, PoolConfig, Psn};
+use aquifer_buffer_pool::{Hold, Locality, Lsn, Mode, PAGE_SIZE, PageId, Pool, PoolConfig, Psn};
 use aquifer_dss::net::{self, NetConfig, NetTransport};
 use aquifer_dss::seam::{Inbound, Runtime, Service, Transport};
 use aquifer_dss::tokio_runtime::TokioRuntime;
@@ -17,8 +17,6 @@ use tokio::sync::mpsc;
 const REQUEST: usize = 64;
 /// Nothing takes longer unless something is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Frames of each cache.
-const FRAMES: usize = 1024;
 
 /// One page cache with its end of the transport.
 pub struct End {
@@ -52,29 +50,23 @@ impl Inbound for Deliver {
 }
 
 impl End {
-    async fn open(id: u8, directory: &Path, store: Arc<MemoryStore>) -> Result<Self, Failure> {
-        let node = NodeId::new(id).expect("small numbers are node ids");
+    async fn open(socket: &Path, config: PoolConfig, store: Arc<MemoryStore>) -> Result<Self, Failure> {
+        let node = config.me;
         let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current());
-        let listen = vec![format!("unix:{}", directory.join(format!("{id}.peer")).display())];
-        let config = NetConfig {
+        let listen = vec![format!("unix:{}", socket.display())];
+        let net = NetConfig {
             me: node,
             group: [7; 16],
             listen,
             patience: net::PATIENCE,
         };
-        let transport = NetTransport::bind(config).await.map_err(|e| {
+        let transport = NetTransport::bind(net).await.map_err(|e| {
             Failure::failed(format!(
-                "cannot listen in {}: {e}; use a shorter --dir",
-                directory.display()
+                "cannot listen at {}: {e}; use a shorter --dir",
+                socket.display()
             ))
         })?;
-        let pool = Pool::new(
-            PoolConfig::new(node, FRAMES),
-            runtime,
-            transport.clone(),
-            store,
-            Arc::new(NullRedo),
-        );
+        let pool = Pool::new(config, runtime, transport.clone(), store, Arc::new(NullRedo));
         let (sender, answers) = mpsc::unbounded_channel();
         let deliver = Deliver {
             pool: pool.clone(),
@@ -139,14 +131,24 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// Opens and connects them.
-    pub async fn connect(directory: &Path) -> Result<Self, Failure> {
+    /// Opens and connects them; their sockets in `directory` begin with `name`.
+    pub async fn connect(
+        directory: &Path,
+        name: &str,
+        frames: usize,
+        locality: Option<Locality>,
+    ) -> Result<Self, Failure> {
         let store = Arc::new(MemoryStore::default());
-        let all = [
-            End::open(1, directory, store.clone()).await?,
-            End::open(2, directory, store.clone()).await?,
-            End::open(3, directory, store).await?,
-        ];
+        let open = |id: u8| {
+            let node = NodeId::new(id).expect("small numbers are node ids");
+            let config = PoolConfig {
+                locality,
+                ..PoolConfig::new(node, frames)
+            };
+            let (socket, store) = (directory.join(format!("{name}{id}.peer")), store.clone());
+            async move { End::open(&socket, config, store).await }
+        };
+        let all = [open(1).await?, open(2).await?, open(3).await?];
         let addresses: Vec<_> = all
             .iter()
             .filter_map(|e| Some((e.node, e.transport.addresses().first()?.clone())))

@@ -26,6 +26,18 @@ pub struct Hits {
     pub independent: Beside,
 }
 
+impl Hits {
+    /// For a person.
+    pub fn words(&self, pages: u32) -> String {
+        let (hot, random, independent) = (self.hot, &self.random, &self.independent);
+        format!(
+            "local hit: {hot} ns hot; at random over {pages} pages, each known from the one before, {} ns ({} ns in a bare array); all known \
+             beforehand, {} ns ({} ns)",
+            random.cache, random.array, independent.cache, independent.array,
+        )
+    }
+}
+
 /// Nanoseconds of the same walk in both.
 pub struct Beside {
     /// Through the cache.

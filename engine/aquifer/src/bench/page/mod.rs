@@ -7,6 +7,7 @@ mod copies;
 mod ends;
 mod hits;
 mod moves;
+mod partitioned;
 
 use super::figures::{HEADING, ratio};
 use super::place::PlaceOptions;
@@ -16,6 +17,9 @@ use aquifer_buffer_pool::Mode;
 use ends::Ends;
 use moves::{HOME_ASKS, HOME_OWNS, THREE, fetches};
 use serde_json::json;
+
+/// Frames of each cache whose pages move.
+const FRAMES: usize = 1024;
 
 /// Options of `bench page`.
 #[derive(Clone, Debug, clap::Args)]
@@ -35,7 +39,8 @@ pub struct PageOptions {
 /// Runs it.
 pub async fn run(options: PageOptions) -> Outcome {
     let place = options.place.make("page")?;
-    let ends = Ends::connect(&place.directory).await?;
+    // Slots stay: what is measured depends on who is home.
+    let ends = Ends::connect(&place.directory, "", FRAMES, None).await?;
     let rounds = options.fetches;
     let owns = fetches(&ends, HOME_OWNS, Mode::Exclusive, rounds).await?;
     let asks = fetches(&ends, HOME_ASKS, Mode::Exclusive, rounds).await?;
@@ -51,6 +56,7 @@ pub async fn run(options: PageOptions) -> Outcome {
     );
     let deep = moves::deep(&ends).await?;
     let beside = copies::measure(&ends).await?;
+    let own = partitioned::measure(&place.directory).await?;
     let hits = hits::measure(options.pages).await?;
     let over = |f: &moves::Fetches| ratio(f.fetch.microseconds(0.5), f.raw.microseconds(0.5));
     let two_hop = over(&owns).max(over(&asks));
@@ -66,6 +72,7 @@ pub async fn run(options: PageOptions) -> Outcome {
         "copy_images_per_second": beside.copies.round(),
         "writer_rate_with_copies_over_alone": beside.with_copies,
         "writer_rate_with_shared_reads_over_alone": beside.with_shared,
+        "messages_per_transaction_partitioned": own.object(),
         "local_hit_ns": {"hot": hits.hot, "random": hits.random.cache, "array": hits.random.array,
             "independent": hits.independent.cache, "independent_array": hits.independent.array, "pages": options.pages},
         "local_hit_over_array": ratio(hits.random.cache, hits.random.array),
@@ -85,8 +92,7 @@ pub async fn run(options: PageOptions) -> Outcome {
              hand-offs of one page: {two_nodes:.0}/s between two nodes, {three_nodes:.0}/s between three; 1.5 round trips each would be {limit:.0}/s\n\
              {} moves in flight: {deep:.0} pages/s\n\
              {} readers of a page that its owner writes: {:.0} copies/s; the owner does {} of its changes alone, {} when they take the page Shared\n\
-             local hit: {} ns hot; at random over {} pages, each known from the one before, {} ns ({} ns in a bare array); all known \
-             beforehand, {} ns ({} ns)",
+             {}\n{}",
             table(&HEADING, rows),
             over(&three),
             moves::DEPTH,
@@ -94,12 +100,8 @@ pub async fn run(options: PageOptions) -> Outcome {
             beside.copies,
             beside.with_copies,
             beside.with_shared,
-            hits.hot,
-            options.pages,
-            hits.random.cache,
-            hits.random.array,
-            hits.independent.cache,
-            hits.independent.array,
+            own.words(),
+            hits.words(options.pages),
         )
     })?;
     Ok(Exit::Done)
