@@ -86,6 +86,7 @@ pub fn configurations() -> Vec<Configuration> {
         moves(),
         moves_and_faults(),
         readers(),
+        harder_deaths(),
     ]
     .concat()
 }
@@ -346,6 +347,41 @@ fn more_deaths() -> Vec<Configuration> {
                 ..model(Budget {
                     redo_failures: 1,
                     acquires: 1,
+                    ..DEATH
+                })
+            },
+        ),
+    ]
+}
+
+/// A death with one more thing that goes wrong beside it.
+fn harder_deaths() -> Vec<Configuration> {
+    vec![
+        named(
+            "death and loss",
+            "any message is lost around a death, those of the recovery too",
+            Pages {
+                prelude: vec![(2, Exclusive, 1)],
+                reaches: across_views(&["a page is redone"]),
+                ..model(Budget {
+                    acquires: 1,
+                    losses: 1,
+                    ..DEATH
+                })
+            },
+        ),
+        named(
+            "redone and evicted",
+            "the leader gives a page up that it redid for another home, before or after that home knows",
+            Pages {
+                homes: vec![3],
+                prelude: vec![(2, Exclusive, 1)],
+                prompt: false,
+                reaches: across_views(&["a page is redone"]),
+                ..model(Budget {
+                    acquires: 1,
+                    evictions: 1,
+                    write_backs: 1,
                     ..DEATH
                 })
             },
