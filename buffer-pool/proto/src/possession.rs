@@ -410,6 +410,24 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.counters.dropped_stale += 1; // HZ-4
     }
 
+    /// The page, when this node asked for it by `request`, and for no more than `mode`.
+    fn asked(&mut self, page: PageId, request: Request, mode: Mode) -> Option<&mut Local> {
+        let want = self.pages.get(&page).and_then(|local| local.want);
+        match want {
+            Some(Want::Asked(wanted, asked)) if asked == request => {
+                if mode < wanted {
+                    self.refuse(Fault::Content);
+                    return None;
+                }
+            }
+            _ => {
+                self.stale();
+                return None;
+            }
+        }
+        self.pages.get_mut(&page)
+    }
+
     pub(crate) fn on_grant(
         &mut self,
         from: NodeId,
@@ -422,17 +440,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if source == Source::Retained {
             return self.on_restore(from, page, conversion);
         }
-        let Some(local) = self.pages.get_mut(&page) else {
-            return self.stale();
+        let Some(local) = self.asked(page, request, mode) else {
+            return;
         };
-        match local.want {
-            Some(Want::Asked(wanted, asked)) if asked == request => {
-                if mode < wanted {
-                    return self.refuse(Fault::Content);
-                }
-            }
-            _ => return self.stale(),
-        }
         local.want = Some(Want::Installing(mode, conversion));
         assert!(
             (source == Source::Upgrade) == local.held.is_some(),
@@ -495,28 +505,19 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         info: ImageInfo,
         image: Option<I>,
     ) {
-        let Some(local) = self.pages.get_mut(&page) else {
-            return self.stale();
-        };
         let Some(image) = image else { return self.stale() };
-        match local.want {
-            Some(Want::Asked(wanted, asked)) if asked == request => {
-                if mode < wanted {
-                    return self.refuse(Fault::Content);
-                }
-            }
-            _ => return self.stale(),
-        }
+        let retained = self.retained.get(&page).map(|retained| retained.info.psn);
+        let Some(local) = self.asked(page, request, mode) else {
+            return;
+        };
         assert!(
             local.held.is_none(),
             "DIR-1: an image of {page} comes to a holder"
         );
-        if let Some(retained) = self.retained.get(&page) {
-            assert!(
-                retained.info.psn <= info.psn,
-                "DIR-2: {page} came older than it left"
-            );
-        }
+        assert!(
+            retained <= Some(info.psn),
+            "DIR-2: {page} came older than it left"
+        );
         local.want = Some(Want::Installing(mode, conversion));
         self.settle(Key::Acquire(page));
         self.outputs.push_back(Output::Install {
