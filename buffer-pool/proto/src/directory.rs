@@ -239,63 +239,6 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.step(page, conversion, ask);
     }
 
-    /// The next conversion begins; its order was said to the owner.
-    fn follow(&mut self, page: PageId, conversion: Conversion, ask: Ask, owner: NodeId) {
-        self.entry(page).state = State::Converting {
-            conversion,
-            ask,
-            step: Step::Shipping(owner),
-        };
-        let Ask { node, mode, request } = ask;
-        let message = Message::Transfer {
-            page,
-            conversion,
-            mode,
-            to: node,
-            request,
-        };
-        self.remind(Key::Step(page, owner), owner, message);
-        self.chain(page);
-    }
-
-    /// Tells the requester of the conversion under way who is next. It will be the only holder, so that what is next can only be a
-    /// transfer from it.
-    fn chain(&mut self, page: PageId) {
-        if self.rests(page) {
-            return;
-        }
-        let next = self.next_conversion + 1;
-        let conversion = Conversion {
-            epoch: self.epoch(),
-            number: next,
-        };
-        let Some(entry) = self.entries.get_mut(&page) else {
-            return;
-        };
-        let State::Converting { ask, step, .. } = entry.state else {
-            return;
-        };
-        let alone = ask.mode == Mode::Exclusive && !matches!(step, Step::Invalidating(_));
-        // What is reinstated nobody asked for.
-        if !alone || ask.request == Request::default() || entry.next.is_some() {
-            return;
-        }
-        let Some(follower) = entry.queue.pop_front() else {
-            return;
-        };
-        entry.next = Some((conversion, follower));
-        self.next_conversion = next;
-        let Ask { node, mode, request } = follower;
-        let message = Message::Next {
-            page,
-            conversion,
-            mode,
-            to: node,
-            request,
-        };
-        self.send(ask.node, message, None);
-    }
-
     /// Decides the next step of a conversion from who holds the page now.
     fn step(&mut self, page: PageId, conversion: Conversion, ask: Ask) {
         let Ask { node, mode, .. } = ask;
@@ -538,37 +481,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.start(page);
     }
 
-    /// Whoever has the page by the conversion that follows has it from the requester of the one under way, whose own Done may be late.
-    fn end_proven(&mut self, from: NodeId, page: PageId, conversion: Conversion) {
-        let Some(entry) = self.entries.get(&page) else {
-            return;
-        };
-        let Some((next, follower)) = entry
-            .next
-            .filter(|(next, ask)| (*next, ask.node) == (conversion, from))
-        else {
-            return;
-        };
-        if let State::Converting {
-            conversion: ended,
-            ask,
-            step,
-        } = entry.state
-            && !matches!(step, Step::Invalidating(_))
-        {
-            self.end(page, ended, ask, step);
-            let entry = self.entry(page);
-            entry.next = None;
-            entry.state = State::Converting {
-                conversion: next,
-                ask: follower,
-                step: Step::Shipping(ask.node),
-            };
-        }
-    }
-
     /// The requester possesses the page.
-    fn end(&mut self, page: PageId, conversion: Conversion, ask: Ask, step: Step) {
+    pub(crate) fn end(&mut self, page: PageId, conversion: Conversion, ask: Ask, step: Step) {
         self.settle(Key::Step(page, ask.node));
         let source = if let Step::Shipping(source) = step {
             Some(source)

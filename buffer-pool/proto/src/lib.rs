@@ -4,6 +4,7 @@
 extern crate alloc;
 
 mod admission;
+mod chain;
 mod copies;
 mod directory;
 pub mod header;
@@ -14,10 +15,11 @@ mod ownership;
 mod page;
 mod possession;
 mod rebuild;
+mod surrender;
 
 pub use admission::Fault;
 pub use inspect::{HomeState, Listed};
 pub use message::{Claim, Conversion, Envelope, Held, Message, Redone, Request, SlotEntry, Source};
 pub use ownership::{Contents, CoreCounters, Output, Ownership};
 pub use page::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn, Stamp};
-pub use possession::SurrenderKind;
+pub use surrender::SurrenderKind;
