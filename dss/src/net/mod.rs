@@ -7,7 +7,7 @@
 //! - a frame is bounded before memory is taken for it, and checked before it is delivered;
 //! - nobody is waited for without end: a hello, the rest of a frame that has begun, and each write that the peer has to take
 //!   have a limit of time, then the connection is closed. (A peer that is silent between frames is a matter of membership.)
-//! - what strangers can hold is bounded: [`ARRIVING_MAX`] connections without a hello, of which the oldest goes, and one
+//! - what strangers can hold is bounded: `ARRIVING_MAX` connections without a hello, of which the oldest goes, and one
 //!   connection per node after it: a new one ends the one before;
 //! - the reading task calls `Inbound::receive` itself: no hop between socket and receiver;
 //! - all that is queued when the writer wakes goes out in one vectored write.

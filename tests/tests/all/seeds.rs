@@ -68,7 +68,7 @@ fn definitions_beside_writers_lose_nothing() {
         assert!(report.failure.is_some(), "{}", report.replay);
     };
     caught(Defect::ChangeBesideIntents, 1);
-    caught(Defect::RemoveTreeAtOnce, 4);
+    caught(Defect::RemoveTreeAtOnce, 18);
 }
 
 /// A recovery was superseded by a view while it wrote pages back to get a frame: the pages stayed marked as being written, nobody
