@@ -76,7 +76,7 @@ mod tests {
             assert!(decode(&valid[..length]).is_none(), "cut at {length}");
         }
         let mut state = 1u64;
-        for _ in 0..200_000 {
+        for _ in 0..200_000 * aquifer_dss::testing::fuzz_rounds() {
             let mut other = valid.clone();
             for _ in 0..3 {
                 state ^= state << 13;

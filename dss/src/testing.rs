@@ -12,6 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
+/// How many times as long tests of hostile input run: `scripts/fuzz` sets `AQUIFER_FUZZ_ROUNDS`.
+///
+/// # Panics
+/// When that is no number.
+pub fn fuzz_rounds() -> u64 {
+    let set = std::env::var("AQUIFER_FUZZ_ROUNDS").ok();
+    set.map_or(1, |rounds| {
+        rounds.parse().expect("AQUIFER_FUZZ_ROUNDS is a number")
+    })
+}
+
 /// The runtime. Make it with [`TestRuntime::new`] and run a future with `block_on`.
 pub struct TestRuntime {
     state: Mutex<State>,

@@ -1,6 +1,7 @@
 //! Over real sockets of this machine.
 
 use super::*;
+use crate::testing::fuzz_rounds;
 use tokio::net::TcpStream;
 
 enum Seen {
@@ -283,7 +284,7 @@ async fn streams_of_any_bytes_are_delivered_up_to_the_first_fault() {
             .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % limit
     };
-    for round in 0..300u64 {
+    for round in 0..300 * fuzz_rounds() {
         let mut stream = introduced(&one, 2).await;
         let frames: Vec<Vec<u8>> = (0..1 + below(3))
             .map(|_| {

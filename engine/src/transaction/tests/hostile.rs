@@ -4,7 +4,7 @@ use super::{Cluster, EngineHandler, EngineRequest, EngineResponse, Reply, Scn, n
 use crate::rpc::Rpc;
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn};
 use aquifer_dss::seam::Runtime;
-use aquifer_dss::testing::TestHandle;
+use aquifer_dss::testing::{TestHandle, fuzz_rounds};
 use aquifer_dss_proto::{FileId, Incarnation};
 use aquifer_engine_proto::{RetentionEntry, ScnFetch, ScnReply, TreeId, TxnId, TxnStatus};
 use std::sync::Arc;
@@ -125,21 +125,13 @@ impl EngineHandler for Liar {
     }
 }
 
-/// Rounds per seed; the script for the long run sets more.
-fn rounds() -> u64 {
-    let set = std::env::var("AQUIFER_FUZZ_ROUNDS").ok();
-    set.map_or(150, |rounds| {
-        rounds.parse().expect("AQUIFER_FUZZ_ROUNDS is a number")
-    })
-}
-
 fn lies(seed: u64, hostile: usize) {
     let cluster = Cluster::hostile(seed, hostile, |rt| Arc::new(Liar(rt)));
     let liar = Liar(cluster.rt.clone());
     cluster.rt.block_on(async {
         let rpc = |id: usize| cluster.world.lock().nodes[&node(id)].clone();
         for victim in (1..=3).filter(|id| *id != hostile) {
-            let questions = liar.clone().ask(hostile, rpc(hostile), rpc(victim), victim, rounds());
+            let questions = liar.clone().ask(hostile, rpc(hostile), rpc(victim), victim, 150 * fuzz_rounds());
             cluster.rt.spawn("liar", Box::pin(questions));
         }
         let honest: Vec<usize> = (1..=3).filter(|id| *id != hostile).collect();
