@@ -169,8 +169,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let now = |conversion: &Conversion| conversion.epoch == self.view.epoch;
         let by_now = |conversion: &Conversion| conversion.epoch <= self.view.epoch;
         match message {
-            Message::Transfer { conversion, to, .. } | Message::Next { conversion, to, .. } => {
-                now(conversion) && self.view.contains(*to) && *to != self.me
+            Message::Transfer { order, .. } | Message::Next { order, .. } => {
+                now(&order.conversion) && self.view.contains(order.to) && order.to != self.me
             }
             Message::Grant { conversion, .. }
             | Message::Invalidate { conversion, .. }

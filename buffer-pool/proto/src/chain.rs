@@ -5,10 +5,9 @@
 //! one before it.
 
 use crate::directory::{Ask, State, Step};
-use crate::message::{Conversion, Message, Request};
+use crate::message::{Conversion, Message, Order, Request};
 use crate::ownership::{Contents, Key, Ownership};
 use crate::page::{Mode, PageId};
-use crate::surrender::Order;
 use aquifer_dss_proto::NodeId;
 use aquifer_dss_proto::defect::{Defect, planted};
 
@@ -20,15 +19,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             ask,
             step: Step::Shipping(owner),
         };
-        let Ask { node, mode, request } = ask;
-        let message = Message::Transfer {
-            page,
-            conversion,
-            mode,
-            to: node,
-            request,
-        };
-        self.remind(Key::Step(page, owner), owner, message);
+        let order = ask.order(conversion);
+        self.remind(Key::Step(page, owner), owner, Message::Transfer { page, order });
         self.chain(page);
     }
 
@@ -38,12 +30,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         if self.rests(page) {
             return;
         }
-        let next = self.next_conversion + 1;
-        let conversion = Conversion {
-            epoch: self.epoch(),
-            number: next,
-        };
-        let Some(entry) = self.entries.get_mut(&page) else {
+        let Some(entry) = self.entries.get(&page) else {
             return;
         };
         let State::Converting { ask, step, .. } = entry.state else {
@@ -51,23 +38,15 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         };
         let alone = ask.mode == Mode::Exclusive && !matches!(step, Step::Invalidating(_));
         // What is reinstated nobody asked for.
-        if !alone || ask.request == Request::default() || entry.next.is_some() {
+        if !alone || ask.request == Request::default() || entry.next.is_some() || entry.queue.is_empty() {
             return;
         }
-        let Some(follower) = entry.queue.pop_front() else {
-            return;
-        };
+        let conversion = self.new_conversion();
+        let entry = self.entry(page);
+        let follower = entry.queue.pop_front().expect("somebody waits");
         entry.next = Some((conversion, follower));
-        self.next_conversion = next;
-        let Ask { node, mode, request } = follower;
-        let message = Message::Next {
-            page,
-            conversion,
-            mode,
-            to: node,
-            request,
-        };
-        self.send(ask.node, message, None);
+        let order = follower.order(conversion);
+        self.send(ask.node, Message::Next { page, order }, None);
     }
 
     /// Whoever has the page by the conversion that follows has it from the requester of the one under way, whose own Done may be late.
@@ -100,20 +79,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     }
 
     /// The order that follows the conversion in which this node asked: it waits until the page is here.
-    pub(crate) fn on_next(
-        &mut self,
-        page: PageId,
-        conversion: Conversion,
-        mode: Mode,
-        to: NodeId,
-        request: Request,
-    ) {
-        let order = Order {
-            conversion,
-            mode,
-            to,
-            request,
-        };
+    pub(crate) fn on_next(&mut self, page: PageId, order: Order) {
         match self.pages.get_mut(&page) {
             Some(local) if local.want.is_some() && !planted(Defect::NextBeforeGrant) => {
                 local.next = Some(order);

@@ -5,7 +5,7 @@
 //! never while its sender's own conversion is not Done.
 
 use crate::admission::Fault;
-use crate::message::{Conversion, Message, Redone, Request, Source};
+use crate::message::{Conversion, Message, Order, Redone, Request, Source};
 use crate::ownership::{Contents, Key, Ownership};
 use crate::page::{Mode, PageId, Psn};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,6 +42,19 @@ pub(crate) struct Ask {
     pub node: NodeId,
     pub mode: Mode,
     pub request: Request,
+}
+
+impl Ask {
+    /// What the holder is told, from whom it gets the page.
+    pub fn order(self, conversion: Conversion) -> Order {
+        let Self { node, mode, request } = self;
+        Order {
+            conversion,
+            mode,
+            to: node,
+            request,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -318,14 +331,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 ask,
                 step: Step::Shipping(source),
             };
-            let message = Message::Transfer {
-                page,
-                conversion,
-                mode,
-                to: node,
-                request,
-            };
-            self.repeat(Key::Step(page, source), source, message);
+            let order = ask.order(conversion);
+            self.repeat(Key::Step(page, source), source, Message::Transfer { page, order });
             return self.chain(page);
         }
         let mode = if entry.owner == Some(node) {

@@ -19,7 +19,7 @@ mod surrender;
 
 pub use admission::Fault;
 pub use inspect::{HomeState, Listed};
-pub use message::{Claim, Conversion, Envelope, Held, Message, Redone, Request, SlotEntry, Source};
+pub use message::{Claim, Conversion, Envelope, Held, Message, Order, Redone, Request, SlotEntry, Source};
 pub use ownership::{Contents, CoreCounters, Output, Ownership};
 pub use page::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn, Stamp};
 pub use surrender::SurrenderKind;

@@ -51,6 +51,19 @@ pub enum Source {
     Retained,
 }
 
+/// How a holder is to send a page to `to`, which asked for it by `request`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// The conversion that begins.
+    pub conversion: Conversion,
+    /// What the requester gets.
+    pub mode: Mode,
+    /// The requester.
+    pub to: NodeId,
+    /// Its request.
+    pub request: Request,
+}
+
 /// What a node says of a page to a home that rebuilds its directory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Claim {
@@ -126,22 +139,10 @@ pub enum Message {
         source: Source,
     },
     /// Home to a holder: send the image to `to`.
-    Transfer {
-        page: PageId,
-        conversion: Conversion,
-        mode: Mode,
-        to: NodeId,
-        request: Request,
-    },
+    Transfer { page: PageId, order: Order },
     /// Home to the requester of a conversion under way: as soon as you possess the page, this order is the next one. Said once,
     /// never answered: after Done it is repeated as Transfer.
-    Next {
-        page: PageId,
-        conversion: Conversion,
-        mode: Mode,
-        to: NodeId,
-        request: Request,
-    },
+    Next { page: PageId, order: Order },
     /// Home to a sharer: give it up.
     Invalidate { page: PageId, conversion: Conversion },
     /// Answer to Invalidate.

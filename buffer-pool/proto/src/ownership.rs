@@ -423,24 +423,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             } => {
                 self.on_grant(from, page, conversion, request, mode, source);
             }
-            Message::Transfer {
-                page,
-                conversion,
-                mode,
-                to,
-                request,
-            } => {
-                self.on_transfer(from, page, conversion, mode, to, request);
-            }
-            Message::Next {
-                page,
-                conversion,
-                mode,
-                to,
-                request,
-            } => {
-                self.on_next(page, conversion, mode, to, request);
-            }
+            Message::Transfer { page, order } => self.on_transfer(from, page, order),
+            Message::Next { page, order } => self.on_next(page, order),
             Message::Invalidate { page, conversion } => self.on_invalidate(from, page, conversion),
             Message::Page {
                 page,

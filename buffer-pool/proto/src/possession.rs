@@ -5,10 +5,10 @@
 
 use crate::admission::Fault;
 use crate::copies::Served;
-use crate::message::{Conversion, Message, Request, Source};
+use crate::message::{Conversion, Message, Order, Request, Source};
 use crate::ownership::{Contents, Key, Output, Ownership};
 use crate::page::{ImageInfo, Mode, PageId};
-use crate::surrender::{Order, Surrender, SurrenderKind};
+use crate::surrender::{Surrender, SurrenderKind};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Instant, NodeId};
 

@@ -3,7 +3,7 @@
 //! Rules: an order is obeyed once, and only if it is newer than the last conversion that the node took part in (HZ-4); whoever has
 //! neither page nor retained image says Gone; an image shipped with Exclusive, or dropped by a dirty holder, is retained (HZ-3).
 
-use crate::message::{Conversion, Message, Request};
+use crate::message::{Conversion, Message, Order, Request};
 use crate::ownership::{Contents, Output, Ownership};
 use crate::page::{ImageInfo, Mode, PageId};
 use crate::possession::Retained;
@@ -21,15 +21,6 @@ pub enum SurrenderKind {
     Ship,
     /// A sharer drops its copy. The image is needed when it has the duty.
     Drop,
-}
-
-/// What Transfer and Next say.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Order {
-    pub conversion: Conversion,
-    pub mode: Mode,
-    pub to: NodeId,
-    pub request: Request,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -138,24 +129,16 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.drain();
     }
 
-    pub(crate) fn on_transfer(
-        &mut self,
-        home: NodeId,
-        page: PageId,
-        conversion: Conversion,
-        mode: Mode,
-        to: NodeId,
-        request: Request,
-    ) {
+    pub(crate) fn on_transfer(&mut self, home: NodeId, page: PageId, order: Order) {
         if self.possessed(page).is_some() {
-            let order = Order {
-                conversion,
-                mode,
-                to,
-                request,
-            };
             return self.obey(page, order);
         }
+        let Order {
+            conversion,
+            mode,
+            to,
+            request,
+        } = order;
         match self.retained.get(&page) {
             Some(retained) if retained.conversion == conversion => {
                 let (image, info) = (retained.image.clone(), retained.info);

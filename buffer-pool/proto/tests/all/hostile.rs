@@ -2,9 +2,10 @@
 //! honest. Nothing but a broken DIR-n may stop it, and what it does for one message is bounded (DIR-8).
 
 use super::cluster::id;
+use super::walk::Random;
 use aquifer_buffer_pool_proto::{
-    Claim, Contents, Conversion, CoreCounters, Envelope, Held, ImageInfo, Message, Mode, Output, Ownership,
-    PageId, Psn, Redone, Request, SlotEntry, Source, SurrenderKind,
+    Claim, Contents, Conversion, CoreCounters, Envelope, Held, ImageInfo, Message, Mode, Order, Output,
+    Ownership, PageId, Psn, Redone, Request, SlotEntry, Source, SurrenderKind,
 };
 use aquifer_dss_proto::{Epoch, FileId, Incarnation, Instant, Member, NodeId, NodeSet};
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ impl Contents for Frames {
 }
 
 struct Hostile {
-    state: u64,
+    random: Random,
     now: u64,
     core: Ownership<Psn, Frames>,
     pages: Vec<PageId>,
@@ -48,7 +49,7 @@ impl Hostile {
             number: n * 64,
         });
         let mut this = Self {
-            state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
+            random: Random::new(seed),
             now: 1,
             core: Ownership::new(id(ME), Duration::from_millis(10), Frames::default()),
             pages: pages.collect(),
@@ -60,10 +61,7 @@ impl Hostile {
     }
 
     fn below(&mut self, limit: u64) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        (self.state >> 11) % limit
+        self.random.below(limit)
     }
 
     fn one_of<T: Copy>(&mut self, things: &[T]) -> T {
@@ -159,7 +157,7 @@ impl Hostile {
         ImageInfo {
             psn: self.psn(),
             dirty: self.below(2) == 0,
-            contributors: NodeSet::from_bits(self.state),
+            contributors: NodeSet::from_bits(self.random.0),
             flush_wanted: self.below(2) == 0,
         }
     }
@@ -251,17 +249,21 @@ impl Hostile {
             },
             4 => Message::Transfer {
                 page,
-                conversion,
-                mode,
-                to: self.node(),
-                request,
+                order: Order {
+                    conversion,
+                    mode,
+                    to: self.node(),
+                    request,
+                },
             },
             5 if self.below(2) == 0 => Message::Next {
                 page,
-                conversion,
-                mode,
-                to: self.node(),
-                request,
+                order: Order {
+                    conversion,
+                    mode,
+                    to: self.node(),
+                    request,
+                },
             },
             5 => Message::Invalidate { page, conversion },
             6 => Message::Page {
@@ -316,7 +318,11 @@ impl Hostile {
         SlotEntry {
             page,
             owner: self.one_of(&[None, Some(node)]),
-            sharers: self.one_of(&[NodeSet::EMPTY, NodeSet::of(node), NodeSet::from_bits(self.state)]),
+            sharers: self.one_of(&[
+                NodeSet::EMPTY,
+                NodeSet::of(node),
+                NodeSet::from_bits(self.random.0),
+            ]),
             duty: self
                 .one_of(&[None, Some(node), Some(other)])
                 .map(|by| (by, self.conversion())),
@@ -422,9 +428,10 @@ impl Hostile {
             return;
         };
         match envelope.message {
-            Message::Transfer { conversion, .. }
-            | Message::Next { conversion, .. }
-            | Message::Invalidate { conversion, .. }
+            Message::Transfer { order, .. } | Message::Next { order, .. } => {
+                self.heard.push(order.conversion);
+            }
+            Message::Invalidate { conversion, .. }
             | Message::Grant { conversion, .. }
             | Message::Inherit { conversion, .. }
             | Message::Drop { conversion, .. } => self.heard.push(conversion),

@@ -6,9 +6,25 @@ use super::words;
 use aquifer_buffer_pool_proto::{Mode, PageId};
 use aquifer_dss_proto::{FileId, Incarnation, Instant, NodeId, NodeSet};
 
+/// Numbers of a seed.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % limit
+    }
+}
+
 struct Walk {
     seed: u64,
-    state: u64,
+    numbers: Random,
     cluster: Cluster,
     /// Copies that the network keeps for long: they arrive many conversions later (HZ-4).
     late: Vec<Packet>,
@@ -19,7 +35,7 @@ impl Walk {
     fn new(seed: u64, log: Log) -> Self {
         let mut walk = Self {
             seed,
-            state: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
+            numbers: Random::new(seed),
             cluster: Cluster::new(1, Vec::new()),
             late: Vec::new(),
             writes: 0,
@@ -36,10 +52,7 @@ impl Walk {
     }
 
     fn random(&mut self, below: u64) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        (self.state >> 11) % below
+        self.numbers.below(below)
     }
 
     fn any_node(&mut self) -> NodeId {

@@ -2,8 +2,8 @@
 
 use super::cluster::Frame;
 use aquifer_buffer_pool_proto::{
-    Claim, Conversion, Held, HomeState, ImageInfo, Listed, Message, Mode, PageId, Psn, Redone, SlotEntry,
-    Source,
+    Claim, Conversion, Held, HomeState, ImageInfo, Listed, Message, Mode, Order, PageId, Psn, Redone,
+    SlotEntry, Source,
 };
 use aquifer_dss_proto::{NodeId, NodeSet, View};
 use std::collections::BTreeMap;
@@ -74,6 +74,15 @@ fn listing<T>(items: &[T], word: impl Fn(&T) -> String) -> String {
     items.iter().map(word).collect::<Vec<_>>().join("; ")
 }
 
+fn order_words(order: &Order) -> String {
+    format!(
+        "{} {} to {}",
+        conversion(order.conversion),
+        mode(order.mode),
+        order.to
+    )
+}
+
 /// A message as one line.
 pub fn message(pages: &[PageId], message: &Message) -> String {
     let p = |page: &PageId| letter(pages, *page);
@@ -97,20 +106,8 @@ pub fn message(pages: &[PageId], message: &Message) -> String {
             };
             format!("Grant {} {} {} {source}", p(page), c(by), mode(*m))
         }
-        Message::Next {
-            page,
-            conversion: by,
-            mode: m,
-            to,
-            ..
-        } => format!("Next {} {} {} to {to}", p(page), c(by), mode(*m)),
-        Message::Transfer {
-            page,
-            conversion: by,
-            mode: m,
-            to,
-            ..
-        } => format!("Transfer {} {} {} to {to}", p(page), c(by), mode(*m)),
+        Message::Next { page, order } => format!("Next {} {}", p(page), order_words(order)),
+        Message::Transfer { page, order } => format!("Transfer {} {}", p(page), order_words(order)),
         Message::Invalidate { page, conversion: by } => format!("Invalidate {} {}", p(page), c(by)),
         Message::Invalidated {
             page,
