@@ -2,9 +2,9 @@
 //! itself looks there.
 //!
 //! A locked instruction on each read would keep the processor from starting the next one early; an announcement is a plain
-//! store. What makes that sound is an asymmetric fence: a reader announces and then looks at the frame's word again, with only the compiler
-//! kept from swapping the two; who takes the frame changes the word, has every running thread of the process execute a fence
-//! (`membarrier`), and then looks at the announcements. So either the reader sees the changed word, or it is seen.
+//! store. What makes that sound is an asymmetric fence: a reader announces and then looks whether the frame is biased, with only the compiler
+//! kept from swapping the two; who takes the frame ends that, has every running thread of the process execute a fence
+//! (`membarrier`), and then looks at the announcements. So either the reader sees that it has ended, or it is seen.
 
 use rustix::thread::{MembarrierCommand, membarrier};
 use std::cell::Cell;

@@ -23,7 +23,8 @@ const SHARED: u64 = 1 << 17;
 const EXCLUSIVE: u64 = 1 << 18;
 /// A surrender waits: no new writer.
 const CLOSING: u64 = 1 << 19;
-/// How often that ended since the page came: each time it takes twice the reads until it begins again, because ending it is dear.
+/// How often the frame was biased and is not any more, since the page came: each time it takes twice the reads until it is again, because
+/// ending it is dear.
 const REVOKED: u64 = 1 << 24;
 const REVOKED_MOST: u64 = 10;
 /// Counted reads since the page was last latched exclusively, or the frame biased.

@@ -101,9 +101,9 @@ impl PageTable {
         (place + 1) & (self.entries.len() - 1)
     }
 
-    /// Place and frame of a page.
+    /// Place and frame of a page: the first entry of its hash whose frame `is_it`.
     #[inline]
-    fn find(&self, page: PageId) -> Option<(usize, usize)> {
+    fn probe(&self, page: PageId, is_it: impl Fn(usize) -> bool) -> Option<(usize, usize)> {
         let hash = hash(page);
         let mut place = self.home(hash);
         loop {
@@ -111,11 +111,16 @@ impl PageTable {
             if found == EMPTY {
                 return None;
             }
-            if hash_of(found) == hash && self.frames.frame(index_of(found)).holds_page(page) {
+            if hash_of(found) == hash && is_it(index_of(found)) {
                 return Some((place, index_of(found)));
             }
             place = self.after(place);
         }
+    }
+
+    #[inline]
+    fn find(&self, page: PageId) -> Option<(usize, usize)> {
+        self.probe(page, |index| self.frames.frame(index).holds_page(page))
     }
 
     #[inline]
@@ -159,18 +164,7 @@ impl PageTable {
     /// The frame of a page, unless another one of the same hash is before it: whoever uses it must look whether it has the page.
     #[inline]
     pub fn likely(&self, page: PageId) -> Option<usize> {
-        let hash = hash(page);
-        let mut place = self.home(hash);
-        loop {
-            let found = self.entries[place].load(Ordering::Acquire);
-            if found == EMPTY {
-                return None;
-            }
-            if hash_of(found) == hash {
-                return Some(index_of(found));
-            }
-            place = self.after(place);
-        }
+        self.probe(page, |_| true).map(|(_, index)| index)
     }
 
     /// A hit of this thread.

@@ -53,8 +53,8 @@ impl Transport for Alone {
     fn send(&self, _to: NodeId, _service: Service, _body: Vec<u8>) {}
 }
 
-/// The same walk for both.
-struct Walk(u64, u64);
+/// A walk at random: its state, and among how many pages.
+pub struct Walk(pub u64, pub u64);
 
 impl Walk {
     /// The next page, which depends on what was read.
@@ -63,7 +63,8 @@ impl Walk {
         self.next()
     }
 
-    fn next(&mut self) -> u32 {
+    /// The next page.
+    pub fn next(&mut self) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

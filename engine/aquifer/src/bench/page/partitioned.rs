@@ -2,6 +2,7 @@
 //! second, while slots of the directory move to the node that uses them (LOC-1).
 
 use super::ends::{End, Ends};
+use super::hits::Walk;
 use crate::failure::Failure;
 use aquifer_buffer_pool::{Locality, Mode, PageId};
 use aquifer_dss_proto::FileId;
@@ -72,15 +73,12 @@ pub async fn measure(directory: &Path) -> Result<Partitioned, Failure> {
 }
 
 async fn transactions(end: &End, number: u64, ended: &AtomicBool, done: &AtomicU64) -> Result<(), Failure> {
-    let mut random = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut walk = Walk(number.wrapping_mul(0x9E37_79B9_7F4A_7C15), u64::from(PAGES));
     while !ended.load(Ordering::Relaxed) {
         for access in 0..ACCESSES {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
             let page = PageId {
                 file: FileId(100 + number),
-                number: (random >> 33) as u32 % PAGES,
+                number: walk.next(),
             };
             let mode = if access % 2 == 0 {
                 Mode::Shared
