@@ -144,10 +144,12 @@ impl Engine {
     }
 
     async fn ask_copy(&self, page: PageId) -> Option<CopyImage> {
-        let mut kept = self.kept.0.lock().clone().filter(|_| planted(Defect::KeepCopies));
-        kept.take_if(|kept| kept.page() != page || !self.pool.copy_stands(kept));
-        if kept.is_some() {
-            return kept;
+        if planted(Defect::KeepCopies) {
+            let mut kept = self.kept.0.lock().clone();
+            kept.take_if(|kept| kept.page() != page || !self.pool.copy_stands(kept));
+            if kept.is_some() {
+                return kept;
+            }
         }
         let copy = self.pool.copy(page).await;
         if planted(Defect::KeepCopies) {
