@@ -1,19 +1,27 @@
 //! The command: notations, exit codes, and input that is no history.
 
 use super::{event, verdict};
-use std::io::Write;
+use std::fs::File;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 fn isocheck(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_isocheck"))
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let name = format!(
+        "aq-isocheck-{}-{}",
+        std::process::id(),
+        LAST.fetch_add(1, Ordering::Relaxed)
+    );
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, input).unwrap();
+    // A file, not a pipe: the command may refuse its arguments, and end, before it reads anything.
+    let file = File::open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_isocheck"))
         .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
+        .stdin(Stdio::from(file))
+        .output()
+        .unwrap()
 }
 
 const SKEW: &str = r#"
