@@ -6,7 +6,7 @@
 
 use crate::config::PoolError;
 use crate::pool::{Inner, Pool, count};
-use aquifer_buffer_pool_proto::{Lsn, Mode, PAGE_SIZE, PageId, Psn, header};
+use aquifer_buffer_pool_proto::{Lsn, Mode, PageId, Psn, header};
 use aquifer_dss::seam::IoBuffer;
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Epoch, Instant, NodeId, NodeSet};
@@ -205,7 +205,7 @@ impl Pool {
             batch.redo_end = batch.redo_end.max(meta.redo_end);
             self.dirty.note(index, &meta, now);
             drop(meta);
-            let mut image = IoBuffer::zeroed(PAGE_SIZE);
+            let mut image = IoBuffer::zeroed(self.config.page_size.bytes());
             self.frames.copy(index, &mut image);
             drop(reading);
             batch.pages.push(Writing { page, index, psn });

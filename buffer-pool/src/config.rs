@@ -1,6 +1,6 @@
 //! What the pool is told, what it needs of others, and what it answers.
 
-use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PageId, Psn};
+use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PageId, PageSize, Psn};
 use aquifer_dss::seam::{BoxFuture, IoBuffer};
 use aquifer_dss_proto::{Epoch, NodeId};
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub struct PoolConfig {
     pub me: NodeId,
     /// Pages of memory.
     pub frames: usize,
+    /// Size of a page: that of the volume group.
+    pub page_size: PageSize,
     /// A fresh [`Hold`](crate::Hold) keeps a page from being surrendered at most this long.
     pub hold_limit: Duration,
     /// After this long without an answer, a message of a conversion is sent again.
@@ -59,11 +61,12 @@ pub struct PoolConfig {
 }
 
 impl PoolConfig {
-    /// Usual times for `frames` pages of memory at node `me`.
+    /// Usual times for `frames` pages of memory, of the usual size, at node `me`.
     pub fn new(me: NodeId, frames: usize) -> Self {
         Self {
             me,
             frames,
+            page_size: PageSize::default(),
             hold_limit: Duration::from_millis(20),
             retransmit: Duration::from_millis(100),
             clean_after: Duration::from_secs(10),
@@ -88,7 +91,7 @@ pub enum PageStoreError {
 
 /// Where pages live when nobody holds them.
 pub trait PageStore: Send + Sync + 'static {
-    /// The `PAGE_SIZE` bytes of a page, as they are; zeros past the end of what was ever written.
+    /// The bytes of a page, as they are; zeros past the end of what was ever written.
     fn read(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, PageStoreError>>;
     /// Writes pages, which come in the order of file and number, so that none can be torn; they are durable when it returns. Pages of
     /// removed files are left out.

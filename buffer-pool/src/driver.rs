@@ -8,9 +8,7 @@ use crate::pool::{Image, Inner, Pool, count};
 use crate::repair::Loaded;
 use crate::wire;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
-use aquifer_buffer_pool_proto::{
-    Conversion, ImageInfo, Lsn, Message, Mode, Output, PAGE_SIZE, PageId, SurrenderKind,
-};
+use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Message, Mode, Output, PageId, SurrenderKind};
 use aquifer_dss::seam::{IoBuffer, Service};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Instant, NodeId};
@@ -290,7 +288,7 @@ impl Pool {
             PageStoreError::Gone(page) => PoolError::Gone(page),
             PageStoreError::Failed(message) => PoolError::Storage { page, message },
         })?;
-        if bytes.len() != PAGE_SIZE {
+        if bytes.len() != self.config.page_size.bytes() {
             return Err(PoolError::Storage {
                 page,
                 message: format!("{} bytes came", bytes.len()),
@@ -477,7 +475,7 @@ impl Pool {
             return obstacle;
         }
         let info = frame.info(&meta);
-        let mut image = vec![0; PAGE_SIZE];
+        let mut image = vec![0; self.config.page_size.bytes()];
         let needed = kind != SurrenderKind::Drop || meta.duty;
         if needed {
             self.frames.copy(index, &mut image);

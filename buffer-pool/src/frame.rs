@@ -10,7 +10,7 @@
 use crate::announce::{self, Announced, Reader};
 use crate::evict::Uses;
 use crate::huge_array::{self, HugeArray};
-use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn};
+use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Mode, PageId, PageSize, Psn};
 use aquifer_dss_proto::{FileId, Instant, NodeSet};
 use memmap2::MmapRaw;
 use parking_lot::Mutex;
@@ -337,15 +337,17 @@ fn pause(spins: &mut u64) {
 /// The memory of all frames and what is known of each.
 pub(crate) struct Frames {
     memory: MmapRaw,
+    page_size: PageSize,
     hot: HugeArray<Hot>,
     states: HugeArray<State>,
 }
 
 impl Frames {
-    pub fn new(count: usize) -> Self {
+    pub fn new(count: usize, page_size: PageSize) -> Self {
         assert!(count > 0, "a pool has frames");
         Self {
-            memory: huge_array::map(count * PAGE_SIZE),
+            memory: huge_array::map(count * page_size.bytes()),
+            page_size,
             hot: HugeArray::new(count),
             states: HugeArray::new(count),
         }
@@ -377,15 +379,16 @@ impl Frames {
 
     /// The page of frame `index`.
     #[inline]
-    pub fn bytes(&self, index: usize) -> *mut [u8; PAGE_SIZE] {
+    pub fn bytes(&self, index: usize) -> *mut [u8] {
         assert!(index < self.hot.len(), "frame {index} exists");
-        // SAFETY: inside the mapping, which has `hot.len() * PAGE_SIZE` bytes.
-        unsafe { self.memory.as_mut_ptr().add(index * PAGE_SIZE).cast() }
+        // SAFETY: inside the mapping, which has `hot.len()` pages.
+        let first = unsafe { self.memory.as_mut_ptr().add(index << self.page_size.shift()) };
+        std::ptr::slice_from_raw_parts_mut(first, self.page_size.bytes())
     }
 
     /// Fills a frame that the caller latched exclusively or took from the free list.
     pub fn fill(&self, index: usize, bytes: &[u8]) {
-        assert_eq!(bytes.len(), PAGE_SIZE, "a frame is filled whole");
+        assert_eq!(bytes.len(), self.page_size.bytes(), "a frame is filled whole");
         // SAFETY: the caller alone may touch the frame (see above), and `bytes` is not inside the mapping because
         // nothing gives out references to it without a latch.
         unsafe { (*self.bytes(index)).copy_from_slice(bytes) }
@@ -411,7 +414,7 @@ mod tests {
 
     /// A frame with page 0, possessed exclusively.
     fn one() -> Frames {
-        let frames = Frames::new(1);
+        let frames = Frames::new(1, PageSize::LEAST);
         frames.frame(0).name(page(0));
         frames.frame(0).set_possession(Some(Mode::Exclusive));
         frames
@@ -476,7 +479,7 @@ mod tests {
                 let bytes = unsafe { &*frames.bytes(0) };
                 let first = bytes[0];
                 assert_eq!(first % 2, number as u8, "the page that was asked for");
-                assert!(*bytes == [first; PAGE_SIZE], "a change seen half done");
+                assert!(bytes.iter().all(|byte| *byte == first), "a change seen half done");
                 if matches!(reading, Reading::Announced(_)) {
                     announced.fetch_add(1, Ordering::Relaxed);
                 }
@@ -497,7 +500,7 @@ mod tests {
         } else {
             assert!(frame.latch_to_write(page(*number)));
         }
-        frames.fill(0, &[(2 * round) as u8 + *number as u8; PAGE_SIZE]);
+        frames.fill(0, &[(2 * round) as u8 + *number as u8; PageSize::LEAST.bytes()]);
         frame.set_possession(Some(Mode::Exclusive));
         frame.unlatch_exclusive();
     }

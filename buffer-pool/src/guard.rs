@@ -2,7 +2,7 @@
 
 use crate::frame::{Frame, Frames, Reading};
 use crate::pool::Pool;
-use aquifer_buffer_pool_proto::{Lsn, PAGE_SIZE, PageId, Psn, header};
+use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, header};
 use std::sync::Arc;
 
 /// A page held for reading; only in synchronous code.
@@ -16,7 +16,7 @@ pub struct PageReadGuard<'a> {
 impl PageReadGuard<'_> {
     /// The page.
     #[inline]
-    pub fn bytes(&self) -> &[u8; PAGE_SIZE] {
+    pub fn bytes(&self) -> &[u8] {
         // SAFETY: as long as the guard lives, the page is latched shared or announced as being read, so that nobody changes it; and
         // the mapping lives as long as the pool, which the guard borrows.
         unsafe { &*self.frames.bytes(self.index) }
@@ -39,19 +39,19 @@ pub struct PageWriteGuard<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) frame: Frame<'a>,
     pub(crate) index: usize,
-    pub(crate) bytes: *mut [u8; PAGE_SIZE],
+    pub(crate) bytes: *mut [u8],
     pub(crate) page: PageId,
 }
 
 impl PageWriteGuard<'_> {
     /// The page.
-    pub fn bytes(&self) -> &[u8; PAGE_SIZE] {
+    pub fn bytes(&self) -> &[u8] {
         // SAFETY: the exclusive latch is held as long as the guard lives.
         unsafe { &*self.bytes }
     }
 
     /// The page, to be changed.
-    pub fn bytes_mut(&mut self) -> &mut [u8; PAGE_SIZE] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: the exclusive latch is held as long as the guard lives, and `&mut self` makes this the only access.
         unsafe { &mut *self.bytes }
     }

@@ -18,7 +18,7 @@ mod table;
 pub mod testing;
 mod wire;
 
-pub use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn, Stamp, header};
+pub use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PageId, PageSize, Psn, Scn, Stamp, header};
 pub use config::{
     Eviction, Locality, Miss, PageStore, PageStoreError, PoolConfig, PoolCounters, PoolError, Redo, RedoTask,
 };

@@ -13,7 +13,7 @@ use crate::guard::{Hold, PageReadGuard, PageWriteGuard};
 use crate::table::PageTable;
 use crate::wire;
 use aquifer_buffer_pool_proto::{
-    Contents, Envelope, ImageInfo, Message, Mode, Ownership, PAGE_SIZE, PageId, Psn, Redone, Request,
+    Contents, Envelope, ImageInfo, Message, Mode, Ownership, PageId, PageSize, Psn, Redone, Request,
 };
 use aquifer_dss::seam::{IoBuffer, Runtime, Transport};
 use aquifer_dss_proto::{Epoch, Incarnation, Instant, NodeId, NodeSet, View};
@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{Notify, oneshot};
 
-/// An image on its way: `PAGE_SIZE` bytes.
+/// An image on its way: the bytes of a page.
 pub(crate) type Image = Arc<Vec<u8>>;
 
 /// What the core may ask about pages in frames.
@@ -133,7 +133,7 @@ impl Pool {
         store: Arc<dyn PageStore>,
         redo: Arc<dyn Redo>,
     ) -> Arc<Self> {
-        let frames = Arc::new(Frames::new(config.frames));
+        let frames = Arc::new(Frames::new(config.frames, config.page_size));
         let table = Arc::new(PageTable::new(frames.clone()));
         let contents = FrameContents {
             frames: frames.clone(),
@@ -181,6 +181,11 @@ impl Pool {
         self.config.me
     }
 
+    /// Size of its pages.
+    pub fn page_size(&self) -> PageSize {
+        self.config.page_size
+    }
+
     /// The epoch that the pool serves.
     pub fn epoch(&self) -> Epoch {
         self.inner.lock().core.view().epoch
@@ -188,7 +193,7 @@ impl Pool {
 
     /// A message of `Service::Pages` from one life of a peer.
     pub fn receive(self: &Arc<Self>, from: NodeId, incarnation: Incarnation, body: &[u8]) {
-        let Some((envelope, image)) = wire::decode(body) else {
+        let Some((envelope, image)) = wire::decode(body, self.config.page_size) else {
             tracing::warn!(%from, length = body.len(), "a page message cannot be decoded");
             return count(&self.figures.malformed);
         };
@@ -427,7 +432,11 @@ impl Pool {
     /// Leader: the page is at its target. It enters as exclusive and dirty at this node, with the contributors of
     /// `info`; the home opens it. Waits for a frame.
     pub async fn redone(self: &Arc<Self>, task: RedoTask, image: IoBuffer, info: ImageInfo) {
-        assert_eq!(image.len(), PAGE_SIZE, "a redone page is whole");
+        assert_eq!(
+            image.len(),
+            self.config.page_size.bytes(),
+            "a redone page is whole"
+        );
         assert!(info.psn >= task.target, "a page is shown only at its target");
         let index = self.allocate().await;
         let mut inner = self.inner.lock();

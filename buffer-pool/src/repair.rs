@@ -6,7 +6,7 @@
 
 use crate::config::PoolError;
 use crate::pool::{Pool, count};
-use aquifer_buffer_pool_proto::{ImageInfo, Mode, PAGE_SIZE, PageId, Psn, header};
+use aquifer_buffer_pool_proto::{ImageInfo, Mode, PageId, Psn, header};
 use aquifer_dss::seam::IoBuffer;
 use std::sync::Arc;
 
@@ -58,7 +58,11 @@ impl Pool {
     async fn rebuilt(&self, page: PageId) -> Option<(IoBuffer, Psn)> {
         match self.store.rebuild(page).await {
             Ok(bytes) => {
-                assert_eq!(bytes.len(), PAGE_SIZE, "a rebuilt page is whole");
+                assert_eq!(
+                    bytes.len(),
+                    self.config.page_size.bytes(),
+                    "a rebuilt page is whole"
+                );
                 assert_eq!(
                     header::page_id(&bytes),
                     page,

@@ -198,13 +198,13 @@ impl PageTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aquifer_dss_proto::FileId;
+    use aquifer_dss_proto::{FileId, PageSize};
     use std::collections::BTreeMap;
 
     /// Pages come and go as in a map, in a table so small that entries collide, wrap and move all the time.
     #[test]
     fn it_is_a_map() {
-        let frames = Arc::new(Frames::new(16));
+        let frames = Arc::new(Frames::new(16, PageSize::LEAST));
         let table = PageTable::new(frames.clone());
         let mut model: BTreeMap<u32, usize> = BTreeMap::new();
         let mut free: Vec<usize> = (0..16).collect();

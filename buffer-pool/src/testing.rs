@@ -1,7 +1,7 @@
 //! For unit tests here and in other crates: a deterministic runtime with virtual time, storage in memory, redo that is
 //! always durable, a network in memory, and a pool alone in its view.
 
-use crate::{PAGE_SIZE, PageId, PageStore, PageStoreError, Pool, PoolConfig, Psn, Redo};
+use crate::{PageId, PageSize, PageStore, PageStoreError, Pool, PoolConfig, Psn, Redo};
 use aquifer_buffer_pool_proto::Lsn;
 use aquifer_dss::seam::{BoxFuture, IoBuffer, Runtime, Service, Transport};
 use aquifer_dss_proto::{Incarnation, Instant, Member, NodeId, NodeSet, View};
@@ -159,11 +159,20 @@ impl Runtime for TestClock {
 /// Pages in memory; what was never written is zero.
 #[derive(Default)]
 pub struct MemoryStore {
+    page_size: PageSize,
     pages: Mutex<BTreeMap<PageId, Vec<u8>>>,
     known: Mutex<BTreeMap<PageId, Vec<u8>>>,
 }
 
 impl MemoryStore {
+    /// An empty store of pages of this size.
+    pub fn of(page_size: PageSize) -> Self {
+        Self {
+            page_size,
+            ..Self::default()
+        }
+    }
+
     /// The stored bytes of a page.
     pub fn page(&self, page: PageId) -> Option<Vec<u8>> {
         self.pages.lock().get(&page).cloned()
@@ -183,7 +192,7 @@ impl MemoryStore {
 impl PageStore for MemoryStore {
     fn read(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, PageStoreError>> {
         Box::pin(async move {
-            let mut buffer = IoBuffer::zeroed(PAGE_SIZE);
+            let mut buffer = IoBuffer::zeroed(self.page_size.bytes());
             if let Some(bytes) = self.pages.lock().get(&page) {
                 buffer.copy_from_slice(bytes);
             }

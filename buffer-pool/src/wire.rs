@@ -1,7 +1,7 @@
 //! Messages as bytes: a postcard [`Envelope`], and behind a `Page` or `Copy` message the page.
 
 use crate::pool::Image;
-use aquifer_buffer_pool_proto::{Envelope, Message, PAGE_SIZE};
+use aquifer_buffer_pool_proto::{Envelope, Message, PageSize};
 use std::sync::Arc;
 
 pub(crate) fn encode(envelope: &Envelope, image: Option<&Image>) -> Vec<u8> {
@@ -12,11 +12,11 @@ pub(crate) fn encode(envelope: &Envelope, image: Option<&Image>) -> Vec<u8> {
     body
 }
 
-/// `None` when the bytes are not a message.
-pub(crate) fn decode(body: &[u8]) -> Option<(Envelope, Option<Image>)> {
+/// `None` when the bytes are not a message, or its page is not of this size.
+pub(crate) fn decode(body: &[u8], page_size: PageSize) -> Option<(Envelope, Option<Image>)> {
     let (envelope, rest) = postcard::take_from_bytes::<Envelope>(body).ok()?;
     let expected = if matches!(envelope.message, Message::Page { .. } | Message::Copy { .. }) {
-        PAGE_SIZE
+        page_size.bytes()
     } else {
         0
     };
@@ -59,13 +59,17 @@ mod tests {
         let place = (0..valid.len()).find(|at| {
             let mut other = valid.clone();
             other[*at] = 64;
-            matches!(decode(&other), Some((Envelope { message: Message::WrittenBack { by, .. }, .. }, _)) if by.get() == 64)
+            matches!(decode(&other, PageSize::default()), Some((Envelope { message: Message::WrittenBack { by, .. }, .. }, _)) if by.get() == 64)
         });
         let place = place.expect("one byte is the node");
         for node in 0..=u8::MAX {
             let mut other = valid.clone();
             other[place] = node;
-            assert_eq!(decode(&other).is_some(), (1..=64).contains(&node), "node {node}");
+            assert_eq!(
+                decode(&other, PageSize::default()).is_some(),
+                (1..=64).contains(&node),
+                "node {node}"
+            );
         }
     }
 
@@ -73,7 +77,10 @@ mod tests {
     fn no_bytes_make_it_panic() {
         let valid = bytes();
         for length in 0..valid.len() {
-            assert!(decode(&valid[..length]).is_none(), "cut at {length}");
+            assert!(
+                decode(&valid[..length], PageSize::default()).is_none(),
+                "cut at {length}"
+            );
         }
         let mut state = 1u64;
         for _ in 0..200_000 * aquifer_dss::testing::fuzz_rounds() {
@@ -85,7 +92,7 @@ mod tests {
                 let at = state as usize % other.len();
                 other[at] = (state >> 32) as u8;
             }
-            let _ = decode(&other);
+            let _ = decode(&other, PageSize::default());
         }
     }
 }

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
+const PAGE_SIZE: usize = 8192;
+
 fn id(n: u8) -> NodeId {
     NodeId::new(n).unwrap()
 }
@@ -195,7 +197,7 @@ impl Cluster {
             "recovery",
             Box::pin(async move {
                 while let Some(task) = leader.next_redo().await {
-                    let mut image = IoBuffer::zeroed(aquifer_buffer_pool::PAGE_SIZE);
+                    let mut image = IoBuffer::zeroed(PAGE_SIZE);
                     image[64..72].copy_from_slice(&task.target.0.to_le_bytes());
                     aquifer_buffer_pool::header::set_identity(&mut image, task.page, task.target);
                     let contributors = NodeSet::of(node);
@@ -253,12 +255,12 @@ fn solo_pool_reads_and_writes_with_eight_frames() {
 #[test]
 fn a_page_with_a_bad_checksum_or_of_another_place_is_corrupt_and_bytes_of_a_removed_file_are_none() {
     let solo = SoloPool::new(8);
-    let mut bytes = vec![0; aquifer_buffer_pool::PAGE_SIZE];
+    let mut bytes = vec![0; PAGE_SIZE];
     aquifer_buffer_pool::header::set_identity(&mut bytes, page(1), Psn(4));
     solo.store.set_page(page(1), bytes.clone());
     solo.store.set_page(page(3), bytes);
     // A file that was here before.
-    let mut bytes = vec![0; aquifer_buffer_pool::PAGE_SIZE];
+    let mut bytes = vec![0; PAGE_SIZE];
     let removed = PageId {
         file: FileId(8),
         number: 2,
@@ -272,17 +274,14 @@ fn a_page_with_a_bad_checksum_or_of_another_place_is_corrupt_and_bytes_of_a_remo
         }
         let _hold = solo.pool.acquire(page(2), Mode::Shared).await.unwrap();
         assert_eq!(solo.pool.read(page(2)).unwrap().psn(), Psn(0));
-        assert_eq!(
-            solo.pool.read(page(2)).unwrap().bytes(),
-            &[0; aquifer_buffer_pool::PAGE_SIZE]
-        );
+        assert_eq!(solo.pool.read(page(2)).unwrap().bytes(), &[0; PAGE_SIZE]);
     });
 }
 
 #[test]
 fn a_damaged_page_is_rebuilt_and_written_in_place_before_it_is_given_up() {
     let solo = SoloPool::new(2);
-    let mut good = vec![0; aquifer_buffer_pool::PAGE_SIZE];
+    let mut good = vec![0; PAGE_SIZE];
     aquifer_buffer_pool::header::set_kind(&mut good, 1, 9);
     aquifer_buffer_pool::header::set_identity(&mut good, page(1), Psn(4));
     good[64] = 77;
@@ -305,13 +304,11 @@ fn a_damaged_page_is_rebuilt_and_written_in_place_before_it_is_given_up() {
 #[test]
 fn a_page_taken_for_never_formatted_is_rebuilt_when_it_is_doubted() {
     let solo = SoloPool::new(4);
-    let mut good = vec![0; aquifer_buffer_pool::PAGE_SIZE];
+    let mut good = vec![0; PAGE_SIZE];
     aquifer_buffer_pool::header::set_identity(&mut good, page(1), Psn(4));
     good[64] = 77;
-    solo.store
-        .set_page(page(1), vec![0xAA; aquifer_buffer_pool::PAGE_SIZE]);
-    solo.store
-        .set_page(page(2), vec![0xAA; aquifer_buffer_pool::PAGE_SIZE]);
+    solo.store.set_page(page(1), vec![0xAA; PAGE_SIZE]);
+    solo.store.set_page(page(2), vec![0xAA; PAGE_SIZE]);
     solo.store.set_rebuilt(page(1), good);
     solo.clock.block_on(async {
         assert_eq!(value(&solo.pool, page(1)).await, 0);
@@ -328,11 +325,10 @@ fn a_page_taken_for_never_formatted_is_rebuilt_when_it_is_doubted() {
 #[test]
 fn who_doubts_a_page_that_is_being_repaired_waits_for_the_repair() {
     let solo = SoloPool::new(4);
-    let mut good = vec![0; aquifer_buffer_pool::PAGE_SIZE];
+    let mut good = vec![0; PAGE_SIZE];
     aquifer_buffer_pool::header::set_identity(&mut good, page(1), Psn(4));
     for number in [1, 2] {
-        solo.store
-            .set_page(page(number), vec![0xAA; aquifer_buffer_pool::PAGE_SIZE]);
+        solo.store.set_page(page(number), vec![0xAA; PAGE_SIZE]);
     }
     solo.store.set_rebuilt(page(1), good);
     let doubt = async |number| {

@@ -17,7 +17,7 @@ use crate::tree::Tree;
 use crate::waits::WaitCause;
 use crate::{Blocked, Error};
 use aquifer_buffer_pool::{CopyImage, PageReadGuard, PageWriteGuard, Pool};
-use aquifer_buffer_pool_proto::PageId;
+use aquifer_buffer_pool_proto::{PageId, PageSize};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_engine_proto::TreeId;
 use parking_lot::Mutex;
@@ -52,6 +52,10 @@ impl Pages for Overlay<'_> {
         = PageWriteGuard<'a>
     where
         Self: 'a;
+
+    fn page_size(&self) -> PageSize {
+        self.pool.page_size()
+    }
 
     fn read(&self, page: PageId) -> Result<OverlayRead<'_>, Blocked> {
         match self.copy.filter(|copy| copy.page() == page) {

@@ -9,7 +9,7 @@
 
 use crate::Blocked;
 use aquifer_buffer_pool::{PageReadGuard, PageWriteGuard, Pool, header};
-use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Scn, Stamp};
+use aquifer_buffer_pool_proto::{Lsn, PageId, PageSize, Psn, Scn, Stamp};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_engine_proto::group::group_length;
 use aquifer_engine_proto::page::{self, PageError, PageOperation, encode_operation};
@@ -43,6 +43,8 @@ pub trait Pages {
     type Write<'a>: WritePage
     where
         Self: 'a;
+    /// Size of a page.
+    fn page_size(&self) -> PageSize;
     /// Holds a page for reading.
     fn read(&self, page: PageId) -> Result<Self::Read<'_>, Blocked>;
     /// Holds a page for changing. A thread holds a page once at most.
@@ -89,6 +91,9 @@ impl WritePage for PageWriteGuard<'_> {
 impl Pages for Pool {
     type Read<'a> = PageReadGuard<'a>;
     type Write<'a> = PageWriteGuard<'a>;
+    fn page_size(&self) -> PageSize {
+        Pool::page_size(self)
+    }
     fn read(&self, page: PageId) -> Result<PageReadGuard<'_>, Blocked> {
         Pool::read(self, page).map_err(|miss| Blocked::Page(miss.page, miss.mode))
     }

@@ -9,7 +9,7 @@ use crate::store::{DOUBLE_WRITE_BYTES, decode_batch};
 use crate::streams::{double_write_areas, redo_streams};
 use crate::wal::read_page_history;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
-use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn};
+use aquifer_buffer_pool_proto::{PageId, PageSize, Psn};
 use aquifer_dss::group::VolumeGroup;
 use aquifer_dss::seam::IoBuffer;
 use aquifer_dss_proto::NodeId;
@@ -19,6 +19,7 @@ use std::sync::Arc;
 /// What storage still has of the past of a page.
 pub struct Gathered {
     page: PageId,
+    page_size: PageSize,
     history: PageHistory,
     /// The newest whole image, and the node in whose area it is.
     image: Option<(NodeId, Vec<u8>)>,
@@ -29,6 +30,7 @@ impl Gathered {
     pub async fn of(group: &Arc<VolumeGroup>, page: PageId) -> Result<Self, String> {
         let mut gathered = Self {
             page,
+            page_size: group.page_size(),
             history: PageHistory::new(),
             image: None,
         };
@@ -50,7 +52,7 @@ impl Gathered {
         for (node, file) in double_write_areas(group).await.map_err(|e| e.to_string())? {
             let buffer = IoBuffer::zeroed(DOUBLE_WRITE_BYTES as usize);
             let area = group.read_at(file, 0, buffer).await.map_err(|e| e.to_string())?;
-            let Some((_, image)) = decode_batch(&area).remove(&self.page) else {
+            let Some((_, image)) = decode_batch(&area, self.page_size).remove(&self.page) else {
                 continue;
             };
             if let Verdict::Valid(psn) = header::verify(&image, self.page)
@@ -73,7 +75,12 @@ impl Gathered {
     }
 
     fn make(&self, rebuilt: &Rebuilt<'_>) -> Result<IoBuffer, String> {
-        let Self { page, image, .. } = self;
+        let Self {
+            page,
+            page_size,
+            image,
+            ..
+        } = self;
         let (bytes, base) = match (rebuilt.base, image) {
             (Some(psn), Some((node, image))) => {
                 let base = format!(
@@ -82,7 +89,10 @@ impl Gathered {
                 );
                 (IoBuffer::copy_padded(image), base)
             }
-            _ => (IoBuffer::zeroed(PAGE_SIZE), "its format record".to_owned()),
+            _ => (
+                IoBuffer::zeroed(page_size.bytes()),
+                "its format record".to_owned(),
+            ),
         };
         let bytes = redone(bytes, &rebuilt.records)?;
         if header::psn(&bytes) != rebuilt.psn || header::page_id(&bytes) != *page {

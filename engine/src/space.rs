@@ -2,18 +2,17 @@
 
 use crate::Error;
 use crate::tree::FileSpace;
-use aquifer_buffer_pool_proto::PAGE_SIZE;
 use aquifer_dss::group::{CreateOptions, StorageError, VolumeGroup};
 use aquifer_dss_proto::catalog::{FileKind, OperationError};
 use aquifer_engine_proto::TreeId;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 
-/// Pages a tree's file has at first: one allocation unit of the default size.
-const FIRST_PAGES: u64 = 512;
+/// Bytes a tree's file has at first: one allocation unit of the default size.
+const FIRST_BYTES: u64 = 4 << 20;
 
-/// Most pages by which a file grows at a time.
-const GROWTH_PAGES: u64 = 16_384;
+/// Most bytes by which a file grows at a time.
+const GROWTH_BYTES: u64 = 128 << 20;
 
 /// Known sizes of files, in pages. A file only grows while it exists, so a size known once stays usable.
 #[derive(Default)]
@@ -31,7 +30,7 @@ impl FileSizes {
     /// Makes (or finds) the file of a tree.
     pub async fn create(&self, group: &VolumeGroup, path: &str, kind: FileKind) -> Result<TreeId, Error> {
         let options = CreateOptions {
-            size: FIRST_PAGES * PAGE_SIZE as u64,
+            size: FIRST_BYTES,
             kind,
             exclusive: false,
         };
@@ -47,9 +46,9 @@ impl FileSizes {
         if now > known {
             return Ok(());
         }
-        let more = u64::from(now).clamp(FIRST_PAGES, GROWTH_PAGES);
+        let size = group.page_size().offset(now);
         group
-            .allocate(tree.0, (u64::from(now) + more) * PAGE_SIZE as u64)
+            .allocate(tree.0, size + size.clamp(FIRST_BYTES, GROWTH_BYTES))
             .await
             .map_err(storage)?;
         self.learn(group, tree).await?;
@@ -65,7 +64,7 @@ impl FileSizes {
 
     pub(crate) async fn learn(&self, group: &VolumeGroup, tree: TreeId) -> Result<u32, Error> {
         let size = group.stat(tree.0).await.map_err(storage)?.size;
-        let pages = u32::try_from(size / PAGE_SIZE as u64).unwrap_or(u32::MAX);
+        let pages = u32::try_from(group.page_size().pages(size)).unwrap_or(u32::MAX);
         self.pages.write().insert(tree, pages);
         Ok(pages)
     }

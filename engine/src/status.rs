@@ -69,7 +69,7 @@ impl StatusFiles {
         let Some(file) = self.file(&engine, node).await? else {
             return Ok(None);
         };
-        let place = status_place(txn);
+        let place = status_place(txn, engine.group.page_size());
         let (number, index) = (place.page, usize::from(place.index));
         if number >= page_count(&engine, file) && number >= engine.sizes.learn(&engine.group, file).await? {
             return Ok(None);
@@ -100,7 +100,8 @@ impl StatusFiles {
     async fn write_entries(&self, commits: Vec<(TxnId, Scn)>) -> Result<Lsn, Error> {
         let engine = self.engine()?;
         let file = self.file(&engine, engine.me).await?.ok_or(Error::NoSuchTree)?;
-        let numbers: BTreeSet<u32> = commits.iter().map(|(txn, _)| status_place(*txn).page).collect();
+        let place_of = |txn: &TxnId| status_place(*txn, engine.group.page_size());
+        let numbers: BTreeSet<u32> = commits.iter().map(|(txn, _)| place_of(txn).page).collect();
         let mut learned = Resolutions::new();
         let mut runner = Runner {
             txn: None,
@@ -130,7 +131,7 @@ impl StatusFiles {
                     mtr.change(page, &PageOperation::Format(PageContent::Status))?;
                 }
                 for (txn, scn) in &commits {
-                    let place = status_place(*txn);
+                    let place = place_of(txn);
                     mtr.change(
                         held[&place.page],
                         &PageOperation::SetStatus {

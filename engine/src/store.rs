@@ -1,6 +1,6 @@
 //! Pages on shared storage: reads in place, writes through this node's double-write area.
 //!
-//! An 8 KiB write may tear at 512 bytes. A batch is therefore written to the node's own double-write file first, flushed,
+//! The write of a page may tear at 512 bytes. A batch is therefore written to the node's own double-write file first, flushed,
 //! then written in place and flushed. Whoever redoes pages of a dead node takes the image of its double-write file as base where
 //! the page in place has a bad checksum. The area is not restored as a whole: a page that a dead node was writing
 //! had changes that were not on storage, so some stream still names it and it is in the recovery plan.
@@ -11,7 +11,7 @@
 
 use crate::rebuild::Gathered;
 use aquifer_buffer_pool::{PageStore, PageStoreError};
-use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn};
+use aquifer_buffer_pool_proto::{PageId, PageSize, Psn};
 use aquifer_dss::group::{StorageError, VolumeGroup};
 use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer};
 use aquifer_dss_proto::FileId;
@@ -21,8 +21,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Mutex;
 
-/// Most pages in one double-write batch.
-pub const BATCH_PAGES: usize = 64;
+/// Most bytes of images in one double-write batch.
+const BATCH_BYTES: usize = 512 << 10;
+
+/// Most pages in one double-write batch: 128 of 4 KiB, 16 of 32.
+const fn batch_pages(page_size: PageSize) -> usize {
+    BATCH_BYTES / page_size.bytes()
+}
 
 /// Pages of which it is remembered that they cannot be rebuilt.
 const REFUSED_MAX: usize = 4096;
@@ -32,7 +37,12 @@ const ENTRY: usize = 24;
 const HEADER: usize = BLOCK;
 
 /// Size of a node's double-write file in bytes: a header block and the images.
-pub const DOUBLE_WRITE_BYTES: u64 = (HEADER + BATCH_PAGES * PAGE_SIZE) as u64;
+pub const DOUBLE_WRITE_BYTES: u64 = (HEADER + BATCH_BYTES) as u64;
+
+const _: () = assert!(
+    16 + batch_pages(PageSize::LEAST) * ENTRY <= HEADER,
+    "the entries fit their block"
+);
 
 /// [`PageStore`] over the volume group.
 pub struct GroupStore {
@@ -64,10 +74,15 @@ impl GroupStore {
         self.double_write.get().is_some()
     }
 
+    /// Byte offset of a page in its file.
+    fn offset(&self, page: PageId) -> u64 {
+        self.group.page_size().offset(page.number)
+    }
+
     async fn read_page(&self, page: PageId) -> Result<IoBuffer, PageStoreError> {
-        let buffer = IoBuffer::zeroed(PAGE_SIZE);
+        let buffer = IoBuffer::zeroed(self.group.page_size().bytes());
         self.group
-            .read_at(page.file, offset(page), buffer)
+            .read_at(page.file, self.offset(page), buffer)
             .await
             .map_err(|error| match error {
                 StorageError::NoSuchFile(_) => PageStoreError::Gone(page),
@@ -103,7 +118,7 @@ impl GroupStore {
         let _one_batch = self.batch.lock().await; // STO-1
         let mut pages = pages;
         while !pages.is_empty() {
-            let rest = pages.split_off(pages.len().min(BATCH_PAGES));
+            let rest = pages.split_off(pages.len().min(batch_pages(self.group.page_size())));
             self.write_one_batch(area, pages).await.map_err(|e| failed(&e))?;
             pages = rest;
         }
@@ -116,14 +131,15 @@ impl GroupStore {
         pages: Vec<(PageId, IoBuffer)>,
     ) -> Result<(), StorageError> {
         if !planted(Defect::WriteInPlaceOnly) {
-            self.group.write_at(area, 0, encode_batch(&pages)).await?;
+            let area_bytes = encode_batch(&pages, self.group.page_size());
+            self.group.write_at(area, 0, area_bytes).await?;
         }
         if !planted(Defect::WriteInPlaceBeforeAreaFlushed) {
             self.group.flush().await?;
         }
         let writes = neighbours(pages)
             .into_iter()
-            .map(|(page, images)| self.group.write_at(page.file, offset(page), images));
+            .map(|(page, images)| self.group.write_at(page.file, self.offset(page), images));
         for result in futures_util::future::join_all(writes).await {
             match result {
                 // The file was removed meanwhile: nobody will read the page.
@@ -158,8 +174,9 @@ fn neighbours(pages: Vec<(PageId, IoBuffer)>) -> Vec<(PageId, IoBuffer)> {
         one.0.file == next.0.file && one.0.number + 1 == next.0.number
     };
     let joined = |run: &[(PageId, IoBuffer)]| {
-        let mut images = IoBuffer::zeroed(run.len() * PAGE_SIZE);
-        for (place, (_, image)) in images.chunks_exact_mut(PAGE_SIZE).zip(run) {
+        let page_bytes = run[0].1.len();
+        let mut images = IoBuffer::zeroed(run.len() * page_bytes);
+        for (place, (_, image)) in images.chunks_exact_mut(page_bytes).zip(run) {
             place.copy_from_slice(image);
         }
         (run[0].0, images)
@@ -167,30 +184,26 @@ fn neighbours(pages: Vec<(PageId, IoBuffer)>) -> Vec<(PageId, IoBuffer)> {
     pages.chunk_by(follows).map(joined).collect()
 }
 
-/// Byte offset of a page in its file.
-pub const fn offset(page: PageId) -> u64 {
-    page.number as u64 * PAGE_SIZE as u64
-}
-
 fn failed(error: &StorageError) -> PageStoreError {
     PageStoreError::Failed(error.to_string())
 }
 
 /// Header {magic u64, count u32, crc u32 of the entries} and entries {file u64, number u32, crc u32 of the image, psn u64}, then the images.
-fn encode_batch(pages: &[(PageId, IoBuffer)]) -> IoBuffer {
+fn encode_batch(pages: &[(PageId, IoBuffer)], page_size: PageSize) -> IoBuffer {
+    let page_bytes = page_size.bytes();
     assert!(
-        !pages.is_empty() && pages.len() <= BATCH_PAGES,
+        !pages.is_empty() && pages.len() <= batch_pages(page_size),
         "a batch of {} pages",
         pages.len()
     );
-    let mut area = IoBuffer::zeroed(HEADER + pages.len() * PAGE_SIZE);
+    let mut area = IoBuffer::zeroed(HEADER + pages.len() * page_bytes);
     for (index, (page, image)) in pages.iter().enumerate() {
         let entry = &mut area[16 + index * ENTRY..][..ENTRY];
         entry[..8].copy_from_slice(&page.file.0.to_le_bytes());
         entry[8..12].copy_from_slice(&page.number.to_le_bytes());
         entry[12..16].copy_from_slice(&crc32c(&[image]).to_le_bytes());
         entry[16..24].copy_from_slice(&aquifer_buffer_pool_proto::header::psn(image).0.to_le_bytes());
-        area[HEADER + index * PAGE_SIZE..][..PAGE_SIZE].copy_from_slice(image);
+        area[HEADER + index * page_bytes..][..page_bytes].copy_from_slice(image);
     }
     let entries = crc32c(&[&area[16..16 + pages.len() * ENTRY]]);
     area[..8].copy_from_slice(&MAGIC.to_le_bytes());
@@ -200,18 +213,19 @@ fn encode_batch(pages: &[(PageId, IoBuffer)]) -> IoBuffer {
 }
 
 /// The images of a double-write area that are whole, with their PSN. Any bytes are allowed: what does not check is left out.
-pub fn decode_batch(area: &[u8]) -> BTreeMap<PageId, (Psn, Vec<u8>)> {
+pub fn decode_batch(area: &[u8], page_size: PageSize) -> BTreeMap<PageId, (Psn, Vec<u8>)> {
+    let page_bytes = page_size.bytes();
     let mut images = BTreeMap::new();
     if area.len() < HEADER || area[..8] != MAGIC.to_le_bytes() {
         return images;
     }
     let count = u32_at(area, 8) as usize;
-    if count > BATCH_PAGES || crc32c(&[&area[16..16 + count * ENTRY]]) != u32_at(area, 12) {
+    if count > batch_pages(page_size) || crc32c(&[&area[16..16 + count * ENTRY]]) != u32_at(area, 12) {
         return images;
     }
     for index in 0..count {
         let entry = 16 + index * ENTRY;
-        let Some(image) = area.get(HEADER + index * PAGE_SIZE..HEADER + (index + 1) * PAGE_SIZE) else {
+        let Some(image) = area.get(HEADER + index * page_bytes..HEADER + (index + 1) * page_bytes) else {
             break;
         };
         if crc32c(&[image]) == u32_at(area, entry + 12) {
@@ -240,32 +254,41 @@ mod cuts;
 mod tests {
     use super::*;
 
+    const PAGE_BYTES: usize = PageSize::LEAST.bytes();
+
+    fn decode(area: &[u8]) -> BTreeMap<PageId, (Psn, Vec<u8>)> {
+        decode_batch(area, PageSize::LEAST)
+    }
+
     fn batch() -> IoBuffer {
-        let mut image = IoBuffer::zeroed(PAGE_SIZE);
+        let mut image = IoBuffer::zeroed(PAGE_BYTES);
         image[100] = 42;
-        encode_batch(&[
-            (
-                PageId {
-                    file: FileId(3),
-                    number: 1,
-                },
-                IoBuffer::copy_padded(&image),
-            ),
-            (
-                PageId {
-                    file: FileId(4),
-                    number: 9,
-                },
-                image,
-            ),
-        ])
+        encode_batch(
+            &[
+                (
+                    PageId {
+                        file: FileId(3),
+                        number: 1,
+                    },
+                    IoBuffer::copy_padded(&image),
+                ),
+                (
+                    PageId {
+                        file: FileId(4),
+                        number: 9,
+                    },
+                    image,
+                ),
+            ],
+            PageSize::LEAST,
+        )
     }
 
     #[test]
     fn pages_in_a_row_are_one_write() {
         let of = |file, number| {
             let file = FileId(file);
-            let mut image = IoBuffer::zeroed(PAGE_SIZE);
+            let mut image = IoBuffer::zeroed(PAGE_BYTES);
             image.fill(number as u8);
             (PageId { file, number }, image)
         };
@@ -273,16 +296,16 @@ mod tests {
         let writes = neighbours(pages);
         let shape: Vec<_> = writes
             .iter()
-            .map(|(page, images)| (page.file.0, page.number, images.len() / PAGE_SIZE))
+            .map(|(page, images)| (page.file.0, page.number, images.len() / PAGE_BYTES))
             .collect();
         assert_eq!(shape, [(1, 4, 3), (1, 8, 1), (2, 9, 2)]);
-        let bytes: Vec<u8> = writes[0].1.chunks(PAGE_SIZE).map(|image| image[0]).collect();
+        let bytes: Vec<u8> = writes[0].1.chunks(PAGE_BYTES).map(|image| image[0]).collect();
         assert_eq!(bytes, [4, 5, 6]);
     }
 
     #[test]
     fn whole_images_come_back() {
-        let images = decode_batch(&batch());
+        let images = decode(&batch());
         assert_eq!(images.len(), 2);
         assert_eq!(
             images[&PageId {
@@ -297,11 +320,11 @@ mod tests {
     #[test]
     fn a_torn_image_is_left_out_and_garbage_gives_nothing() {
         let mut area = batch();
-        area[HEADER + 5000] ^= 1;
-        assert_eq!(decode_batch(&area).len(), 1);
-        assert!(decode_batch(&area[..HEADER + 100]).is_empty());
+        area[HEADER + PAGE_BYTES + 1000] ^= 1;
+        assert_eq!(decode(&area).len(), 1);
+        assert!(decode(&area[..HEADER + 100]).is_empty());
         area[20] ^= 1;
-        assert!(decode_batch(&area).is_empty());
-        assert!(decode_batch(&[0; 10]).is_empty());
+        assert!(decode(&area).is_empty());
+        assert!(decode(&[0; 10]).is_empty());
     }
 }

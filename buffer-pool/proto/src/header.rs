@@ -16,9 +16,9 @@
 //! The pool owns the CRC, the PSN and the epoch; file and number are written at the first `finish`; version, kind,
 //! tree and stamp belong to the engine.
 
-use crate::page::{PAGE_SIZE, PageId, Psn, Stamp};
+use crate::page::{PageId, Psn, Stamp};
 use aquifer_dss_proto::envelope::crc32c;
-use aquifer_dss_proto::{Epoch, FileId};
+use aquifer_dss_proto::{Epoch, FileId, PageSize};
 
 /// Bytes of the header.
 pub const HEADER_SIZE: usize = 48;
@@ -105,7 +105,7 @@ pub fn set_identity(page: &mut [u8], id: PageId, psn: Psn) {
 
 /// Stamps the writer's epoch and the CRC, computed over the bytes that follow the CRC field.
 pub fn seal(page: &mut [u8], epoch: Epoch) {
-    assert_eq!(page.len(), PAGE_SIZE, "a page is sealed whole");
+    assert!(PageSize::new(page.len()).is_some(), "a page is sealed whole");
     page[32..40].copy_from_slice(&epoch.0.to_le_bytes());
     let sum = crc32c(&[&page[4..]]);
     page[0..4].copy_from_slice(&sum.to_le_bytes());
@@ -113,7 +113,7 @@ pub fn seal(page: &mut [u8], epoch: Epoch) {
 
 /// Judges what storage gave for `id`.
 pub fn verify(page: &[u8], id: PageId) -> Verdict {
-    assert_eq!(page.len(), PAGE_SIZE, "a page is verified whole");
+    assert!(PageSize::new(page.len()).is_some(), "a page is verified whole");
     let named = page_id(page);
     if named != id {
         let in_part =

@@ -21,5 +21,8 @@ pub use admission::Fault;
 pub use inspect::{HomeState, Listed};
 pub use message::{Claim, Conversion, Envelope, Held, Message, Order, Redone, Request, SlotEntry, Source};
 pub use ownership::{Contents, CoreCounters, Output, Ownership};
-pub use page::{ImageInfo, Lsn, Mode, PAGE_SIZE, PageId, Psn, Scn, Stamp};
+pub use page::{ImageInfo, Lsn, Mode, PageId, Psn, Scn, Stamp};
 pub use surrender::SurrenderKind;
+
+// Whoever handles pages needs their size.
+pub use aquifer_dss_proto::PageSize;

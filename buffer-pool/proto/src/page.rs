@@ -4,10 +4,7 @@ use aquifer_dss_proto::{FileId, HOME_SLOTS, NodeSet};
 use core::fmt;
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a page.
-pub const PAGE_SIZE: usize = 8192;
-
-/// A page: a file of the volume group and the page's number in it. Byte offset in the file: `number * PAGE_SIZE`.
+/// A page: a file of the volume group and the page's number in it. Byte offset in the file: [`PageSize::offset`](aquifer_dss_proto::PageSize::offset) of the number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct PageId {
     /// The file.

@@ -4,7 +4,7 @@
 //! newer generation of two good copies wins. All sizes and offsets of areas are in the label or fixed here.
 
 use crate::envelope::{EnvelopeError, open_block, seal_block};
-use crate::{BLOCK_BYTES, NodeId};
+use crate::{BLOCK_BYTES, NodeId, PageSize};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// "AQLABEL\0" as a little-endian number.
 pub const LABEL_MAGIC: u64 = u64::from_le_bytes(*b"AQLABEL\0");
 /// Version of the whole on-disk format.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Byte offsets of the two copies of the label.
 pub const LABEL_OFFSETS: [u64; 2] = [0, 64 << 10];
 /// Byte offset of node 1's slot; one block per node.
@@ -75,6 +75,8 @@ pub struct Label {
     pub segment_bytes: u64,
     /// Size of each of the two checkpoints, which follow the journal.
     pub checkpoint_bytes: u64,
+    /// Size of a page: see [`page_size`](Self::page_size).
+    pub page_bytes: u32,
 }
 
 impl Label {
@@ -114,6 +116,7 @@ impl Label {
             && self.au_bytes <= 64 << 20
             && self.au_offset.is_multiple_of(self.au_bytes)
             && self.au_offset + u64::from(self.au_count) * self.au_bytes <= self.size
+            && PageSize::new(self.page_bytes as usize).is_some()
             && (self.volume != 0 || self.has_sound_journal())
     }
 
@@ -123,6 +126,11 @@ impl Label {
             && self.journal_bytes / self.segment_bytes >= 8
             && self.checkpoint_bytes >= 2 * BLOCK_BYTES as u64
             && self.checkpoint_offset(1) + self.checkpoint_bytes <= self.au_offset
+    }
+
+    /// Size of a page of the files that hold pages.
+    pub fn page_size(&self) -> PageSize {
+        PageSize::new(self.page_bytes as usize).expect("a label is decoded or planned with a page size")
     }
 
     /// Byte offset of checkpoint 0 or 1.

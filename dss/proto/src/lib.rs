@@ -14,6 +14,7 @@ mod ids;
 pub mod journal;
 pub mod label;
 pub mod membership;
+mod shape;
 pub mod storage_message;
 mod time;
 mod view;
@@ -22,5 +23,6 @@ mod view;
 pub const BLOCK_BYTES: usize = 4096;
 
 pub use ids::{Epoch, FileId, Incarnation, NodeId, NodeSet};
+pub use shape::PageSize;
 pub use time::Instant;
 pub use view::{HOME_SLOTS, Member, View};

@@ -2,6 +2,7 @@
 
 use super::error::StorageError;
 use crate::seam::{BLOCK, BlockDevice, IoBuffer};
+use aquifer_dss_proto::PageSize;
 use aquifer_dss_proto::catalog::Catalog;
 use aquifer_dss_proto::envelope::EnvelopeError;
 use aquifer_dss_proto::journal::{Tail, encode_checkpoint};
@@ -18,6 +19,8 @@ pub struct GroupOptions {
     pub journal_bytes: u64,
     /// Bytes of each of the two checkpoints: a multiple of 4 KiB.
     pub checkpoint_bytes: u64,
+    /// Size of a page.
+    pub page_size: PageSize,
     /// Overwrite what is on the device.
     pub force: bool,
     /// Where ids come from; `None` draws from the kernel. The simulator sets it.
@@ -31,6 +34,7 @@ impl Default for GroupOptions {
             au_bytes: 4 << 20,
             journal_bytes: 16 << 20,
             checkpoint_bytes: 8 << 20,
+            page_size: PageSize::default(),
             force: false,
             seed: None,
         }
@@ -189,6 +193,7 @@ fn plan(size: u64, options: &GroupOptions) -> Result<Label, StorageError> {
         journal_bytes: options.journal_bytes,
         segment_bytes: segment,
         checkpoint_bytes: checkpoint,
+        page_bytes: options.page_size.bytes() as u32,
     })
 }
 

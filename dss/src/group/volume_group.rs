@@ -12,7 +12,7 @@ use super::request::Requests;
 use crate::seam::{BlockDevice, Runtime, Transport};
 use aquifer_dss_proto::catalog::{Catalog, Extent, FileKind, HistoryEntry, Node};
 use aquifer_dss_proto::label::Label;
-use aquifer_dss_proto::{Epoch, FileId, NodeId, NodeSet};
+use aquifer_dss_proto::{Epoch, FileId, NodeId, NodeSet, PageSize};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -141,6 +141,11 @@ impl VolumeGroup {
     /// The label of the first volume.
     pub const fn label(&self) -> &Label {
         &self.label
+    }
+
+    /// Size of a page of the group's files.
+    pub fn page_size(&self) -> PageSize {
+        self.label.page_size()
     }
 
     /// The device of a volume.

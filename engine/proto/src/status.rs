@@ -2,10 +2,11 @@
 //!
 //! Rules:
 //! - an entry of 0 means "no commit record": with its transaction ended, that is an abort;
-//! - page 0 of the file gives out sequence numbers; entries begin on page 1, [`STATUS_PER_PAGE`] to a page.
+//! - page 0 of the file gives out sequence numbers; entries begin on page 1, [`status_per_page`] to a page.
 
 use crate::TxnId;
-use crate::page::STATUS_PER_PAGE;
+use crate::page::status_per_page;
+use aquifer_buffer_pool_proto::PageSize;
 
 /// Place of a transaction's entry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -18,8 +19,8 @@ pub struct StatusPlace {
 
 /// Where the status of `txn` is, in the file of its node. A sequence past the four million million that fit a file, as a peer or a damaged
 /// row may name one, is on a page that no file has.
-pub fn status_place(txn: TxnId) -> StatusPlace {
-    let per_page = STATUS_PER_PAGE as u64;
+pub fn status_place(txn: TxnId, page_size: PageSize) -> StatusPlace {
+    let per_page = status_per_page(page_size) as u64;
     let page = u32::try_from(txn.sequence() / per_page + 1);
     StatusPlace {
         page: page.unwrap_or(u32::MAX),
@@ -34,17 +35,19 @@ mod tests {
 
     #[test]
     fn entries_tile_the_pages() {
-        let place = |sequence| status_place(TxnId::new(NodeId::new(2).unwrap(), sequence));
-        let per_page = STATUS_PER_PAGE as u64;
-        assert_eq!(place(0), StatusPlace { page: 1, index: 0 });
-        assert_eq!(
-            place(per_page - 1),
-            StatusPlace {
-                page: 1,
-                index: STATUS_PER_PAGE as u16 - 1
-            }
-        );
-        assert_eq!(place((1 << TxnId::SEQUENCE_BITS) - 1).page, u32::MAX);
-        assert_eq!(place(per_page), StatusPlace { page: 2, index: 0 });
+        for page_size in PageSize::ALL {
+            let place = |sequence| status_place(TxnId::new(NodeId::new(2).unwrap(), sequence), page_size);
+            let per_page = status_per_page(page_size) as u64;
+            assert_eq!(place(0), StatusPlace { page: 1, index: 0 });
+            assert_eq!(
+                place(per_page - 1),
+                StatusPlace {
+                    page: 1,
+                    index: per_page as u16 - 1
+                }
+            );
+            assert_eq!(place((1 << TxnId::SEQUENCE_BITS) - 1).page, u32::MAX);
+            assert_eq!(place(per_page), StatusPlace { page: 2, index: 0 });
+        }
     }
 }

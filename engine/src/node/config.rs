@@ -24,7 +24,7 @@ pub struct NodeConfig {
     pub timing: Timing,
     /// Where this node listens; published in its slot.
     pub addresses: Addresses,
-    /// The page cache.
+    /// The page cache. The size of its pages is the volume group's, whatever is said here.
     pub pool: PoolConfig,
     /// Bytes of the redo stream's file, when it has to be made.
     pub redo_bytes: u64,

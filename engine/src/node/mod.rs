@@ -91,6 +91,8 @@ impl Node {
             return Err(NodeError::Memory(config.pool.frames));
         }
         let group = VolumeGroup::open(runtime.clone(), devices.clone(), config.id).await?;
+        let mut config = config;
+        config.pool.page_size = group.page_size();
         let membership = Membership::start(
             runtime.clone(),
             group.control(),

@@ -2,12 +2,12 @@
 
 use super::{PARALLEL_REDO, Recovery, RecoveryError, planned};
 use crate::rebuild::Gathered;
-use crate::store::{self, DOUBLE_WRITE_BYTES};
+use crate::store::{DOUBLE_WRITE_BYTES, decode_batch};
 use crate::streams::{double_write_areas, redo_streams};
 use crate::wal;
 use aquifer_buffer_pool::{PageStore, PageStoreError, RedoTask};
 use aquifer_buffer_pool_proto::header::{self, Verdict};
-use aquifer_buffer_pool_proto::{ImageInfo, PAGE_SIZE, PageId, Psn};
+use aquifer_buffer_pool_proto::{ImageInfo, PageId, Psn};
 use aquifer_dss::group::StorageError;
 use aquifer_dss::seam::IoBuffer;
 use aquifer_dss_proto::FileId;
@@ -120,17 +120,18 @@ impl Recovery {
     /// What storage has of the page; where it is torn, what the dead node's double-write area has.
     /// `None` when its file was removed: no redo is needed for it.
     async fn stored_base(&self, id: PageId, guard: &TornGuard) -> Result<Option<(StoredBase, Psn)>, String> {
+        let nothing = || IoBuffer::zeroed(self.group.page_size().bytes());
         let image = match self.store.read(id).await {
             Err(PageStoreError::Gone(_)) => return Ok(None),
             read => read.map_err(|e| e.to_string())?,
         };
         Ok(Some(match header::verify(&image, id) {
             Verdict::Valid(psn) => (StoredBase::InPlace(image), psn),
-            Verdict::NeverFormatted => (StoredBase::Other(IoBuffer::zeroed(PAGE_SIZE)), Psn(0)),
+            Verdict::NeverFormatted => (StoredBase::Other(nothing()), Psn(0)),
             Verdict::Corrupt => match guard.get(&id) {
                 Some((psn, whole)) => (StoredBase::Other(IoBuffer::copy_padded(whole)), *psn),
                 // Only a base-free record can bring it back; the chain tells.
-                None => (StoredBase::Other(IoBuffer::zeroed(PAGE_SIZE)), Psn(0)),
+                None => (StoredBase::Other(nothing()), Psn(0)),
             },
         }))
     }
@@ -157,15 +158,16 @@ impl Recovery {
     /// See [`restore_torn`](Self::restore_torn).
     pub(super) async fn restore_area(&self, area: FileId) -> Result<(), RecoveryError> {
         for (id, (psn, image)) in self.double_write_images(area).await? {
-            let buffer = IoBuffer::zeroed(PAGE_SIZE);
-            let in_place = match self.group.read_at(id.file, store::offset(id), buffer).await {
+            let page_size = self.group.page_size();
+            let (offset, buffer) = (page_size.offset(id.number), IoBuffer::zeroed(page_size.bytes()));
+            let in_place = match self.group.read_at(id.file, offset, buffer).await {
                 Err(StorageError::NoSuchFile(_)) => continue,
                 read => read?,
             };
             if header::verify(&in_place, id) == Verdict::Corrupt {
                 tracing::info!(page = %id, psn = psn.0, "torn page restored from the double-write area");
                 self.group
-                    .write_at(id.file, store::offset(id), IoBuffer::copy_padded(&image))
+                    .write_at(id.file, offset, IoBuffer::copy_padded(&image))
                     .await?;
             }
         }
@@ -178,7 +180,7 @@ impl Recovery {
             .group
             .read_at(area, 0, IoBuffer::zeroed(DOUBLE_WRITE_BYTES as usize))
             .await?;
-        Ok(store::decode_batch(&area))
+        Ok(decode_batch(&area, self.group.page_size()))
     }
 }
 

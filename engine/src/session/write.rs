@@ -7,16 +7,20 @@ use crate::transaction::{Resolutions, TransactionManager};
 use crate::tree::{Decision, Room, check_lengths};
 use crate::{Blocked, Error};
 use aquifer_buffer_pool::Scn;
-use aquifer_engine_proto::page::{DELETED, LOCK_ONLY, RowView, Version};
+use aquifer_engine_proto::page::{DELETED, LOCK_ONLY, Limits, RowView, Version};
 use aquifer_engine_proto::{TreeId, TxnId, TxnStatus, Writable, prunable, writable};
 
 /// What a writer makes of the row it may write: `None` when there is none.
 type Change<'a> = dyn FnMut(Option<&[u8]>) -> Result<Option<(u8, Vec<u8>)>, Error> + Send + 'a;
 
 impl Transaction {
+    fn limits(&self) -> Limits {
+        Limits::of(self.engine.pool.page_size())
+    }
+
     /// Adds a row. [`Error::DuplicateKey`] when a committed one (or an own one) exists; waits for one that is being written.
     pub async fn insert(&mut self, tree: TreeId, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        check_lengths(key, value)?;
+        check_lengths(self.limits(), key, value)?;
         let mut put = |row: Option<&[u8]>| match row {
             Some(_) => Err(Error::DuplicateKey),
             None => Ok(Some((0, value.to_vec()))),
@@ -27,7 +31,7 @@ impl Transaction {
 
     /// Replaces a row's value; false when there is no row.
     pub async fn update(&mut self, tree: TreeId, key: &[u8], value: &[u8]) -> Result<bool, Error> {
-        check_lengths(key, value)?;
+        check_lengths(self.limits(), key, value)?;
         self.change(tree, key, true, &mut |row| Ok(row.map(|_| (0, value.to_vec()))))
             .await
     }
@@ -41,10 +45,11 @@ impl Transaction {
         mut f: impl FnMut(&[u8]) -> Option<Vec<u8>> + Send,
     ) -> Result<Option<Vec<u8>>, Error> {
         let mut written = None;
+        let limits = self.limits();
         let mut put = |row: Option<&[u8]>| {
             written = row.and_then(&mut f);
             if let Some(value) = &written {
-                check_lengths(&[], value)?;
+                check_lengths(limits, &[], value)?;
             }
             Ok(written.clone().map(|value| (0, value)))
         };

@@ -30,10 +30,10 @@ fn numbers(stride: u32) -> impl Iterator<Item = u32> {
 }
 
 /// Every page at `psn`, with bytes that differ from one PSN to the next in each sector.
-fn images(file: FileId, psn: u64, stride: u32) -> Vec<(PageId, IoBuffer)> {
+fn images(file: FileId, psn: u64, stride: u32, page_size: PageSize) -> Vec<(PageId, IoBuffer)> {
     let image = |number| {
         let page = PageId { file, number };
-        let mut bytes = IoBuffer::zeroed(PAGE_SIZE);
+        let mut bytes = IoBuffer::zeroed(page_size.bytes());
         bytes[header::HEADER_SIZE..].fill(psn as u8);
         bytes[4] = header::PAGE_VERSION;
         header::set_identity(&mut bytes, page, Psn(psn));
@@ -43,21 +43,25 @@ fn images(file: FileId, psn: u64, stride: u32) -> Vec<(PageId, IoBuffer)> {
     numbers(stride).map(image).collect()
 }
 
-/// Writes batches of every `stride`th page until the power fails at `point`; whether it did.
-fn cut_at(point: CutPoint, seed: u64, stride: u32) -> bool {
-    let runtime = TestRuntime::new(seed);
-    runtime.tolerate_aborts();
-    let disk = SimDisk::new(SimDiskOptions::new(8 << 20, seed));
-    let options = GroupOptions {
+fn small_group(page_size: PageSize) -> GroupOptions {
+    GroupOptions {
         au_bytes: 64 << 10,
         journal_bytes: 64 << 10,
         checkpoint_bytes: 32 << 10,
+        page_size,
         seed: Some([7; 16]),
         ..GroupOptions::default()
-    };
+    }
+}
+
+/// Writes batches of every `stride`th page until the power fails at `point`; whether it did.
+fn cut_at(point: CutPoint, seed: u64, stride: u32, page_size: PageSize) -> bool {
+    let runtime = TestRuntime::new(seed);
+    runtime.tolerate_aborts();
+    let disk = SimDisk::new(SimDiskOptions::new(8 << 20, seed));
     let reported = AtomicU64::new(0);
     let (file, area) = runtime.block_on(async {
-        VolumeGroup::format(&*disk.attach(runtime.clone()), &options)
+        VolumeGroup::format(&*disk.attach(runtime.clone()), &small_group(page_size))
             .await
             .unwrap();
         let group = open(&runtime, &disk).await;
@@ -67,7 +71,7 @@ fn cut_at(point: CutPoint, seed: u64, stride: u32) -> bool {
             ..CreateOptions::default()
         };
         let file = group
-            .create("/pages", of(u64::from(PAGES * stride) * PAGE_SIZE as u64))
+            .create("/pages", of(page_size.offset(PAGES * stride)))
             .await
             .unwrap();
         let area = group.create("/area", of(DOUBLE_WRITE_BYTES)).await.unwrap();
@@ -76,7 +80,11 @@ fn cut_at(point: CutPoint, seed: u64, stride: u32) -> bool {
         disk.cut_at(point);
         let work = async {
             for psn in 1..=BATCHES {
-                if store.write_batch(images(file, psn, stride)).await.is_err() {
+                if store
+                    .write_batch(images(file, psn, stride, page_size))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 reported.store(psn, Ordering::Relaxed);
@@ -101,7 +109,7 @@ fn cut_at(point: CutPoint, seed: u64, stride: u32) -> bool {
     runtime.block_on(async {
         let group = open(&runtime, &disk).await;
         let whole = IoBuffer::zeroed(DOUBLE_WRITE_BYTES as usize);
-        let copies = decode_batch(&group.read_at(area, 0, whole).await.unwrap());
+        let copies = decode_batch(&group.read_at(area, 0, whole).await.unwrap(), page_size);
         let store = GroupStore::new(group);
         for number in numbers(stride) {
             let page = PageId { file, number };
@@ -120,9 +128,10 @@ fn cut_at(point: CutPoint, seed: u64, stride: u32) -> bool {
 #[test]
 fn a_power_cut_at_any_write_or_flush_loses_no_page() {
     for (seed, stride) in (0..SEEDS).flat_map(|seed| [(seed, 2), (seed, 1)]) {
+        let page_size = PageSize::ALL[seed as usize % PageSize::ALL.len()];
         for point in [CutPoint::DuringWrite, CutPoint::DuringFlush, CutPoint::AfterFlush] {
             let mut number = 1;
-            while cut_at(point(number), 100 * seed + number, stride) {
+            while cut_at(point(number), 100 * seed + number, stride, page_size) {
                 number += 1;
             }
             assert!(number > BATCHES, "every batch has a write and a flush");

@@ -11,7 +11,7 @@
 //! - BT-13 order of holding: tree page, space map, fresh pages. A fresh page is reachable by nobody else.
 //! - BT-14 every function is a step: it answers [`Blocked`] for what it lacks and may then be run again from the start. Closures
 //!   may be asked more than once and decide from what they see.
-//! - BT-15 a row takes at most [`ROW_LIMIT`] bytes, so that it fits between the longest fences and every page can be split.
+//! - BT-15 a row takes at most [`Limits::row`] bytes, so that it fits between the longest fences and every page can be split.
 
 mod ahead;
 mod descent;
@@ -32,13 +32,10 @@ use crate::{Blocked, Error};
 use aquifer_buffer_pool_proto::{Lsn, PageId};
 use aquifer_dss_proto::NodeId;
 use aquifer_engine_proto::TreeId;
-use aquifer_engine_proto::page::{KEY_LIMIT, PageContent, PageError, PageOperation, VALUE_LIMIT};
+use aquifer_engine_proto::page::{Limits, PageContent, PageError, PageOperation};
 
 /// The root's page number.
 pub const ROOT: u32 = 1;
-
-/// Bytes of a row with all its versions.
-pub const ROW_LIMIT: usize = 5120;
 
 /// A handle on a tree, made for a step or for as long as its parts live; it has no state of its own.
 pub struct Tree<'a, P: Pages> {
@@ -65,6 +62,11 @@ impl<'a, P: Pages> Tree<'a, P> {
             id,
             me,
         }
+    }
+
+    /// How long its keys, values and rows may be.
+    pub(super) fn limits(&self) -> Limits {
+        Limits::of(self.pages.page_size())
     }
 
     /// Which tree.
@@ -105,8 +107,11 @@ fn corrupt(page: PageId, error: PageError) -> Blocked {
 }
 
 /// Fails with a clear error when key or value is too long.
-pub fn check_lengths(key: &[u8], value: &[u8]) -> Result<(), Error> {
-    for (what, length, limit) in [("key", key.len(), KEY_LIMIT), ("value", value.len(), VALUE_LIMIT)] {
+pub fn check_lengths(limits: Limits, key: &[u8], value: &[u8]) -> Result<(), Error> {
+    for (what, length, limit) in [
+        ("key", key.len(), limits.key),
+        ("value", value.len(), limits.value),
+    ] {
         if length > limit {
             return Err(Error::TooLarge { what, length, limit });
         }

@@ -1,7 +1,7 @@
 //! Writing a row: the caller decides under the leaf, the tree makes room.
 
 use super::descent::Target;
-use super::{ROW_LIMIT, Tree, check_lengths, corrupt};
+use super::{Tree, check_lengths, corrupt};
 use crate::mtr::{HeldPage, Mtr, Pages};
 use crate::{Blocked, Error};
 use aquifer_buffer_pool_proto::{Lsn, Scn};
@@ -71,7 +71,7 @@ impl<'a, P: Pages> Tree<'a, P> {
         decide: &mut dyn FnMut(RowView<'_>) -> Result<Decision, Blocked>,
         prunable: &mut dyn FnMut(RowView<'_>) -> Vec<u16>,
     ) -> Result<Option<Lsn>, Blocked> {
-        check_lengths(key, &[])?;
+        check_lengths(self.limits(), key, &[])?;
         let mut posted = false;
         loop {
             let mut missing = Vec::new();
@@ -127,26 +127,27 @@ impl<'a, P: Pages> Tree<'a, P> {
         let Some(version) = &decision.put else {
             return Ok(Attempt::Done);
         };
-        check_lengths(key, &version.value)?;
+        let limits = self.limits();
+        check_lengths(limits, key, &version.value)?;
         let put = PageOperation::PutVersion {
             key: key.to_vec(),
             version: version.clone(),
         };
         // The row itself first: its size decides whether splitting can help at all.
         let mut bytes = self.row_bytes(mtr, leaf, key, version)?;
-        if bytes > ROW_LIMIT {
+        if bytes > limits.row {
             let room = decision.room.unwrap_or(Room {
                 keep: usize::MAX,
                 truncated_below: Scn(0),
             });
-            self.drop_oldest(mtr, leaf, key, &room, bytes - ROW_LIMIT)?;
+            self.drop_oldest(mtr, leaf, key, &room, bytes - limits.row)?;
             bytes = self.row_bytes(mtr, leaf, key, version)?;
         }
-        if bytes > ROW_LIMIT {
+        if bytes > limits.row {
             return Err(Error::TooLarge {
                 what: "row with the versions in use",
                 length: bytes,
-                limit: ROW_LIMIT,
+                limit: limits.row,
             }
             .into());
         }

@@ -6,7 +6,7 @@ use crate::mtr::{HeldPage, Mtr, Pages, ReadPage};
 use aquifer_buffer_pool_proto::PageId;
 use aquifer_engine_proto::TreeId;
 use aquifer_engine_proto::page::{
-    CHUNK_PAGES, PAGES_PER_MAP, PageContent, PageError, PageOperation, SpaceMapView, kind_of,
+    CHUNK_PAGES, PageContent, PageError, PageOperation, SpaceMapView, kind_of, pages_per_map,
 };
 
 /// What is known of the size of files.
@@ -37,17 +37,23 @@ fn free_places(
 impl<'a, P: Pages> Tree<'a, P> {
     /// Pages of the file that map `index` describes.
     fn pages_of_map(&self, index: u32) -> u32 {
+        let per_map = self.pages_per_map();
         self.space
             .pages(self.id)
-            .saturating_sub(index * PAGES_PER_MAP)
-            .min(PAGES_PER_MAP)
+            .saturating_sub(index * per_map)
+            .min(per_map)
+    }
+
+    fn pages_per_map(&self) -> u32 {
+        pages_per_map(self.pages.page_size())
     }
 
     /// Holds `wanted` free pages and the map that names them (BT-13).
     pub(super) fn hold_fresh(&self, mtr: &mut Mtr<'a, P>, wanted: usize) -> Result<Fresh, Blocked> {
-        let maps = self.space.pages(self.id).div_ceil(PAGES_PER_MAP);
+        let per_map = self.pages_per_map();
+        let maps = self.space.pages(self.id).div_ceil(per_map);
         for index in 0..maps {
-            let id = self.id.page(index * PAGES_PER_MAP);
+            let id = self.id.page(index * per_map);
             let pages = self.pages_of_map(index);
             let bad = |error| corrupt(id, error);
             // Only the last map usually has room: the others are looked at without taking them from other nodes.

@@ -5,7 +5,7 @@ use super::{ROOT, Tree, corrupt};
 use crate::mtr::{HeldPage, Mtr, Pages, ReadPage};
 use crate::{Blocked, Error};
 use aquifer_engine_proto::page::{
-    ChildEntry, InnerView, LeafView, NodeView, PageContent, PageError, PageOperation, RowContent, capacity,
+    ChildEntry, InnerView, LeafView, NodeView, PageContent, PageError, PageOperation, RowContent,
     inner_entry_bytes,
 };
 
@@ -73,8 +73,8 @@ fn choose(node: &NodeView<'_>, key: &[u8], bytes: usize) -> Result<Option<Cut>, 
         } else {
             entries[cut].key.to_vec()
         };
-        let fits = low + separator.len() + left_now <= capacity()
-            && separator.len() + high + (now - left_now) <= capacity();
+        let fits = low + separator.len() + left_now <= node.capacity()
+            && separator.len() + high + (now - left_now) <= node.capacity();
         // An inner page is never empty.
         let whole = node.is_leaf() || (left_now > 0 && entries[cut].now > 0);
         if !fits || !whole {

@@ -60,8 +60,8 @@ impl EngineProgram {
             au_bytes: 1 << 20,
             journal_bytes: 1 << 20,
             checkpoint_bytes: 1 << 20,
-            force: false,
             seed: Some(seed),
+            ..GroupOptions::default()
         };
         let port = cluster.disk.port(None);
         let formatted = VolumeGroup::format(&*port, &options).await;

@@ -3,6 +3,7 @@
 use crate::cluster::initialise;
 use crate::failure::Failure;
 use crate::load::{LocalCluster, LocalOptions};
+use aquifer_dss::group::GroupOptions;
 use std::path::PathBuf;
 
 /// Where a benchmark runs.
@@ -43,7 +44,11 @@ impl Place {
     /// A cluster of `nodes` nodes on a fresh device.
     pub async fn cluster(&self, nodes: u8) -> Result<LocalCluster, Failure> {
         let device = self.directory.join(format!("device-{nodes}.img"));
-        initialise(&device, "bench", 4 << 20, Some(8 << 30), false).await?;
+        let group = GroupOptions {
+            name: "bench".to_owned(),
+            ..GroupOptions::default()
+        };
+        initialise(&device, &group, Some(8 << 30)).await?;
         let options = LocalOptions {
             device,
             logs: self.directory.clone(),

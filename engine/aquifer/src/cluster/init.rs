@@ -5,6 +5,8 @@ use crate::device::{self, Formatted};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::OutputOptions;
 use crate::units::{parse_size, show_size};
+use aquifer_dss::group::GroupOptions;
+use aquifer_dss_proto::PageSize;
 use serde_json::json;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,9 @@ pub struct InitOptions {
     /// Allocation unit, 1M to 64M.
     #[arg(long, default_value = "4M", value_parser = parse_size)]
     pub au: u64,
+    /// Page: 4K, 8K, 16K or 32K. It cannot be changed later.
+    #[arg(long, default_value = "8K", value_name = "SIZE", value_parser = parse_page_size)]
+    pub page_size: PageSize,
     /// Who protects the data against the loss of a device.
     #[arg(long, value_enum, default_value_t = Redundancy::External)]
     pub redundancy: Redundancy,
@@ -46,6 +51,13 @@ pub enum Redundancy {
 struct Plan {
     creates: bool,
     steps: Vec<String>,
+}
+
+/// Reads a page size.
+fn parse_page_size(text: &str) -> Result<PageSize, String> {
+    let bytes = parse_size(text)?;
+    let size = usize::try_from(bytes).ok().and_then(PageSize::new);
+    size.ok_or_else(|| "a page has 4K, 8K, 16K or 32K".to_owned())
 }
 
 fn plan(options: &InitOptions) -> Result<Plan, Failure> {
@@ -82,9 +94,10 @@ fn plan(options: &InitOptions) -> Result<Plan, Failure> {
         steps.push(format!("use {shown} as it is{lost}"));
     }
     steps.push(format!(
-        "write volume group `{}` on it, allocation unit {}, redundancy external",
+        "write volume group `{}` on it, allocation unit {}, page {}, redundancy external",
         options.vg,
-        show_size(options.au)
+        show_size(options.au),
+        options.page_size
     ));
     Ok(Plan { creates, steps })
 }
@@ -108,17 +121,17 @@ pub async fn run(options: InitOptions) -> Outcome {
     if options.change.decide(&title, &plan.steps)? == Decision::DryRun {
         return Ok(Exit::Done);
     }
-    let formatted = initialise(
-        &options.device,
-        &options.vg,
-        options.au,
-        plan.creates.then_some(options.size),
-        options.force,
-    )
-    .await?;
+    let group = GroupOptions {
+        name: options.vg.clone(),
+        au_bytes: options.au,
+        page_size: options.page_size,
+        force: options.force,
+        ..GroupOptions::default()
+    };
+    let formatted = initialise(&options.device, &group, plan.creates.then_some(options.size)).await?;
     let object = json!({
         "vg": options.vg, "uuid": formatted.uuid, "device": options.device, "size_bytes": formatted.size,
-        "au_bytes": options.au,
+        "au_bytes": options.au, "page_bytes": options.page_size.bytes(),
     });
     options.output.emit(object, || {
         format!(
@@ -132,15 +145,13 @@ pub async fn run(options: InitOptions) -> Outcome {
 /// Makes the file when `create` has a size, and the volume group on it. A file made here is taken away on failure.
 pub async fn initialise(
     path: &Path,
-    name: &str,
-    au: u64,
+    options: &GroupOptions,
     create: Option<u64>,
-    force: bool,
 ) -> Result<Formatted, Failure> {
     if let Some(size) = create {
         device::create(path, size)?;
     }
-    let result = device::format(path, name, au, force).await;
+    let result = device::format(path, options).await;
     if result.is_err() && create.is_some() {
         let _ = std::fs::remove_file(path);
     }

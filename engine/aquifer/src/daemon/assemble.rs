@@ -6,8 +6,7 @@ use super::watch::ViewWatch;
 use crate::admin::{Counters, NodeReport, Reform, StatusReport};
 use crate::device::storage_failure;
 use crate::failure::{Exit, Failure};
-use crate::units::{Address, boottime};
-use aquifer_buffer_pool_proto::PAGE_SIZE;
+use crate::units::{Address, boottime, show_size};
 use aquifer_dss::device::{FileDevice, OpenMode, open_device};
 use aquifer_dss::fence::{Descriptor, LocalFencer};
 use aquifer_dss::group::VolumeGroup;
@@ -15,7 +14,7 @@ use aquifer_dss::membership::{Addresses, MembershipError, SlotView};
 use aquifer_dss::net::{NetConfig, NetTransport, PATIENCE, Refusal};
 use aquifer_dss::seam::{BlockDevice, Inbound, Runtime};
 use aquifer_dss::tokio_runtime::TokioRuntime;
-use aquifer_dss_proto::{Incarnation, Instant, NodeId};
+use aquifer_dss_proto::{Incarnation, Instant, NodeId, PageSize};
 use aquifer_engine::node::{Links, Node, NodeConfig, NodeError, Router, Seams};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -103,6 +102,22 @@ fn clear_socket(path: &Path) -> Result<(), Failure> {
     std::fs::remove_file(path).map_err(|e| Failure::failed(format!("cannot replace {}: {e}", path.display())))
 }
 
+/// Pages of memory of a node at least. The engine works with fewer, but several sessions then wait for each other's frames.
+pub const LEAST_PAGES: usize = 64;
+
+/// Pages of memory that fit `buffer` bytes.
+fn frames(buffer: u64, page_size: PageSize) -> Result<usize, Failure> {
+    let frames = usize::try_from(page_size.pages(buffer)).unwrap_or(usize::MAX);
+    if frames < LEAST_PAGES {
+        return Err(Failure::usage(format!(
+            "--buffer {} is too little for pages of {page_size}: at least {}, which is {LEAST_PAGES} pages",
+            show_size(buffer),
+            show_size((LEAST_PAGES * page_size.bytes()) as u64)
+        )));
+    }
+    Ok(frames)
+}
+
 impl Running {
     /// Puts the parts together and starts them.
     pub async fn start(settings: &NodeSettings, sql: SocketAddr) -> Result<Self, Failure> {
@@ -115,6 +130,7 @@ impl Running {
             .await
             .map_err(storage)?;
         let transport = listen(settings, group.label().group.0).await?;
+        let frames = frames(settings.buffer, group.page_size())?;
         drop(group);
         let descriptor: Descriptor = Arc::new(DeviceDescriptor(file));
         let fencer = LocalFencer::new(runtime.clone(), vec![descriptor])
@@ -124,7 +140,6 @@ impl Running {
             transport: transport.clone(),
             router: router.clone(),
         };
-        let frames = usize::try_from(settings.buffer / PAGE_SIZE as u64).unwrap_or(usize::MAX);
         let mut config = NodeConfig::new(settings.id, frames);
         config.addresses = Addresses {
             peer: transport.addresses().first().cloned().unwrap_or_default(),

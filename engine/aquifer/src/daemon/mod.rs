@@ -11,6 +11,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{note, print_line};
 use crate::units::Address;
 use aquifer_dss_proto::NodeId;
+pub use assemble::LEAST_PAGES;
 use assemble::Running;
 use service::NodeService;
 use std::fs::OpenOptions;

@@ -14,6 +14,7 @@ use crate::load::{
 };
 use crate::output::{OutputOptions, note};
 use crate::units::{parse_size, show_size};
+use aquifer_dss::group::GroupOptions;
 use progress::Progress;
 use report::Report;
 use std::net::SocketAddr;
@@ -143,7 +144,11 @@ pub async fn run(options: DemoOptions) -> Outcome {
 /// Makes the group and starts the nodes.
 async fn prepare_cluster(options: &DemoOptions, place: &Place) -> Result<LocalCluster, Failure> {
     let create = place.made_device.then_some(options.size);
-    initialise(&place.device, "demo", 4 << 20, create, false).await?;
+    let group = GroupOptions {
+        name: "demo".to_owned(),
+        ..GroupOptions::default()
+    };
+    initialise(&place.device, &group, create).await?;
     note(format!(
         "volume group `demo` on {} ({}, sparse)",
         place.device.display(),

@@ -28,7 +28,7 @@ pub fn create(path: &Path, size: u64) -> Result<(), Failure> {
 }
 
 /// Writes a volume group on a device.
-pub async fn format(path: &Path, name: &str, au: u64, force: bool) -> Result<Formatted, Failure> {
+pub async fn format(path: &Path, options: &GroupOptions) -> Result<Formatted, Failure> {
     let device = PlainDevice::open(path, true)?;
     if super::slots::anybody_runs(path)? {
         return Err(Failure::refused(format!(
@@ -36,13 +36,7 @@ pub async fn format(path: &Path, name: &str, au: u64, force: bool) -> Result<For
             path.display()
         )));
     }
-    let options = GroupOptions {
-        name: name.to_owned(),
-        au_bytes: au,
-        force,
-        ..GroupOptions::default()
-    };
-    let identity = VolumeGroup::format(&device, &options)
+    let identity = VolumeGroup::format(&device, options)
         .await
         .map_err(|e| storage_failure(path, &e))?;
     Ok(Formatted {

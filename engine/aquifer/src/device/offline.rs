@@ -37,6 +37,8 @@ pub struct Summary {
     pub size_bytes: u64,
     /// Allocation unit.
     pub au_bytes: u64,
+    /// Page.
+    pub page_bytes: u32,
     /// Bytes that belong to files.
     pub used_bytes: u64,
     /// Bytes that are free for files.
@@ -148,6 +150,7 @@ impl OfflineGroup {
             device: self.path.display().to_string(),
             size_bytes: self.device.geometry().size,
             au_bytes: self.label.au_bytes,
+            page_bytes: self.label.page_bytes,
             used_bytes: (units - free.min(units)) * self.label.au_bytes,
             free_bytes: free * self.label.au_bytes,
             files: self

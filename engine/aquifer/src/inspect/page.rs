@@ -3,7 +3,7 @@
 use crate::device::OfflineGroup;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{OutputOptions, table};
-use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, header};
+use aquifer_buffer_pool_proto::{PageId, header};
 use aquifer_dss_proto::FileId;
 use aquifer_engine_proto::page::{InnerView, LeafView, NodeView, PageError, PageKind, kind_of};
 use serde_json::{Value, json};
@@ -37,15 +37,16 @@ pub async fn run(options: PageOptions) -> Outcome {
     let group = OfflineGroup::open(&options.device).await?;
     let (file, number) = options.page;
     let entry = group.file(file)?;
-    let offset = u64::from(number) * PAGE_SIZE as u64;
-    if offset + PAGE_SIZE as u64 > entry.size {
+    let page_size = group.label.page_size();
+    let (offset, bytes) = (page_size.offset(number), page_size.bytes() as u64);
+    if offset + bytes > entry.size {
         return Err(Failure::usage(format!(
             "{} has pages 0 to {}",
             entry.name,
-            (entry.size / PAGE_SIZE as u64).saturating_sub(1)
+            page_size.pages(entry.size).saturating_sub(1)
         )));
     }
-    let page = group.read(&entry, offset, PAGE_SIZE as u64).await?;
+    let page = group.read(&entry, offset, bytes).await?;
     let id = PageId {
         file: FileId(file),
         number,
@@ -54,7 +55,7 @@ pub async fn run(options: PageOptions) -> Outcome {
     let content = content(&page).unwrap_or_else(|e| json!({ "error": e.to_string() }));
     let named = header::page_id(&page);
     let object = json!({
-        "file": file, "page": number, "path": entry.name, "verdict": verdict,
+        "file": file, "page": number, "path": entry.name, "page_bytes": bytes, "verdict": verdict,
         "header": {
             "version": header::version(&page), "kind": header::kind(&page), "file": named.file.0, "page": named.number,
             "tree": header::tree(&page), "psn": header::psn(&page).0, "epoch": header::epoch(&page).0,

@@ -2,17 +2,18 @@
 
 use super::detach;
 use crate::config::FileConfig;
-use crate::daemon::{self, NodeSettings};
+use crate::daemon::{self, LEAST_PAGES, NodeSettings};
 use crate::failure::{Failure, Outcome};
 use crate::units::{Address, node_id, parse_size};
+use aquifer_dss_proto::PageSize;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 /// Memory for pages when nothing is said.
 const DEFAULT_BUFFER: &str = "256M";
 
-/// 64 pages. The engine works with fewer, but several sessions then wait for each other's frames.
-const LEAST_BUFFER: u64 = 512 << 10;
+/// [`LEAST_PAGES`] of the smallest size; which the group has is known when its device is open.
+const LEAST_BUFFER: u64 = (LEAST_PAGES * PageSize::LEAST.bytes()) as u64;
 
 /// Options of `node start`.
 #[derive(Clone, Debug, clap::Args)]
@@ -127,7 +128,8 @@ fn settle(options: &StartOptions) -> Result<NodeSettings, Failure> {
     let buffer = parse_size(&buffer).map_err(Failure::usage)?;
     if buffer < LEAST_BUFFER {
         return Err(Failure::usage(format!(
-            "--buffer {buffer} is too little: at least 512K, which is 64 pages"
+            "--buffer {buffer} is too little: at least 256K, which is {LEAST_PAGES} pages of {}",
+            PageSize::LEAST
         )));
     }
     let admin = match options.admin.clone().or(file.admin) {
@@ -249,7 +251,7 @@ mod tests {
         );
         assert_eq!(exit("--id 1 --device /tmp/d --sql 127.0.0.1:0"), Exit::Usage);
         let line = "--id 1 --device /tmp/d --sql 127.0.0.1:0 --peer unix:/tmp/p --buffer";
-        assert_eq!(exit(&format!("{line} 511K")), Exit::Usage);
-        assert!(settle_line(&format!("{line} 512K")).is_ok());
+        assert_eq!(exit(&format!("{line} 255K")), Exit::Usage);
+        assert!(settle_line(&format!("{line} 256K")).is_ok());
     }
 }

@@ -90,7 +90,7 @@ pub fn fits(page: &[u8], operation: &PageOperation) -> Result<bool, PageError> {
             for index in 0..from {
                 bytes += node.cell(index)?.len() + 2;
             }
-            bytes <= slotted::capacity()
+            bytes <= node.capacity()
         }
         // A prune that marks the row truncated may grow it by 8 bytes, but takes a version of at least 19.
         _ => true,

@@ -2,7 +2,7 @@
 
 use super::PageError;
 use aquifer_buffer_pool_proto::header::{HEADER_SIZE, PAGE_VERSION};
-use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn, Stamp};
+use aquifer_buffer_pool_proto::{PageId, PageSize, Psn, Stamp};
 use aquifer_dss_proto::FileId;
 
 /// Bytes of the common header. Offsets: crc 0, version 4, kind 5, file 8, number 16, tree 20, psn 24, epoch 32, stamp 40.
@@ -67,7 +67,7 @@ pub(super) fn write_u64(page: &mut [u8], at: usize, value: u64) {
 
 /// Fails unless `page` is a whole page.
 pub(super) fn whole(page: &[u8]) -> Result<(), PageError> {
-    if page.len() == PAGE_SIZE {
+    if PageSize::new(page.len()).is_some() {
         Ok(())
     } else {
         Err(PageError::Corrupt("not a whole page"))

@@ -5,7 +5,7 @@
 use super::header::{PageKind, expect_kind, read_u32};
 use super::operation::ChildEntry;
 use super::slotted::{self, INNER_KEY, NodeView};
-use super::{KEY_LIMIT, PageError};
+use super::{Limits, PageError};
 use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::PageId;
 
@@ -63,8 +63,9 @@ impl<'a> InnerView<'a> {
     }
 }
 
-fn encode_child(entry: &ChildEntry) -> Result<Vec<u8>, PageError> {
-    if entry.key.len() > KEY_LIMIT {
+/// The cell of a child, to be put into `page`.
+fn encode_child(entry: &ChildEntry, page: &[u8]) -> Result<Vec<u8>, PageError> {
+    if entry.key.len() > Limits::in_page(page).key {
         return Err(PageError::Mismatch("longer than the limit"));
     }
     let length = INNER_KEY + entry.key.len();
@@ -85,7 +86,10 @@ pub(super) fn format(
     if children.is_empty() || content.level == 0 {
         return Err(PageError::Mismatch("an inner page has a level and children"));
     }
-    let cells: Vec<Vec<u8>> = children.iter().map(encode_child).collect::<Result<_, _>>()?;
+    let cells: Vec<Vec<u8>> = children
+        .iter()
+        .map(|child| encode_child(child, page))
+        .collect::<Result<_, _>>()?;
     slotted::build(page, id, content, &cells)
 }
 
@@ -93,6 +97,9 @@ pub(super) fn insert_child(page: &mut [u8], id: PageId, entry: &ChildEntry) -> R
     let inner = InnerView::new(page)?;
     match inner.0.search(&entry.key)? {
         Ok(_) => Err(PageError::Mismatch("this separator exists")),
-        Err(index) => slotted::insert_cell(page, id, index, &encode_child(entry)?),
+        Err(index) => {
+            let cell = encode_child(entry, page)?;
+            slotted::insert_cell(page, id, index, &cell)
+        }
     }
 }

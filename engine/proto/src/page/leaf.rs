@@ -6,7 +6,7 @@
 use super::header::{PageKind, expect_kind, read_u16, read_u64, write_u64};
 use super::operation::{PruneVersion, RowContent, Version};
 use super::slotted::{self, LEAF_KEY, NodeView};
-use super::{KEY_LIMIT, PageError, VALUE_LIMIT};
+use super::{Limits, PageError};
 use crate::{TxnId, VersionHead};
 use alloc::vec::Vec;
 use aquifer_buffer_pool_proto::{PageId, Scn};
@@ -199,20 +199,18 @@ impl<'a> LeafView<'a> {
     }
 }
 
-fn encode_row(row: &RowContent) -> Result<Vec<u8>, PageError> {
-    if row.key.len() > KEY_LIMIT
-        || row
-            .versions
-            .iter()
-            .any(|version| version.value.len() > VALUE_LIMIT)
-    {
+/// The cell of a row, to be put into `page`.
+fn encode_row(row: &RowContent, page: &[u8]) -> Result<Vec<u8>, PageError> {
+    let limits = Limits::in_page(page);
+    let too_long = |version: &Version| version.value.len() > limits.value;
+    if row.key.len() > limits.key || row.versions.iter().any(too_long) {
         return Err(PageError::Mismatch("longer than the limit"));
     }
     if row.versions.is_empty() {
         return Err(PageError::Mismatch("a row without versions"));
     }
     let length = row_bytes(row);
-    if length > slotted::capacity() {
+    if length > slotted::capacity(page.len()) {
         return Err(PageError::DoesNotFit);
     }
     let mut cell = Vec::with_capacity(length);
@@ -277,7 +275,10 @@ pub(super) fn format(
     content: &slotted::NodeContent<'_>,
     rows: &[RowContent],
 ) -> Result<(), PageError> {
-    let cells: Vec<Vec<u8>> = rows.iter().map(encode_row).collect::<Result<_, _>>()?;
+    let cells: Vec<Vec<u8>> = rows
+        .iter()
+        .map(|row| encode_row(row, page))
+        .collect::<Result<_, _>>()?;
     slotted::build(page, id, content, &cells)
 }
 
@@ -296,7 +297,7 @@ pub(super) fn put_version(
         Some(newest) if newest.txn == version.txn => *newest = version.clone(),
         _ => row.versions.insert(0, version.clone()),
     }
-    let cell = encode_row(&row)?;
+    let cell = encode_row(&row, page)?;
     match slot {
         Ok(index) => slotted::replace_cell(page, id, index, &cell),
         Err(index) => slotted::insert_cell(page, id, index, &cell),
@@ -335,7 +336,8 @@ pub(super) fn prune(
         return slotted::remove_cell(page, index);
     }
     row.truncated_below = row.truncated_below.max(truncated_below);
-    slotted::replace_cell(page, id, index, &encode_row(&row)?)
+    let cell = encode_row(&row, page)?;
+    slotted::replace_cell(page, id, index, &cell)
 }
 
 pub(super) fn remove_key(page: &mut [u8], key: &[u8]) -> Result<(), PageError> {

@@ -15,6 +15,7 @@ mod apply;
 mod header;
 mod inner;
 mod leaf;
+mod limits;
 mod operation;
 mod slotted;
 mod space;
@@ -29,19 +30,14 @@ pub use inner::{InnerView, inner_entry_bytes};
 pub use leaf::{
     DELETED, LOCK_ONLY, LeafView, RowView, VERSION_OVERHEAD, VersionView, put_bytes, row_bytes_with, stamp,
 };
+pub use limits::Limits;
 pub use operation::{
     ChildEntry, PageContent, PageOperation, PruneVersion, RowContent, Version, decode_operation,
     encode_operation,
 };
 pub use slotted::{NodeView, capacity, node_bytes};
-pub use space::{CHUNK_PAGES, CHUNKS_PER_MAP, ChunkView, PAGES_PER_MAP, SpaceMapView};
-pub use status::{STATUS_ABORTED, STATUS_PER_PAGE, sequence_of, status_of};
-
-/// Longest key in bytes.
-pub const KEY_LIMIT: usize = 1000;
-
-/// Longest value in bytes. Two versions of the longest row, two of the longest fences and a kibibyte more fit in one leaf.
-pub const VALUE_LIMIT: usize = 2024;
+pub use space::{CHUNK_PAGES, ChunkView, SpaceMapView, pages_per_map};
+pub use status::{STATUS_ABORTED, sequence_of, status_of, status_per_page};
 
 /// Why a page could not be read or changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -8,7 +8,7 @@
 use super::PageError;
 use super::header::{HEADER_BYTES, PageKind, format_header, kind_of, read_u16, read_u32, whole, write_u16};
 use alloc::vec::Vec;
-use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId};
+use aquifer_buffer_pool_proto::PageId;
 
 const LEVEL: usize = HEADER_BYTES;
 const SLOTS: usize = HEADER_BYTES + 2;
@@ -24,9 +24,9 @@ pub(super) const LEAF_KEY: usize = 7;
 /// Offset of the key in an inner cell: length u16, key length u16, child u32.
 pub(super) const INNER_KEY: usize = 8;
 
-/// Bytes for fences, slots and cells in a node.
-pub const fn capacity() -> usize {
-    PAGE_SIZE - FIRST_SLOT
+/// Bytes for fences, slots and cells in a node of a page of `page_bytes`.
+pub const fn capacity(page_bytes: usize) -> usize {
+    page_bytes - FIRST_SLOT
 }
 
 /// Bytes a node with these fences and cells takes of [`capacity`].
@@ -53,13 +53,13 @@ impl<'a> NodeView<'a> {
         };
         let count = usize::from(read_u16(page, SLOTS)?);
         let heap = usize::from(read_u16(page, HEAP)?);
-        if heap > PAGE_SIZE || FIRST_SLOT + 2 * count > heap {
+        if heap > page.len() || FIRST_SLOT + 2 * count > heap {
             return Err(PageError::Corrupt("slots and heap overlap"));
         }
         if (page[LEVEL] == 0) != (key_at == LEAF_KEY) {
             return Err(PageError::Corrupt("level does not match the kind"));
         }
-        if usize::from(read_u16(page, DEAD)?) > PAGE_SIZE - heap {
+        if usize::from(read_u16(page, DEAD)?) > page.len() - heap {
             return Err(PageError::Corrupt("more dead bytes than heap"));
         }
         Ok(Self { page, count, key_at })
@@ -153,6 +153,11 @@ impl<'a> NodeView<'a> {
         Ok(Err(low))
     }
 
+    /// Bytes of the page for fences, slots and cells.
+    pub const fn capacity(&self) -> usize {
+        capacity(self.page.len())
+    }
+
     /// Bytes free for slots and cells, dead ones included.
     pub fn free(&self) -> Result<usize, PageError> {
         Ok(self.contiguous()? + usize::from(read_u16(self.page, DEAD)?))
@@ -188,7 +193,7 @@ pub(super) fn build(
     whole(page)?;
     let high_length = content.high.map_or(0, <[u8]>::len);
     let bytes = node_bytes(content.low.len(), high_length, cells.iter().map(Vec::len));
-    if bytes > capacity() {
+    if bytes > capacity(page.len()) {
         return Err(PageError::DoesNotFit);
     }
     let kind = if content.level == 0 {
@@ -199,7 +204,8 @@ pub(super) fn build(
     format_header(page, id, kind);
     page[LEVEL] = content.level;
     page[RIGHT..RIGHT + 4].copy_from_slice(&content.right.to_le_bytes());
-    let mut heap = PAGE_SIZE;
+    // The end of the largest page is 32,768: an offset like any other.
+    let mut heap = page.len();
     // A fence of no bytes at the very end would have an offset past the page: the empty fence is (0, 0) when low; a high fence
     // is never empty because keys below it exist.
     for (at, fence) in [(LOW, Some(content.low)), (HIGH, content.high)] {
@@ -267,7 +273,7 @@ pub(super) fn remove_cell(page: &mut [u8], index: usize) -> Result<(), PageError
     let node = NodeView::new(page)?;
     let (count, length) = (node.count(), node.cell(index)?.len());
     let dead = usize::from(read_u16(page, DEAD)?) + length;
-    if dead > PAGE_SIZE - usize::from(read_u16(page, HEAP)?) {
+    if dead > page.len() - usize::from(read_u16(page, HEAP)?) {
         return Err(PageError::Corrupt("more dead bytes than heap"));
     }
     write_u16(page, DEAD, dead as u16);

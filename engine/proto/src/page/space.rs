@@ -1,20 +1,27 @@
 //! Space maps: which node allocates from which chunk of 64 pages, and which pages are used.
 //!
-//! Map `m` of a tree is its page `m * PAGES_PER_MAP` and describes the pages from there on; its own bit is set when it is
+//! Map `m` of a tree is its page `m * pages_per_map` and describes the pages from there on; its own bit is set when it is
 //! formatted, and in map 0 also that of the root (page 1). After the common header: 16 bytes reserved, then per
 //! chunk: owner u8 (0 nobody), reserved u8, used u64 (bit i: page i of the chunk).
 
 use super::PageError;
 use super::header::{HEADER_BYTES, PageKind, expect_kind, format_header, read_u64, whole, write_u64};
 use alloc::vec::Vec;
-use aquifer_buffer_pool_proto::PageId;
+use aquifer_buffer_pool_proto::{PageId, PageSize};
 
 /// Pages of a chunk.
 pub const CHUNK_PAGES: u32 = 64;
-/// Chunks of a space map.
-pub const CHUNKS_PER_MAP: u32 = 800;
-/// Pages from one map to the next (400 MiB).
-pub const PAGES_PER_MAP: u32 = CHUNK_PAGES * CHUNKS_PER_MAP;
+/// Chunks of a space map of 4 KiB; a larger page has as many for each 4 KiB.
+const CHUNKS_PER_4K: usize = 400;
+
+/// Pages from one map to the next: 100 MiB with pages of 4 KiB, 400 with 8, 1.6 GiB with 16, 6.25 with 32.
+pub const fn pages_per_map(page_size: PageSize) -> u32 {
+    CHUNK_PAGES * chunks_in(page_size.bytes())
+}
+
+const fn chunks_in(page_bytes: usize) -> u32 {
+    (page_bytes / 4096 * CHUNKS_PER_4K) as u32
+}
 
 const FIRST: usize = HEADER_BYTES + 16;
 const ENTRY: usize = 10;
@@ -39,9 +46,14 @@ impl<'a> SpaceMapView<'a> {
         Ok(Self(page))
     }
 
-    /// Chunk `chunk`, below [`CHUNKS_PER_MAP`].
+    /// Chunks of the map.
+    pub const fn chunks(&self) -> u32 {
+        chunks_in(self.0.len())
+    }
+
+    /// Chunk `chunk`, below [`chunks`](Self::chunks).
     pub fn chunk(&self, chunk: u32) -> Result<ChunkView, PageError> {
-        if chunk >= CHUNKS_PER_MAP {
+        if chunk >= self.chunks() {
             return Err(PageError::Mismatch("no such chunk"));
         }
         let at = FIRST + ENTRY * chunk as usize;
@@ -56,7 +68,7 @@ impl<'a> SpaceMapView<'a> {
     pub fn free_pages(&self, node: u8, pages: u32, wanted: usize) -> Result<Vec<(u32, u32)>, PageError> {
         let mut places = Vec::new();
         for owner in [node, 0] {
-            for chunk in 0..CHUNKS_PER_MAP.min(pages.div_ceil(CHUNK_PAGES)) {
+            for chunk in 0..self.chunks().min(pages.div_ceil(CHUNK_PAGES)) {
                 let view = self.chunk(chunk)?;
                 if view.owner != owner || view.used == u64::MAX {
                     continue;

@@ -5,12 +5,14 @@
 
 use super::PageError;
 use super::header::{HEADER_BYTES, PageKind, expect_kind, format_header, read_u64, whole, write_u64};
-use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Scn};
+use aquifer_buffer_pool_proto::{PageId, PageSize, Scn};
 
 const FIRST: usize = HEADER_BYTES + 16;
 
 /// Transactions of a status page.
-pub const STATUS_PER_PAGE: usize = (PAGE_SIZE - FIRST) / 8;
+pub const fn status_per_page(page_size: PageSize) -> usize {
+    (page_size.bytes() - FIRST) / 8
+}
 
 /// The status of a transaction that was rolled back.
 pub const STATUS_ABORTED: Scn = Scn(u64::MAX);
@@ -18,7 +20,7 @@ pub const STATUS_ABORTED: Scn = Scn(u64::MAX);
 /// The outcome in `index`: SCN 0 when there is none, [`STATUS_ABORTED`], or the commit SCN.
 pub fn status_of(page: &[u8], index: usize) -> Result<Scn, PageError> {
     expect_kind(page, PageKind::Status)?;
-    if index >= STATUS_PER_PAGE {
+    if index >= (page.len() - FIRST) / 8 {
         return Err(PageError::Mismatch("no such transaction in this page"));
     }
     Ok(Scn(read_u64(page, FIRST + 8 * index)?))

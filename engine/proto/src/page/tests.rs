@@ -2,10 +2,9 @@
 
 use super::*;
 use crate::{RedoRecord, TxnId};
-use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
-use aquifer_buffer_pool_proto::{PAGE_SIZE, PageId, Psn, Scn, Stamp};
+use aquifer_buffer_pool_proto::{PageId, PageSize, Psn, Scn, Stamp};
 use aquifer_dss_proto::{FileId, NodeId};
 use proptest::prelude::*;
 
@@ -27,10 +26,14 @@ fn version(sequence: u64, value: &[u8]) -> Version {
     }
 }
 
-fn page_of(content: PageContent) -> Box<[u8; PAGE_SIZE]> {
-    let mut page = Box::new([0; PAGE_SIZE]);
+fn sized(page_size: PageSize, content: PageContent) -> Vec<u8> {
+    let mut page = vec![0; page_size.bytes()];
     apply(page.as_mut_slice(), ID, &PageOperation::Format(content)).unwrap();
     page
+}
+
+fn page_of(content: PageContent) -> Vec<u8> {
+    sized(PageSize::default(), content)
 }
 
 fn leaf(rows: Vec<RowContent>) -> PageContent {
@@ -54,7 +57,7 @@ fn row(key: &[u8], versions: Vec<Version>) -> RowContent {
 fn exercise(page: &[u8]) {
     let _ = (status_of(page, 5), sequence_of(page), psn_of(page), file_of(page));
     if let Ok(map) = SpaceMapView::new(page) {
-        let _ = map.free_pages(1, PAGES_PER_MAP, 3);
+        let _ = map.free_pages(1, u32::MAX, 3);
     }
     if let Ok(node) = NodeView::new(page) {
         let _ = (
@@ -121,8 +124,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn random_bytes_never_panic(kind in 0u8..7, seed in proptest::collection::vec(any::<u8>(), 200)) {
-        let mut page: Vec<u8> = seed.iter().cycle().take(PAGE_SIZE).copied().collect();
+    fn random_bytes_never_panic(
+        kind in 0u8..7,
+        size in 0usize..4,
+        seed in proptest::collection::vec(any::<u8>(), 200),
+    ) {
+        let mut page: Vec<u8> = seed.iter().cycle().take(PageSize::ALL[size].bytes()).copied().collect();
         page[5] = kind;
         exercise(&page);
     }
@@ -130,17 +137,18 @@ proptest! {
     #[test]
     fn damaged_pages_never_panic(
         inner in any::<bool>(),
+        size in 0usize..4,
         hits in proptest::collection::vec((any::<u16>(), any::<u8>(), any::<bool>()), 1..12),
     ) {
         let mut page = if inner {
             let children = (0u8..20).map(|n| ChildEntry { key: vec![b'a' + n; 9], child: n.into() }).collect();
-            page_of(PageContent::Inner { level: 2, low: b"a".to_vec(), high: None, right: 0, children })
+            sized(PageSize::ALL[size], PageContent::Inner { level: 2, low: b"a".to_vec(), high: None, right: 0, children })
         } else {
-            page_of(leaf((0u8..20).map(|n| row(&[b'a' + n; 9], vec![version(1, &[n; 40])])).collect()))
+            sized(PageSize::ALL[size], leaf((0u8..20).map(|n| row(&[b'a' + n; 9], vec![version(1, &[n; 40])])).collect()))
         };
         for (at, value, near) in hits {
             // Half of the damage goes to the node's header and slots, where it hurts.
-            let at = if near { 40 + usize::from(at) % 80 } else { usize::from(at) % PAGE_SIZE };
+            let at = if near { 40 + usize::from(at) % 80 } else { usize::from(at) % page.len() };
             page[at] = value;
         }
         exercise(page.as_slice());
@@ -149,7 +157,7 @@ proptest! {
     #[test]
     fn random_operations_decode_or_fail(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         if let Ok(operation) = decode_operation(&bytes) {
-            let mut page = [0; PAGE_SIZE];
+            let mut page = [0; PageSize::LEAST.bytes()];
             let _ = apply(&mut page, ID, &operation);
             let mut page = page_of(leaf(vec![row(b"m", vec![version(1, b"x")])]));
             let _ = apply(page.as_mut_slice(), ID, &operation);
@@ -158,9 +166,10 @@ proptest! {
 
     #[test]
     fn what_fits_is_applied_and_redo_from_another_layout_is_equal(
+        size in 0usize..4,
         steps in proptest::collection::vec((0u8..12, 0u64..6, 0usize..700, any::<u8>()), 1..120),
     ) {
-        let mut page = page_of(leaf(Vec::new()));
+        let mut page = sized(PageSize::ALL[size], leaf(Vec::new()));
         let mut log = Vec::new();
         let mut psn = Psn(0);
         for (key, writer, length, what) in steps {
@@ -190,7 +199,7 @@ proptest! {
             psn = Psn(psn.0 + 1);
             set_psn(page.as_mut_slice(), psn);
         }
-        let mut again = page_of(leaf(Vec::new()));
+        let mut again = sized(PageSize::ALL[size], leaf(Vec::new()));
         for record in &log {
             prop_assert_eq!(redo(again.as_mut_slice(), record, Stamp(record.prev_psn.0 + 1)), Ok(Redone::Applied));
         }
@@ -303,4 +312,69 @@ fn a_lock_does_not_replace_what_its_transaction_wrote() {
         .unwrap()
         .to_content();
     assert_eq!(content.versions, [version(1, b"value")]);
+}
+
+/// The heap begins at the very end of the page: 32,768 in the largest, which is an offset of 16 bits like any other.
+#[test]
+fn a_page_of_any_size_is_filled_to_its_end_and_emptied() {
+    for page_size in PageSize::ALL {
+        let mut page = sized(page_size, leaf(Vec::new()));
+        let empty = NodeView::new(&page).unwrap().free().unwrap();
+        assert_eq!(empty, capacity(page_size.bytes()) - 3, "two fences of 3 bytes");
+        let put = |number: u32| PageOperation::PutVersion {
+            key: number.to_be_bytes().to_vec(),
+            version: version(1, &[number as u8; 300]),
+        };
+        let count = (0..)
+            .take_while(|number| apply(&mut page, ID, &put(*number)).is_ok())
+            .count() as u32;
+        let cell = 7 + 4 + VERSION_OVERHEAD + 300 + 2;
+        assert_eq!(count as usize, empty / cell);
+        assert!(!fits(&page, &put(count)).unwrap());
+        let last = LeafView::new(&page).unwrap();
+        assert_eq!(
+            last.find(&0u32.to_be_bytes())
+                .unwrap()
+                .versions()
+                .next()
+                .unwrap()
+                .value,
+            [0; 300]
+        );
+        for number in 0..count {
+            let key = number.to_be_bytes().to_vec();
+            apply(&mut page, ID, &PageOperation::RemoveKey { key }).unwrap();
+        }
+        assert_eq!(NodeView::new(&page).unwrap().free(), Ok(empty));
+        apply(&mut page, ID, &put(count)).unwrap();
+    }
+}
+
+#[test]
+fn status_pages_and_space_maps_are_used_to_their_end() {
+    for page_size in PageSize::ALL {
+        let mut page = sized(page_size, PageContent::Status);
+        let count = status_per_page(page_size) as u16;
+        let set = |index| PageOperation::SetStatus { index, scn: Scn(7) };
+        assert!(apply(&mut page, ID, &set(count)).is_err());
+        apply(&mut page, ID, &set(count - 1)).unwrap();
+        assert_eq!(page[page_size.bytes() - 8], 7, "the last word is the last status");
+
+        let mut page = sized(page_size, PageContent::SpaceMap);
+        let chunks = (pages_per_map(page_size) / CHUNK_PAGES) as u16;
+        let take = |chunk| PageOperation::SetSpace {
+            chunk,
+            owner: 1,
+            page: 63,
+        };
+        assert!(apply(&mut page, ID, &take(chunks)).is_err());
+        apply(&mut page, ID, &take(chunks - 1)).unwrap();
+        let map = SpaceMapView::new(&page).unwrap();
+        assert_eq!(map.chunk(u32::from(chunks) - 1).unwrap().used, 1 << 63);
+        assert_eq!(
+            map.free_pages(2, u32::MAX, 1),
+            Ok(vec![(0, 1)]),
+            "page 0 is the map"
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use crate::Blocked;
 use crate::mtr::{Appended, Pages, ReadPage, RedoSink, WritePage};
 use crate::tree::{FileSpace, Tree};
-use aquifer_buffer_pool_proto::{Lsn, Mode, PAGE_SIZE, PageId, Psn, Stamp};
+use aquifer_buffer_pool_proto::{Lsn, Mode, PageId, PageSize, Psn, Stamp};
 use aquifer_dss_proto::{FileId, NodeId};
 use aquifer_engine_proto::group::group_length;
 use aquifer_engine_proto::page::{self, Redone};
@@ -11,11 +11,12 @@ use aquifer_engine_proto::{RedoRecord, TreeId};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-pub(super) type Bytes = Box<[u8; PAGE_SIZE]>;
+pub(super) type Bytes = Vec<u8>;
 
 pub(super) const TREE: TreeId = TreeId(FileId(77));
 
 pub(super) struct Memory {
+    page_size: PageSize,
     pages: Vec<RwLock<Bytes>>,
     pub(super) log: Mutex<Vec<RedoRecord>>,
     /// Ends of groups: in the log, and in the bytes of the stream that it stands for.
@@ -61,9 +62,14 @@ impl WritePage for Writing<'_> {
 
 impl Memory {
     pub(super) fn new(pages: u32) -> Self {
+        Self::of(PageSize::default(), pages)
+    }
+
+    pub(super) fn of(page_size: PageSize, pages: u32) -> Self {
         Self {
+            page_size,
             pages: (0..pages)
-                .map(|_| RwLock::new(Box::new([0; PAGE_SIZE])))
+                .map(|_| RwLock::new(vec![0; page_size.bytes()]))
                 .collect(),
             log: Mutex::default(),
             groups: Mutex::default(),
@@ -97,7 +103,7 @@ impl Memory {
 
     /// The pages that redo of the first `groups` groups gives.
     pub(super) fn replayed(&self, groups: usize) -> Self {
-        let other = Self::new(self.pages.len() as u32);
+        let other = Self::of(self.page_size, self.pages.len() as u32);
         other
             .allocated
             .store(self.allocated.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -134,6 +140,9 @@ impl Memory {
 impl Pages for Memory {
     type Read<'a> = Reading<'a>;
     type Write<'a> = Writing<'a>;
+    fn page_size(&self) -> PageSize {
+        self.page_size
+    }
     fn read(&self, page: PageId) -> Result<Reading<'_>, Blocked> {
         assert!(
             page.number < self.allocated.load(Ordering::Relaxed),

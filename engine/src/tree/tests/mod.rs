@@ -5,13 +5,13 @@ mod memory;
 use super::{Decision, ROOT, Room, ScanEnd};
 use crate::mtr::{Pages, ReadPage};
 use crate::{Blocked, Error};
-use aquifer_buffer_pool_proto::Scn;
+use aquifer_buffer_pool_proto::{PageSize, Scn};
 use aquifer_dss_proto::NodeId;
 use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_engine_proto::TxnId;
 use aquifer_engine_proto::page::{
-    DELETED, InnerView, KEY_LIMIT, LeafView, NodeView, PageKind, RowContent, SpaceMapView, VALUE_LIMIT,
-    Version, kind_of, psn_of,
+    DELETED, InnerView, LeafView, Limits, NodeView, PageKind, RowContent, SpaceMapView, Version, kind_of,
+    psn_of,
 };
 use memory::{Memory, TREE};
 use std::collections::BTreeMap;
@@ -157,7 +157,7 @@ fn verify(memory: &Memory, strict: bool) -> Vec<RowContent> {
     }
     let guard = memory.read(TREE.page(0)).unwrap();
     let map = SpaceMapView::new(guard.bytes()).unwrap();
-    let used: u32 = (0..800)
+    let used: u32 = (0..map.chunks())
         .map(|chunk| map.chunk(chunk).unwrap().used.count_ones())
         .sum();
     assert_eq!(
@@ -197,18 +197,19 @@ fn logical(bytes: &[u8]) -> String {
     }
 }
 
-fn key_of(random: &mut Random, space: u64) -> Vec<u8> {
+fn key_of(random: &mut Random, space: u64, limits: Limits) -> Vec<u8> {
     let number = random.below(space);
     let mut key = format!("{:05}", number * 7919 % 99991).into_bytes();
     // The same number always gives the same key; some are long.
     if number.is_multiple_of(11) {
-        key.resize(key.len() + (number as usize * 37) % (KEY_LIMIT - 8), b'x');
+        key.resize(key.len() + (number as usize * 37) % (limits.key - 8), b'x');
     }
     key
 }
 
-fn model(seed: u64, steps: usize, misses: u64) {
-    let memory = Memory::new(4000);
+fn model(page_size: PageSize, seed: u64, steps: usize, misses: u64) {
+    let limits = Limits::of(page_size);
+    let memory = Memory::of(page_size, 4000);
     memory.run(|tree| tree.create());
     memory
         .miss_every
@@ -216,11 +217,11 @@ fn model(seed: u64, steps: usize, misses: u64) {
     let mut random = Random(seed);
     let mut map: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     for step in 0..steps {
-        let key = key_of(&mut random, 1500);
+        let key = key_of(&mut random, 1500, limits);
         match random.below(10) {
             0..=5 => {
                 let length = if random.below(8) == 0 {
-                    VALUE_LIMIT as u64
+                    limits.value as u64
                 } else {
                     random.below(200)
                 };
@@ -234,7 +235,7 @@ fn model(seed: u64, steps: usize, misses: u64) {
             }
             8 => assert_eq!(get(&memory, &key), map.get(&key).cloned()),
             _ => {
-                let other = key_of(&mut random, 1500);
+                let other = key_of(&mut random, 1500, limits);
                 let (from, to) = if key <= other { (key, other) } else { (other, key) };
                 let reverse = random.below(2) == 0;
                 let mut expected: Vec<_> = map
@@ -251,7 +252,7 @@ fn model(seed: u64, steps: usize, misses: u64) {
             }
         }
         if random.below(5) == 0 {
-            let key = key_of(&mut random, 1500);
+            let key = key_of(&mut random, 1500, limits);
             let stamped = memory
                 .tree()
                 .read(&key, |row| Ok(row.versions().next().map(|v| v.txn)));
@@ -275,13 +276,15 @@ fn model(seed: u64, steps: usize, misses: u64) {
 
 #[test]
 fn the_tree_is_a_map_and_redo_gives_it_again() {
-    model(1, 6000, 0);
+    for (seed, page_size) in (1..).zip(PageSize::ALL) {
+        model(page_size, seed, 3000, 0);
+    }
 }
 
 #[test]
 fn steps_that_are_blocked_anywhere_can_be_run_again() {
-    for seed in 2..6 {
-        model(seed, 2500, 9);
+    for (seed, page_size) in (2..).zip(PageSize::ALL) {
+        model(page_size, seed, 2500, 9);
     }
 }
 
@@ -374,15 +377,20 @@ fn old_versions_stay_until_there_is_no_room_and_then_the_row_says_so() {
 
 #[test]
 fn the_longest_rows_and_keys_split_and_longer_ones_are_refused() {
-    let memory = Memory::new(2000);
+    PageSize::ALL.into_iter().for_each(longest);
+}
+
+fn longest(page_size: PageSize) {
+    let limits = Limits::of(page_size);
+    let memory = Memory::of(page_size, 2000);
     memory.run(|tree| tree.create());
     let mut random = Random(4);
     let mut map = BTreeMap::new();
     for step in 0..600u64 {
-        let mut key = vec![b'k'; KEY_LIMIT];
+        let mut key = vec![b'k'; limits.key];
         let tail = (random.below(200) as u32).to_be_bytes();
-        key[KEY_LIMIT - 4..].copy_from_slice(&tail);
-        let new = version(step, &[step as u8; VALUE_LIMIT]);
+        key[limits.key - 4..].copy_from_slice(&tail);
+        let new = version(step, &vec![step as u8; limits.value]);
         // The version before stays, as for a snapshot that needs it.
         memory.run(|tree| {
             tree.modify(
@@ -400,7 +408,7 @@ fn the_longest_rows_and_keys_split_and_longer_ones_are_refused() {
     let rows = verify(&memory, true);
     assert!(rows.iter().all(|row| map[&row.key] == row.versions[0].value[0]));
     assert_eq!(rows.len(), map.len());
-    let long = vec![0; KEY_LIMIT + 1];
+    let long = vec![0; limits.key + 1];
     let refused = memory
         .tree()
         .modify(&long, &mut |_| Ok(Decision::nothing()), &mut |_| Vec::new());

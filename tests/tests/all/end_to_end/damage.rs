@@ -1,11 +1,11 @@
 //! A page that is damaged on storage: who needs it is told which one, and everything else goes on.
 
 use super::rig::Cluster;
-use aquifer_buffer_pool_proto::PAGE_SIZE;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+const PAGE_SIZE: usize = 8192;
 const LEAF: u8 = 1;
 const MARKER: &str = "marker-of-the-damaged-row";
 

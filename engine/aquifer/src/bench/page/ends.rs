@@ -3,7 +3,7 @@
 
 use crate::failure::Failure;
 use aquifer_buffer_pool::testing::{MemoryStore, NullRedo};
-use aquifer_buffer_pool::{Hold, Locality, Lsn, Mode, PAGE_SIZE, PageId, Pool, PoolConfig, Psn};
+use aquifer_buffer_pool::{Hold, Locality, Lsn, Mode, PageId, PageSize, Pool, PoolConfig, Psn};
 use aquifer_dss::net::{self, NetConfig, NetTransport};
 use aquifer_dss::seam::{Inbound, Runtime, Service, Transport};
 use aquifer_dss::tokio_runtime::TokioRuntime;
@@ -17,6 +17,9 @@ use tokio::sync::mpsc;
 const REQUEST: usize = 64;
 /// Nothing takes longer unless something is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of a page.
+const PAGE_BYTES: usize = PageSize::USUAL.bytes();
 
 /// One page cache with its end of the transport.
 pub struct End {
@@ -38,7 +41,7 @@ impl Inbound for Deliver {
     fn receive(&self, from: NodeId, incarnation: Incarnation, service: Service, body: Vec<u8>) {
         match service {
             Service::Pages => self.pool.receive(from, incarnation, &body),
-            _ if body.len() == REQUEST => self.transport.send(from, Service::Engine, vec![1; PAGE_SIZE]),
+            _ if body.len() == REQUEST => self.transport.send(from, Service::Engine, vec![1; PAGE_BYTES]),
             _ => {
                 // The receiver is gone only when the benchmark has ended.
                 let _ = self.answers.send(body.len());
@@ -112,7 +115,7 @@ impl End {
         self.transport.send(peer.node, Service::Engine, vec![0; REQUEST]);
         let answer = tokio::time::timeout(PATIENCE, answers.recv()).await;
         match answer {
-            Ok(Some(PAGE_SIZE)) => Ok(began.elapsed()),
+            Ok(Some(PAGE_BYTES)) => Ok(began.elapsed()),
             _ => Err(Failure::failed("the other end did not answer")),
         }
     }

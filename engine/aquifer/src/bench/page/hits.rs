@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use aquifer_buffer_pool::testing::{MemoryStore, NullRedo};
-use aquifer_buffer_pool::{Lsn, Mode, PAGE_SIZE, PageId, Pool, PoolConfig, Psn};
+use aquifer_buffer_pool::{Lsn, Mode, PageId, PageSize, Pool, PoolConfig, Psn};
 use aquifer_dss::seam::{Runtime, Service, Transport};
 use aquifer_dss::tokio_runtime::TokioRuntime;
 use aquifer_dss_proto::{FileId, Incarnation, Member, NodeId, NodeSet, View};
@@ -79,6 +79,9 @@ fn page(number: u32) -> PageId {
     }
 }
 
+/// Bytes of a page.
+const PAGE_BYTES: usize = PageSize::USUAL.bytes();
+
 /// A cache with every frame full.
 async fn filled(frames: u32) -> Result<Arc<Pool>, Failure> {
     let me = NodeId::new(1).expect("1 is a node id");
@@ -148,16 +151,16 @@ fn read(pool: &Pool, number: u32) -> Result<u8, Failure> {
 pub async fn measure(frames: u32) -> Result<Hits, Failure> {
     let pool = filled(frames).await?;
     let mut array = MmapOptions::new()
-        .len(frames as usize * PAGE_SIZE)
+        .len(frames as usize * PAGE_BYTES)
         .map_anon()
         .map_err(|e| Failure::failed(format!("no memory for the array: {e}")))?;
     // As the cache has it; where the kernel knows no huge pages, neither has them.
     let _ = array.advise(memmap2::Advice::HugePage);
     for number in 0..frames {
-        array[number as usize * PAGE_SIZE + 100] = number as u8;
+        array[number as usize * PAGE_BYTES + 100] = number as u8;
     }
     let bare = walks(frames, |number| {
-        Ok(array[black_box(number as usize * PAGE_SIZE + 100)])
+        Ok(array[black_box(number as usize * PAGE_BYTES + 100)])
     })?;
     let cache = walks(frames, |number| read(&pool, number))?;
     let hot = best(frames, |_| {
