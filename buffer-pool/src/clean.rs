@@ -40,7 +40,7 @@ impl Pool {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if let Some(index) = self.free.lock().pop() {
+            if let Some(index) = self.free.take() {
                 return index;
             }
             if let Some(index) = self.evict_one() {
@@ -72,7 +72,7 @@ impl Pool {
             .unwrap_or(now + self.config.retransmit)
     }
 
-    fn evict_one(self: &Arc<Self>) -> Option<usize> {
+    pub(crate) fn evict_one(self: &Arc<Self>) -> Option<usize> {
         let mut inner = self.lock();
         let now = self.now();
         let Inner {

@@ -4,8 +4,10 @@
 //! while it [stands](Pool::copy_stands). It is taken under the page's latch, so it never shows half a change of the page; of a
 //! mini-transaction over several pages it may show a part, as to any reader that comes between.
 
-use crate::pool::{Image, Inner, Pool};
+use crate::images::Image;
+use crate::pool::{Inner, Pool};
 use aquifer_buffer_pool_proto::{PageId, Psn, Request};
+use aquifer_dss::seam::Tail;
 use aquifer_dss_proto::{Epoch, NodeId};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -17,7 +19,7 @@ pub struct CopyImage {
     psn: Psn,
     /// The view in which it came.
     epoch: Epoch,
-    image: Image,
+    image: Tail,
 }
 
 impl CopyImage {
@@ -67,7 +69,7 @@ impl Pool {
             let guard = self
                 .read(page)
                 .expect("possession is lowered under the core lock only");
-            (Arc::new(guard.bytes().to_vec()), guard.psn())
+            (self.image_of(guard.index), guard.psn())
         });
         inner.core.handle_copied(self.now(), page, to, request, copy);
     }
@@ -86,7 +88,7 @@ impl Pool {
                 page,
                 psn,
                 epoch,
-                image,
+                image: image.into_tail(),
             });
             drop(reader.send(copy));
         }

@@ -4,12 +4,13 @@
 //! and frame words never disagree.
 
 use crate::config::{PageStoreError, PoolError};
-use crate::pool::{Image, Inner, Pool, count};
+use crate::images::Image;
+use crate::pool::{Inner, Pool, count};
 use crate::repair::Loaded;
 use crate::wire;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
 use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Message, Mode, Output, PageId, SurrenderKind};
-use aquifer_dss::seam::{IoBuffer, Service};
+use aquifer_dss::seam::{IoBuffer, Service, Tail};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Instant, NodeId};
 use std::sync::Arc;
@@ -50,8 +51,9 @@ impl Pool {
                         &self.figures.transfers_out
                     });
                 }
+                wire::encode(&envelope, &mut inner.head);
                 self.transport
-                    .send(to, Service::Pages, wire::encode(&envelope, image.as_ref()));
+                    .send(to, Service::Pages, &inner.head, image.map(Image::into_tail));
             }
             Output::ReadStorage { page, conversion, .. } => self.spawn_fetch(page, conversion),
             Output::Install {
@@ -69,7 +71,7 @@ impl Pool {
                 conversion,
                 image,
                 info,
-            } => self.spawn_restore(page, conversion, image, info),
+            } => self.spawn_restore(page, conversion, image.into_tail(), info),
             Output::Surrender { page, conversion, .. } => self.surrender_or_spawn(inner, page, conversion),
             Output::Inherit(page) => {
                 let index = self.table.get(page).expect("a possessed page has a frame");
@@ -179,8 +181,7 @@ impl Pool {
     }
 
     pub(crate) fn give_back(&self, index: usize) {
-        self.free.lock().push(index);
-        self.changed.notify_waiters();
+        self.free.give_back(index);
     }
 
     /// Answers those who wait for a page that is possessed now; asks on for the others.
@@ -249,8 +250,15 @@ impl Pool {
         image: Image,
         info: ImageInfo,
     ) {
-        let free = self.free.lock().pop();
-        if let Some(index) = free {
+        let image = match image {
+            Image::Buffer(image) => image,
+            Image::Arrived => {
+                let frame = inner.arrived.take().expect("it is installed once");
+                self.installed(inner, frame.into_index(), page, conversion, info);
+                return;
+            }
+        };
+        if let Some(index) = self.free.take() {
             self.frames.fill(index, &image);
             self.installed(inner, index, page, conversion, info);
             return;
@@ -337,7 +345,7 @@ impl Pool {
     }
 
     /// A retained image is the only one left: it counts if it is newer than storage (HZ-3).
-    fn spawn_restore(self: &Arc<Self>, page: PageId, conversion: Conversion, image: Image, info: ImageInfo) {
+    fn spawn_restore(self: &Arc<Self>, page: PageId, conversion: Conversion, image: Tail, info: ImageInfo) {
         let pool = self.clone();
         let task = async move {
             let index = pool.allocate().await;
@@ -438,6 +446,13 @@ impl Pool {
         self.runtime.spawn("pool-surrender", Box::pin(task));
     }
 
+    /// A copy of a frame that the caller has latched in any mode.
+    pub(crate) fn image_of(&self, index: usize) -> Image {
+        let mut image = self.images.take();
+        self.frames.copy(index, &mut image);
+        Image::Buffer(self.images.share(image))
+    }
+
     /// Gives the page up if nothing is in the way. `None` when it is done or not wanted any more.
     pub(crate) fn try_surrender(
         self: &Arc<Self>,
@@ -475,11 +490,8 @@ impl Pool {
             return obstacle;
         }
         let info = frame.info(&meta);
-        let mut image = vec![0; self.config.page_size.bytes()];
         let needed = kind != SurrenderKind::Drop || meta.duty;
-        if needed {
-            self.frames.copy(index, &mut image);
-        }
+        let image = needed.then(|| self.image_of(index));
         match kind {
             SurrenderKind::Copy => {
                 frame.open();
@@ -496,7 +508,6 @@ impl Pool {
                 self.give_back(index);
             }
         }
-        let image = needed.then(|| Arc::new(image));
         inner
             .core
             .handle_surrendered(self.now(), page, conversion, image, info);

@@ -9,22 +9,25 @@ use crate::copies::CopyImage;
 use crate::dirty::DirtyPages;
 use crate::evict::{self, EvictionPolicy};
 use crate::frame::{Frames, Reading};
+use crate::free::{ArrivingFrame, FreeFrames};
 use crate::guard::{Hold, PageReadGuard, PageWriteGuard};
+use crate::images::{Image, PageBuffers};
+use crate::receive::EarlyMessage;
 use crate::table::PageTable;
-use crate::wire;
 use aquifer_buffer_pool_proto::{
-    Contents, Envelope, ImageInfo, Message, Mode, Ownership, PageId, PageSize, Psn, Redone, Request,
+    Contents, ImageInfo, Mode, Ownership, PageId, PageSize, Psn, Redone, Request,
 };
 use aquifer_dss::seam::{IoBuffer, Runtime, Transport};
-use aquifer_dss_proto::{Epoch, Incarnation, Instant, NodeId, NodeSet, View};
+use aquifer_dss_proto::{Epoch, Instant, NodeId, NodeSet, View};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{Notify, oneshot};
 
-/// An image on its way: the bytes of a page.
-pub(crate) type Image = Arc<Vec<u8>>;
+/// Buffers for pages on their way that are kept: one for eight frames, within these bounds.
+const BUFFERS_LEAST: usize = 16;
+const BUFFERS_MOST: usize = 1024;
 
 /// What the core may ask about pages in frames.
 pub(crate) struct FrameContents {
@@ -47,18 +50,6 @@ pub(crate) struct Waiter {
     pub answer: oneshot::Sender<Result<Hold, PoolError>>,
 }
 
-/// A message of a later epoch: its sender installed a view before this node did. Kept, because losing it would cost every
-/// take-over a whole `retransmit`.
-pub(crate) struct EarlyMessage {
-    from: NodeId,
-    incarnation: Incarnation,
-    envelope: Envelope,
-    image: Option<Image>,
-}
-
-/// Early messages kept at most; the others are repeated by their senders.
-const EARLY_LIMIT: usize = 1024;
-
 /// What the core lock protects.
 pub(crate) struct Inner {
     pub core: Ownership<Image, FrameContents>,
@@ -72,6 +63,10 @@ pub(crate) struct Inner {
     pub armed: Option<Instant>,
     /// Messages of a view that is not installed here yet, in order of arrival.
     pub early: Vec<EarlyMessage>,
+    /// The page of the message that is being handled, until it is installed.
+    pub arrived: Option<ArrivingFrame>,
+    /// Memory for the head of a message.
+    pub head: Vec<u8>,
     pub closed: bool,
     /// Somebody waits for pages to redo, or for the end of the redo.
     pub redoing: bool,
@@ -113,13 +108,14 @@ pub struct Pool {
     pub(crate) redo: Arc<dyn Redo>,
     pub(crate) frames: Arc<Frames>,
     pub(crate) table: Arc<PageTable>,
-    pub(crate) free: Mutex<Vec<usize>>,
+    pub(crate) free: Arc<FreeFrames>,
+    pub(crate) images: PageBuffers,
     pub(crate) dirty: DirtyPages,
     pub(crate) inner: Mutex<Inner>,
     pub(crate) timer: Arc<Notify>,
     pub(crate) redo_ready: Notify,
     /// A hold, a latch, a write-back or a frame was given up, or a view installed: who waits looks again.
-    pub(crate) changed: Notify,
+    pub(crate) changed: Arc<Notify>,
     pub(crate) figures: Figures,
     pub(crate) flushing: AtomicBool,
 }
@@ -147,11 +143,18 @@ impl Pool {
             policy: evict::policy(config.eviction, config.frames),
             armed: None,
             early: Vec::new(),
+            arrived: None,
+            head: Vec::new(),
             closed: false,
             redoing: false,
         };
+        let changed = Arc::new(Notify::new());
         let pool = Arc::new(Self {
-            free: Mutex::new((0..config.frames).rev().collect()),
+            free: FreeFrames::new(frames.clone(), changed.clone()),
+            images: PageBuffers::new(
+                config.page_size.bytes(),
+                (config.frames / 8).clamp(BUFFERS_LEAST, BUFFERS_MOST),
+            ),
             dirty: DirtyPages::new(config.frames),
             config,
             runtime,
@@ -163,7 +166,7 @@ impl Pool {
             inner: Mutex::new(inner),
             timer: Arc::new(Notify::new()),
             redo_ready: Notify::new(),
-            changed: Notify::new(),
+            changed,
             figures: Figures::default(),
             flushing: AtomicBool::new(false),
         });
@@ -189,63 +192,6 @@ impl Pool {
     /// The epoch that the pool serves.
     pub fn epoch(&self) -> Epoch {
         self.inner.lock().core.view().epoch
-    }
-
-    /// A message of `Service::Pages` from one life of a peer.
-    pub fn receive(self: &Arc<Self>, from: NodeId, incarnation: Incarnation, body: &[u8]) {
-        let Some((envelope, image)) = wire::decode(body, self.config.page_size) else {
-            tracing::warn!(%from, length = body.len(), "a page message cannot be decoded");
-            return count(&self.figures.malformed);
-        };
-        let mut inner = self.inner.lock();
-        let message = EarlyMessage {
-            from,
-            incarnation,
-            envelope,
-            image,
-        };
-        if message.envelope.epoch > inner.core.view().epoch && inner.early.len() < EARLY_LIMIT {
-            inner.early.push(message);
-            return;
-        }
-        self.take(&mut inner, message);
-        self.pump(&mut inner);
-    }
-
-    fn take(&self, inner: &mut Inner, message: EarlyMessage) {
-        let EarlyMessage {
-            from,
-            incarnation,
-            envelope,
-            image,
-        } = message;
-        if inner.core.view().incarnation(from) != Some(incarnation) {
-            return count(&self.figures.strangers); // DIR-5
-        }
-        if image.is_some() {
-            let copy = matches!(envelope.message, Message::Copy { .. });
-            count(if copy {
-                &self.figures.copies_in
-            } else {
-                &self.figures.transfers_in
-            });
-        }
-        let fault = inner.core.handle_message(self.now(), from, envelope, image);
-        if let Some(fault) = fault {
-            tracing::debug!(%from, ?fault, "dropped a message that no member means"); // DIR-8
-        }
-    }
-
-    /// Takes the messages that came before the view of their epoch was installed; drops those of views that never were.
-    fn take_early(&self, inner: &mut Inner) {
-        let epoch = inner.core.view().epoch;
-        for message in std::mem::take(&mut inner.early) {
-            if message.envelope.epoch > epoch {
-                inner.early.push(message);
-            } else {
-                self.take(inner, message);
-            }
-        }
     }
 
     /// The page, if it is possessed. A local hit: no message, no allocation, no lock held afterwards but the latch.

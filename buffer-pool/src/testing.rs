@@ -3,7 +3,7 @@
 
 use crate::{PageId, PageSize, PageStore, PageStoreError, Pool, PoolConfig, Psn, Redo};
 use aquifer_buffer_pool_proto::Lsn;
-use aquifer_dss::seam::{BoxFuture, IoBuffer, Runtime, Service, Transport};
+use aquifer_dss::seam::{BoxFuture, IoBuffer, Runtime, Service, Tail, Transport, hand_over};
 use aquifer_dss_proto::{Incarnation, Instant, Member, NodeId, NodeSet, View};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -289,7 +289,7 @@ struct MemoryTransport {
 }
 
 impl Transport for MemoryTransport {
-    fn send(&self, to: NodeId, service: Service, body: Vec<u8>) {
+    fn send(&self, to: NodeId, service: Service, head: &[u8], tail: Option<Tail>) {
         assert_eq!(service, Service::Pages, "pools send page messages");
         let network = self.network.clone();
         let lose = network.lose.load(Ordering::Relaxed);
@@ -301,12 +301,18 @@ impl Transport for MemoryTransport {
             return;
         };
         let wait = network.runtime.sleep(std::time::Duration::from_micros(100));
-        let runtime = network.runtime.clone();
+        let (runtime, head) = (network.runtime.clone(), head.to_vec());
         let deliver = async move {
             wait.await;
             let pool = network.pools.lock().get(&to).and_then(|(_, pool)| pool.upgrade());
             if let Some(pool) = pool {
-                pool.receive(from, incarnation, &body);
+                let mut receiver = pool.receiver(from, incarnation);
+                hand_over(
+                    &mut receiver,
+                    service,
+                    &head,
+                    tail.as_deref().map(|tail| &tail[..]),
+                );
             }
         };
         runtime.spawn("deliver", Box::pin(deliver));

@@ -1,30 +1,22 @@
-//! Messages as bytes: a postcard [`Envelope`], and behind a `Page` or `Copy` message the page.
+//! Heads of messages as bytes: a postcard [`Envelope`]. Behind a `Page` or `Copy` message the page is the tail.
 
-use crate::pool::Image;
-use aquifer_buffer_pool_proto::{Envelope, Message, PageSize};
-use std::sync::Arc;
+use aquifer_buffer_pool_proto::{Envelope, Message};
 
-pub(crate) fn encode(envelope: &Envelope, image: Option<&Image>) -> Vec<u8> {
-    let mut body = postcard::to_allocvec(envelope).expect("messages are plain data");
-    if let Some(image) = image {
-        body.extend_from_slice(image);
-    }
-    body
+/// Writes the head over what was in `head`, whose memory is used again.
+pub(crate) fn encode(envelope: &Envelope, head: &mut Vec<u8>) {
+    head.clear();
+    *head = postcard::to_extend(envelope, std::mem::take(head)).expect("messages are plain data");
 }
 
-/// `None` when the bytes are not a message, or its page is not of this size.
-pub(crate) fn decode(body: &[u8], page_size: PageSize) -> Option<(Envelope, Option<Image>)> {
-    let (envelope, rest) = postcard::take_from_bytes::<Envelope>(body).ok()?;
-    let expected = if matches!(envelope.message, Message::Page { .. } | Message::Copy { .. }) {
-        page_size.bytes()
-    } else {
-        0
-    };
-    if rest.len() != expected {
-        return None;
-    }
-    let image = (expected > 0).then(|| Arc::new(rest.to_vec()));
-    Some((envelope, image))
+/// `None` when the bytes are not a head.
+pub(crate) fn decode(head: &[u8]) -> Option<Envelope> {
+    let (envelope, rest) = postcard::take_from_bytes(head).ok()?;
+    rest.is_empty().then_some(envelope)
+}
+
+/// Whether a page comes with this message.
+pub(crate) const fn has_page(envelope: &Envelope) -> bool {
+    matches!(envelope.message, Message::Page { .. } | Message::Copy { .. })
 }
 
 #[cfg(test)]
@@ -43,13 +35,10 @@ mod tests {
             by,
             pages: vec![(page, Psn(3))],
         };
-        encode(
-            &Envelope {
-                epoch: Epoch(2),
-                message,
-            },
-            None,
-        )
+        let epoch = Epoch(2);
+        let mut head = vec![1; 1000];
+        encode(&Envelope { epoch, message }, &mut head);
+        head
     }
 
     /// A node out of range once was an index out of range.
@@ -59,17 +48,13 @@ mod tests {
         let place = (0..valid.len()).find(|at| {
             let mut other = valid.clone();
             other[*at] = 64;
-            matches!(decode(&other, PageSize::default()), Some((Envelope { message: Message::WrittenBack { by, .. }, .. }, _)) if by.get() == 64)
+            matches!(decode(&other), Some(Envelope { message: Message::WrittenBack { by, .. }, .. }) if by.get() == 64)
         });
         let place = place.expect("one byte is the node");
         for node in 0..=u8::MAX {
             let mut other = valid.clone();
             other[place] = node;
-            assert_eq!(
-                decode(&other, PageSize::default()).is_some(),
-                (1..=64).contains(&node),
-                "node {node}"
-            );
+            assert_eq!(decode(&other).is_some(), (1..=64).contains(&node), "node {node}");
         }
     }
 
@@ -77,10 +62,7 @@ mod tests {
     fn no_bytes_make_it_panic() {
         let valid = bytes();
         for length in 0..valid.len() {
-            assert!(
-                decode(&valid[..length], PageSize::default()).is_none(),
-                "cut at {length}"
-            );
+            assert!(decode(&valid[..length]).is_none(), "cut at {length}");
         }
         let mut state = 1u64;
         for _ in 0..200_000 * aquifer_dss::testing::fuzz_rounds() {
@@ -92,7 +74,7 @@ mod tests {
                 let at = state as usize % other.len();
                 other[at] = (state >> 32) as u8;
             }
-            let _ = decode(&other, PageSize::default());
+            let _ = decode(&other);
         }
     }
 }

@@ -256,7 +256,7 @@ impl Rpc {
             body,
         };
         let bytes = postcard::to_allocvec(&envelope).expect("an envelope is plain data");
-        self.transport.send(to, Service::Engine, bytes);
+        self.transport.send(to, Service::Engine, &bytes, None);
     }
 
     /// A message of `Service::Engine`. What cannot be decoded or is of another epoch is dropped.

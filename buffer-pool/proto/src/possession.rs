@@ -71,6 +71,12 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         self.pages.get(&page).is_some_and(|l| l.want.is_some())
     }
 
+    /// Whether `request` for `page` stands and was not answered: an image that comes for it would be installed.
+    pub fn awaits(&self, page: PageId, request: Request) -> bool {
+        let want = self.pages.get(&page).and_then(|l| l.want);
+        matches!(want, Some(Want::Asked(_, asked)) if asked == request)
+    }
+
     /// The surrender that is asked of this node.
     pub fn surrender_wanted(&self, page: PageId) -> Option<(Conversion, SurrenderKind)> {
         self.pages

@@ -194,6 +194,10 @@ defects! {
     CopyAcrossView,
     /// HZ-8: a reader's copy is kept, and read under later snapshots.
     KeepCopies,
+
+    // Pages on their way.
+    /// BUF-14: the frame of a page that did not come whole is not free again.
+    KeepArrivingFrame,
 }
 
 impl Defect {

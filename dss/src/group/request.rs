@@ -243,7 +243,7 @@ impl VolumeGroup {
 
     pub(super) fn send(&self, to: NodeId, message: &StorageMessage) {
         if let Some(transport) = self.transport.lock().clone() {
-            transport.send(to, Service::Storage, message.encode());
+            transport.send(to, Service::Storage, &message.encode(), None);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::{CutPoint, SimDisk, SimDiskOptions};
-use crate::seam::{BlockDevice, IoBuffer, Runtime, Service, Transport};
+use crate::seam::{BlockDevice, IoBuffer, Runtime, Service, Tail, Transport};
 use crate::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::catalog::OperationError;
 use aquifer_dss_proto::defect::{Defect, fails_with};
@@ -54,7 +54,7 @@ struct Wire {
 }
 
 impl Transport for Wire {
-    fn send(&self, to: NodeId, service: Service, body: Vec<u8>) {
+    fn send(&self, to: NodeId, service: Service, head: &[u8], _: Option<Tail>) {
         assert_eq!(service, Service::Storage);
         let mut sent = self.network.sent.lock();
         *sent += 1;
@@ -64,7 +64,7 @@ impl Transport for Wire {
         drop(sent);
         let target = self.network.nodes.lock().get(&to).and_then(Weak::upgrade);
         if let Some(group) = target {
-            group.receive(self.me, Incarnation(1), &body);
+            group.receive(self.me, Incarnation(1), head);
         }
     }
 }

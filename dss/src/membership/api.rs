@@ -376,7 +376,7 @@ impl Membership {
 
     pub(super) fn send(&self, to: NodeId, message: &Message) {
         let body = postcard::to_allocvec(message).expect("a message has nothing that cannot be encoded");
-        self.transport.send(to, Service::Membership, body);
+        self.transport.send(to, Service::Membership, &body, None);
     }
 
     pub(super) fn send_heartbeats(&self, look: bool) {

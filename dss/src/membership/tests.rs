@@ -4,7 +4,7 @@ use super::*;
 use crate::device::{CutPoint, Port, SimDisk, SimDiskOptions};
 use crate::group::ControlBlocks;
 use crate::seam::{
-    BLOCK, BoxFuture, FenceError, Fencer, LockState, ProcessIdentity, Runtime, Service, Transport,
+    BLOCK, BoxFuture, FenceError, Fencer, LockState, ProcessIdentity, Runtime, Service, Tail, Transport,
 };
 use crate::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::ballot::BallotBlock;
@@ -111,7 +111,8 @@ struct Cluster {
 struct Wire(Cluster, u8, usize);
 
 impl Transport for Wire {
-    fn send(&self, to: NodeId, _: Service, body: Vec<u8>) {
+    fn send(&self, to: NodeId, _: Service, head: &[u8], _: Option<Tail>) {
+        let head = head.to_vec();
         let (cluster, from, number) = (self.0.clone(), self.1, self.2);
         let runtime = cluster.handle.clone();
         runtime.spawn(
@@ -133,7 +134,7 @@ impl Transport for Wire {
                     (target, sender.incarnation())
                 };
                 if let Some(target) = target {
-                    target.receive(node(from), incarnation, &body);
+                    target.receive(node(from), incarnation, &head);
                 }
             }),
         );

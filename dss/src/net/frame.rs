@@ -2,8 +2,8 @@
 //!
 //! hello, 64 bytes: magic 8, version u16, node u8, zero u8, reserved 4, group 16, incarnation u64, epoch u64,
 //! reserved 12, crc32c u32 of what is before it.
-//! frame: length u32 of the body, service u8, flags u8 (0), reserved u16, crc32c u32 of the 8 bytes before and of
-//! the body; body.
+//! frame: length u32 of the head, length u32 of the tail, service u8, zero 3, crc32c u32 of the tail, crc32c u32 of the 16 bytes
+//! before and of the head; head; tail. The head is checked before the tail is read, because it says where that goes.
 
 use crate::seam::Service;
 use aquifer_dss_proto::{Incarnation, NodeId};
@@ -11,12 +11,14 @@ use crc_fast::{CrcAlgorithm, Digest};
 
 /// Bytes of a hello.
 pub(super) const HELLO: usize = 64;
-/// Bytes before a body.
-pub(super) const HEADER: usize = 12;
-/// Longest body accepted and sent, in bytes.
-pub const BODY_BYTES_MAX: usize = 8 << 20;
+/// Bytes before a head.
+pub(super) const HEADER: usize = 20;
+/// Longest head accepted and sent, in bytes.
+pub const HEAD_BYTES_MAX: usize = 8 << 20;
+/// Longest tail accepted and sent, in bytes.
+pub const TAIL_BYTES_MAX: usize = 64 << 10;
 /// Version of this protocol.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 const MAGIC: [u8; 8] = *b"AQUIFER\x01";
 
 /// Who is at the other end.
@@ -42,7 +44,7 @@ pub enum Refusal {
     Stale,
     /// A life that no slot of the volume group names.
     Unknown,
-    /// A body longer than [`BODY_BYTES_MAX`].
+    /// A head longer than [`HEAD_BYTES_MAX`] or a tail longer than [`TAIL_BYTES_MAX`].
     TooLong,
     /// No hello in time.
     Timeout,
@@ -110,31 +112,56 @@ pub(super) fn decode_hello(bytes: &[u8; HELLO]) -> Result<Hello, Refusal> {
     })
 }
 
-pub(super) fn encode_header(service: Service, body: &[u8]) -> [u8; HEADER] {
+/// What a header says of the frame behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    pub service: Service,
+    /// Bytes of the head.
+    pub head: usize,
+    /// Bytes of the tail; 0: there is none.
+    pub tail: usize,
+    tail_crc: u32,
+}
+
+pub(super) fn encode_header(service: Service, head: &[u8], tail: Option<&[u8]>) -> [u8; HEADER] {
+    let tail = tail.unwrap_or_default();
     let mut bytes = [0; HEADER];
-    bytes[..4].copy_from_slice(&(body.len() as u32).to_le_bytes());
-    bytes[4] = service as u8;
-    let crc = checksum(&[&bytes[..8], body]);
-    bytes[8..].copy_from_slice(&crc.to_le_bytes());
+    bytes[..4].copy_from_slice(&(head.len() as u32).to_le_bytes());
+    bytes[4..8].copy_from_slice(&(tail.len() as u32).to_le_bytes());
+    bytes[8] = service as u8;
+    bytes[12..16].copy_from_slice(&checksum(&[tail]).to_le_bytes());
+    let crc = checksum(&[&bytes[..16], head]);
+    bytes[16..].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
-/// The service and the length of the body that follows.
-pub(super) fn decode_header(bytes: &[u8; HEADER]) -> Result<(Service, usize), Refusal> {
-    let length = u32::from_le_bytes(bytes[..4].try_into().expect("4 bytes")) as usize;
-    let service = Service::from_byte(bytes[4]).ok_or(Refusal::Garbage)?;
-    if bytes[5..8] != [0; 3] {
+/// Bounds only: it is believed when the head is here and [matches](head_matches).
+pub(super) fn decode_header(bytes: &[u8; HEADER]) -> Result<Header, Refusal> {
+    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+    let service = Service::from_byte(bytes[8]).ok_or(Refusal::Garbage)?;
+    if bytes[9..12] != [0; 3] {
         return Err(Refusal::Garbage);
     }
-    if length > BODY_BYTES_MAX {
-        Err(Refusal::TooLong)
-    } else {
-        Ok((service, length))
+    let (head, tail) = (number(0) as usize, number(4) as usize);
+    if head > HEAD_BYTES_MAX || tail > TAIL_BYTES_MAX {
+        return Err(Refusal::TooLong);
     }
+    Ok(Header {
+        service,
+        head,
+        tail,
+        tail_crc: number(12),
+    })
 }
 
-pub(super) fn body_matches(header: &[u8; HEADER], body: &[u8]) -> bool {
-    header[8..] == checksum(&[&header[..8], body]).to_le_bytes()
+pub(super) fn head_matches(header: &[u8], head: &[u8]) -> bool {
+    header[16..] == checksum(&[&header[..16], head]).to_le_bytes()
+}
+
+impl Header {
+    pub fn tail_matches(&self, tail: &[u8]) -> bool {
+        checksum(&[tail]) == self.tail_crc
+    }
 }
 
 fn checksum(parts: &[&[u8]]) -> u32 {

@@ -4,25 +4,32 @@
 //! - nothing is believed before a hello with the right magic, version, group and node; each refusal is counted
 //!   and logged once per connection;
 //! - the device says who is a peer: a life that its slots do not name, once they are known, is refused ([`NetTransport::set_lives`]);
-//! - a frame is bounded before memory is taken for it, and checked before it is delivered;
+//! - a frame is bounded before memory is taken for it, and checked before it is delivered; its head before anybody is asked about
+//!   its tail;
 //! - nobody is waited for without end: a hello, the rest of a frame that has begun, and each write that the peer has to take
 //!   have a limit of time, then the connection is closed. (A peer that is silent between frames is a matter of membership.)
 //! - what strangers can hold is bounded: `ARRIVING_MAX` connections without a hello, of which the oldest goes, and one
 //!   connection per node after it: a new one ends the one before;
-//! - the reading task calls `Inbound::receive` itself: no hop between socket and receiver;
-//! - all that is queued when the writer wakes goes out in one vectored write.
+//! - the reading task calls the [`Receiver`](crate::seam::Receiver) itself: no hop between socket and receiver;
+//! - a tail is read where the receiver wants it to stay, and written from where it is; it is believed when it is whole and its
+//!   checksum fits, and a connection that ends before that gives the memory back with its receiver;
+//! - all that is queued when the writer wakes goes out in vectored writes, small messages one behind another in one part;
+//! - a message that is sent or received takes no memory of its own: buffers, and the queue of each peer, keep theirs.
 
+mod batch;
 mod frame;
+mod incoming;
 mod peer;
 mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use frame::{BODY_BYTES_MAX, Refusal};
+pub use frame::{HEAD_BYTES_MAX, Refusal, TAIL_BYTES_MAX};
 
-use crate::seam::{Inbound, Service, Transport};
+use crate::seam::{Inbound, Service, Tail, Transport, hand_over};
 use aquifer_dss_proto::{Incarnation, NodeId};
-use frame::{HEADER, HELLO, Hello, body_matches, decode_header, decode_hello, encode_hello};
+use frame::{HELLO, Hello, decode_hello, encode_hello};
+use incoming::Incoming;
 use parking_lot::Mutex;
 use peer::Queue;
 use std::collections::BTreeMap;
@@ -31,7 +38,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use stream::{Listener, Stream};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -88,7 +95,7 @@ struct Counters {
 struct Life {
     hello: Hello,
     inbound: Arc<dyn Inbound>,
-    to_self: mpsc::UnboundedSender<(Service, Vec<u8>)>,
+    to_self: mpsc::UnboundedSender<(Service, Vec<u8>, Option<Tail>)>,
 }
 
 struct Peer {
@@ -186,8 +193,14 @@ impl NetTransport {
         let me = shared.config.me;
         let mut tasks = self.tasks.lock();
         tasks.push(shared.handle.spawn(async move {
-            while let Some((service, body)) = from_self.recv().await {
-                inbound.receive(me, incarnation, service, body);
+            let mut receiver = inbound.connected(me, incarnation);
+            while let Some((service, head, tail)) = from_self.recv().await {
+                hand_over(
+                    &mut *receiver,
+                    service,
+                    &head,
+                    tail.as_deref().map(|tail| &tail[..]),
+                );
             }
         }));
         for listener in self.listeners.lock().drain(..) {
@@ -261,17 +274,17 @@ impl Drop for NetTransport {
 }
 
 impl Transport for NetTransport {
-    fn send(&self, to: NodeId, service: Service, body: Vec<u8>) {
+    fn send(&self, to: NodeId, service: Service, head: &[u8], tail: Option<Tail>) {
         let shared = &self.shared;
         if to == shared.config.me {
             if let Some(life) = shared.life.get() {
                 // Fails only when the transport is being dropped.
-                let _ = life.to_self.send((service, body));
+                let _ = life.to_self.send((service, head.to_vec(), tail));
             }
             return;
         }
         let queue = shared.peers.lock().get(&to).map(|peer| peer.queue.clone());
-        if !queue.is_some_and(|queue| queue.push(service, body)) {
+        if !queue.is_some_and(|queue| queue.push(service, head, tail)) {
             shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -420,19 +433,18 @@ async fn serve(shared: Arc<Shared>, mut stream: Stream, arrived: u64) {
 }
 
 async fn read_frames(shared: &Shared, life: &Life, hello: &Hello, stream: Stream) -> Result<(), Refusal> {
-    let mut reader = BufReader::with_capacity(64 << 10, stream);
+    let mut incoming = Incoming::new(stream);
+    let mut receiver = life.inbound.clone().connected(hello.node, hello.incarnation);
     let count = |counter: &AtomicU64, more: usize| counter.fetch_add(more as u64, Ordering::Relaxed);
-    loop {
-        // Between frames a peer may be silent as long as it lives.
-        if reader.fill_buf().await.map_or(true, <[u8]>::is_empty) {
-            return Ok(());
-        }
-        let frame = tokio::time::timeout(shared.config.patience, read_frame(&mut reader)).await;
-        let Some((service, body)) = frame.map_err(|_| Refusal::Stalled)?? else {
-            return Ok(());
+    // Between frames a peer may be silent as long as it lives.
+    while incoming.begins().await {
+        let frame = incoming.read_frame(&mut *receiver);
+        let frame = tokio::time::timeout(shared.config.patience, frame).await;
+        let Some(frame) = frame.map_err(|_| Refusal::Stalled)?? else {
+            break;
         };
         count(&shared.counters.received, 1);
-        count(&shared.counters.received_bytes, HEADER + body.len());
+        count(&shared.counters.received_bytes, frame.bytes());
         let latest = shared
             .lives
             .lock()
@@ -441,24 +453,7 @@ async fn read_frames(shared: &Shared, life: &Life, hello: &Hello, stream: Stream
         if latest != Some(hello.incarnation) {
             return Err(Refusal::Stale);
         }
-        life.inbound.receive(hello.node, hello.incarnation, service, body);
+        incoming.deliver(&frame, &mut *receiver);
     }
-}
-
-/// One frame; None when the connection is closed in the middle of it.
-async fn read_frame(reader: &mut BufReader<Stream>) -> Result<Option<(Service, Vec<u8>)>, Refusal> {
-    let mut header = [0; HEADER];
-    if reader.read_exact(&mut header).await.is_err() {
-        return Ok(None);
-    }
-    let (service, length) = decode_header(&header)?;
-    let mut body = vec![0; length];
-    if reader.read_exact(&mut body).await.is_err() {
-        return Ok(None);
-    }
-    if body_matches(&header, &body) {
-        Ok(Some((service, body)))
-    } else {
-        Err(Refusal::Garbage)
-    }
+    Ok(())
 }

@@ -1,12 +1,13 @@
 //! The outgoing side of one peer: dial, then write what is queued.
 
-use super::frame::{BODY_BYTES_MAX, HEADER, Refusal, encode_header, encode_hello};
+use super::batch::{Batch, Parts, Written, header_of};
+use super::frame::{Refusal, encode_hello};
 use super::stream::Stream;
 use super::{Shared, read_hello};
-use crate::seam::Service;
+use crate::seam::{Service, Tail};
 use aquifer_dss_proto::NodeId;
 use parking_lot::Mutex;
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,16 +16,10 @@ use tokio::sync::Notify;
 
 /// Bytes that may wait for one peer.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// Parts of one vectored write: the kernel takes 1024.
-const PARTS_MAX: usize = 1024;
-
-type Frame = ([u8; HEADER], Vec<u8>);
-
 #[derive(Default)]
 struct Waiting {
     connected: bool,
-    bytes: usize,
-    frames: Vec<Frame>,
+    batch: Batch,
 }
 
 /// What waits to be written to one peer.
@@ -49,20 +44,14 @@ impl Queue {
     }
 
     /// False when the frame was dropped.
-    pub fn push(&self, service: Service, body: Vec<u8>) -> bool {
-        assert!(
-            body.len() <= BODY_BYTES_MAX,
-            "a message of {} bytes is too long",
-            body.len()
-        );
-        let header = encode_header(service, &body);
+    pub fn push(&self, service: Service, head: &[u8], tail: Option<Tail>) -> bool {
+        let header = header_of(service, head, tail.as_ref());
         let mut waiting = self.waiting.lock();
-        if !waiting.connected || waiting.bytes > QUEUE_BYTES_MAX {
+        if !waiting.connected || waiting.batch.bytes() > QUEUE_BYTES_MAX {
             return false;
         }
-        waiting.bytes += HEADER + body.len();
-        waiting.frames.push((header, body));
-        let first = waiting.frames.len() == 1;
+        waiting.batch.push(&header, head, tail);
+        let first = waiting.batch.frames() == 1;
         drop(waiting);
         if first {
             self.ready.notify_one();
@@ -71,19 +60,18 @@ impl Queue {
     }
 
     fn connect(&self, connected: bool) {
-        *self.waiting.lock() = Waiting {
-            connected,
-            ..Waiting::default()
-        };
+        let mut waiting = self.waiting.lock();
+        waiting.connected = connected;
+        waiting.batch.clear();
     }
 
-    async fn take(&self) -> Vec<Frame> {
+    /// Waits for frames and gives them for an empty batch, whose memory the next ones use.
+    async fn take(&self, batch: &mut Batch) {
         loop {
             {
                 let mut waiting = self.waiting.lock();
-                if !waiting.frames.is_empty() {
-                    waiting.bytes = 0;
-                    return std::mem::take(&mut waiting.frames);
+                if waiting.batch.frames() > 0 {
+                    return std::mem::swap(&mut waiting.batch, batch);
                 }
             }
             self.ready.notified().await;
@@ -142,13 +130,13 @@ async fn connect(
 async fn carry(shared: &Shared, stream: Stream, queue: &Queue) -> bool {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let writing = async {
+        let mut batch = Batch::default();
         loop {
-            let frames = queue.take().await;
-            for batch in frames.chunks(PARTS_MAX / 2) {
-                if let Err(error) = write_batch(shared, &mut writer, batch).await {
-                    return error.kind() == io::ErrorKind::TimedOut;
-                }
+            queue.take(&mut batch).await;
+            if let Err(error) = write_batch(shared, &mut writer, &batch).await {
+                return error.kind() == io::ErrorKind::TimedOut;
             }
+            batch.clear();
         }
     };
     // A peer writes nothing here: whatever comes is the end.
@@ -163,33 +151,26 @@ async fn carry(shared: &Shared, stream: Stream, queue: &Queue) -> bool {
 async fn write_batch(
     shared: &Shared,
     writer: &mut (impl AsyncWrite + Unpin),
-    batch: &[Frame],
+    batch: &Batch,
 ) -> io::Result<()> {
-    let bytes: usize = batch.iter().map(|(_, body)| HEADER + body.len()).sum();
-    let mut parts: Vec<IoSlice<'_>> = Vec::with_capacity(batch.len() * 2);
-    for (header, body) in batch {
-        parts.push(IoSlice::new(header));
-        if !body.is_empty() {
-            parts.push(IoSlice::new(body));
+    let (mut written, mut parts) = (Written::default(), Parts::new());
+    loop {
+        batch.next_parts(&written, &mut parts);
+        if parts.slices().is_empty() {
+            break;
         }
-    }
-    let mut parts = &mut parts[..];
-    while !parts.is_empty() {
-        let write = writer.write_vectored(parts);
-        let written = tokio::time::timeout(shared.config.patience, write).await??;
-        if written == 0 {
+        let write = writer.write_vectored(parts.slices());
+        let taken = tokio::time::timeout(shared.config.patience, write).await??;
+        if taken == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
         shared.counters.writes.fetch_add(1, Ordering::Relaxed);
-        IoSlice::advance_slices(&mut parts, written);
+        batch.advance(&mut written, taken);
     }
-    shared
-        .counters
-        .sent
-        .fetch_add(batch.len() as u64, Ordering::Relaxed);
-    shared
-        .counters
+    let counters = &shared.counters;
+    counters.sent.fetch_add(batch.frames(), Ordering::Relaxed);
+    counters
         .sent_bytes
-        .fetch_add(bytes as u64, Ordering::Relaxed);
+        .fetch_add(batch.bytes() as u64, Ordering::Relaxed);
     Ok(())
 }

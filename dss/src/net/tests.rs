@@ -1,23 +1,67 @@
 //! Over real sockets of this machine.
 
 use super::*;
+use crate::seam::{IoBuffer, Receiver};
 use crate::testing::fuzz_rounds;
+use frame::HEADER;
 use tokio::net::TcpStream;
 
 enum Seen {
+    /// Head and tail one after the other.
     Message(NodeId, Incarnation, Service, Vec<u8>),
+    /// A tail was begun and did not come.
+    Abandoned,
     Disconnected(NodeId),
 }
 
 struct Sink(mpsc::UnboundedSender<Seen>);
 
+struct Ear {
+    to: mpsc::UnboundedSender<Seen>,
+    from: NodeId,
+    incarnation: Incarnation,
+    tail: Option<Vec<u8>>,
+}
+
 impl Inbound for Sink {
-    fn receive(&self, from: NodeId, incarnation: Incarnation, service: Service, body: Vec<u8>) {
-        let _ = self.0.send(Seen::Message(from, incarnation, service, body));
+    fn connected(self: Arc<Self>, from: NodeId, incarnation: Incarnation) -> Box<dyn Receiver> {
+        Box::new(Ear {
+            to: self.0.clone(),
+            from,
+            incarnation,
+            tail: None,
+        })
     }
     fn disconnected(&self, peer: NodeId, _: Incarnation) {
         let _ = self.0.send(Seen::Disconnected(peer));
     }
+}
+
+impl Receiver for Ear {
+    /// Heads that begin with 13 are unlucky.
+    fn tail(&mut self, _: Service, head: &[u8], length: usize) -> Option<&mut [u8]> {
+        assert!(self.tail.is_none(), "one after the other");
+        (head.first() != Some(&13)).then(|| &mut **self.tail.insert(vec![0; length]))
+    }
+    fn receive(&mut self, service: Service, head: &[u8]) {
+        let message = [head, &self.tail.take().unwrap_or_default()].concat();
+        let seen = Seen::Message(self.from, self.incarnation, service, message);
+        let _ = self.to.send(seen);
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        if self.tail.is_some() {
+            let _ = self.to.send(Seen::Abandoned);
+        }
+    }
+}
+
+fn tail(length: usize, byte: u8) -> Tail {
+    let mut tail = IoBuffer::zeroed(length);
+    tail.fill(byte);
+    Arc::new(tail)
 }
 
 fn node(id: u8) -> NodeId {
@@ -49,7 +93,7 @@ async fn end_with(
 /// Sends until the first message arrives: before the connection stands, messages are lost.
 async fn reach(from: &NetTransport, to: u8, inbox: &mut mpsc::UnboundedReceiver<Seen>) {
     loop {
-        from.send(node(to), Service::Membership, vec![]);
+        from.send(node(to), Service::Membership, &[], None);
         if let Ok(Some(Seen::Message(..))) =
             tokio::time::timeout(Duration::from_millis(5), inbox.recv()).await
         {
@@ -82,16 +126,24 @@ async fn exchange(listen: [&str; 2]) {
     reach(&one, 2, &mut inbox_two).await;
     reach(&two, 1, &mut inbox_one).await;
     for length in [1, 8192, 1 << 20] {
-        one.send(node(2), Service::Pages, vec![3; length]);
+        one.send(node(2), Service::Pages, &vec![3; length], None);
         assert_eq!(
             next_of(Service::Pages, &mut inbox_two).await,
             (node(1), Incarnation(1), vec![3; length])
         );
     }
-    one.send(node(1), Service::Engine, vec![9]);
+    for length in [0, 1, 50, 3000] {
+        let (head, page) = (vec![4; length], tail(8192, 5));
+        // Who does not want a tail gets what comes behind it all the same.
+        one.send(node(2), Service::Pages, &[13], Some(page.clone()));
+        one.send(node(2), Service::Pages, &head, Some(page));
+        let (_, _, message) = next_of(Service::Pages, &mut inbox_two).await;
+        assert_eq!(message, [head, vec![5; 8192]].concat());
+    }
+    one.send(node(1), Service::Engine, &[9], Some(tail(512, 1)));
     assert_eq!(
         next_of(Service::Engine, &mut inbox_one).await,
-        (node(1), Incarnation(1), vec![9])
+        (node(1), Incarnation(1), [vec![9], vec![1; 512]].concat())
     );
     drop(two);
     while !matches!(inbox_one.recv().await.unwrap(), Seen::Disconnected(peer) if peer == node(2)) {}
@@ -125,9 +177,15 @@ async fn strangers_and_garbage_are_refused_and_counted() {
     };
     let mut liar = TcpStream::connect(&one.addresses()[0]).await.unwrap();
     liar.write_all(&encode_hello(&hello)).await.unwrap();
-    let mut header = frame::encode_header(Service::Pages, &[]);
+    let mut header = frame::encode_header(Service::Pages, &[], None);
     header[..4].copy_from_slice(&u32::MAX.to_le_bytes());
     liar.write_all(&header).await.unwrap();
+    counted(&one, Refusal::TooLong, 1).await;
+    let mut liar = introduced(&one, 4).await;
+    let mut header = frame::encode_header(Service::Pages, &[], None);
+    header[4..8].copy_from_slice(&(TAIL_BYTES_MAX as u32 + 1).to_le_bytes());
+    liar.write_all(&header).await.unwrap();
+    counted(&one, Refusal::TooLong, 2).await;
     let all = [Refusal::Group, Refusal::Garbage, Refusal::TooLong];
     while !all
         .iter()
@@ -155,8 +213,12 @@ async fn introduced(transport: &NetTransport, id: u8) -> TcpStream {
     stream
 }
 
-fn frame_of(service: Service, body: &[u8]) -> Vec<u8> {
-    [&frame::encode_header(service, body), body].concat()
+fn frame_of(service: Service, head: &[u8]) -> Vec<u8> {
+    [&frame::encode_header(service, head, None), head].concat()
+}
+
+fn frame_with(service: Service, head: &[u8], tail: &[u8]) -> Vec<u8> {
+    [&frame::encode_header(service, head, Some(tail)), head, tail].concat()
 }
 
 async fn is_closed(mut stream: TcpStream) {
@@ -210,7 +272,7 @@ async fn a_peer_that_takes_nothing_is_hung_up_on_and_dialled_again() {
         stream.write_all(&encode_hello(&hello)).await.unwrap();
         kept.push(stream);
         while one.counters().refused.get(&Refusal::Stalled) != Some(&life) {
-            one.send(node(2), Service::Pages, vec![0; 1 << 20]);
+            one.send(node(2), Service::Pages, &[0; 1 << 20], None);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(matches!(inbox.recv().await, Some(Seen::Disconnected(peer)) if peer == node(2)));
@@ -272,6 +334,44 @@ async fn a_life_that_no_slot_names_is_no_peer_and_one_that_is_named_meanwhile_is
     next_of(Service::Engine, &mut inbox).await;
 }
 
+/// What was given for a tail goes back when the tail is altered, or does not come whole.
+#[tokio::test]
+async fn a_tail_that_is_not_whole_is_not_believed() {
+    let (one, mut inbox) = end_with(1, 7, "127.0.0.1:0", SHORT).await;
+    let whole = frame_with(Service::Pages, &[1; 60], &[5; 8192]);
+    let mut altered = whole.clone();
+    *altered.last_mut().unwrap() ^= 1;
+    // Altered; then closed, then silent, in the middle of what is read ahead and of what is read in place.
+    for (round, bytes) in [
+        &altered[..],
+        &whole[..500],
+        &whole[..8000],
+        &whole[..500],
+        &whole[..8000],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut stream = introduced(&one, 2).await;
+        stream.write_all(&frame_of(Service::Engine, &[1])).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        assert!(matches!(
+            inbox.recv().await,
+            Some(Seen::Message(.., Service::Engine, _))
+        ));
+        if round < 3 {
+            stream.shutdown().await.unwrap();
+        }
+        assert!(
+            matches!(inbox.recv().await, Some(Seen::Abandoned)),
+            "round {round}"
+        );
+        assert!(matches!(inbox.recv().await, Some(Seen::Disconnected(_))));
+    }
+    assert_eq!(one.counters().refused[&Refusal::Garbage], 1);
+    assert_eq!(one.counters().refused[&Refusal::Stalled], 2);
+}
+
 /// Any bytes: whole frames are delivered as they are, the first that is none ends the connection with a counted reason, and the
 /// transport goes on.
 #[tokio::test]
@@ -286,13 +386,16 @@ async fn streams_of_any_bytes_are_delivered_up_to_the_first_fault() {
     };
     for round in 0..300 * fuzz_rounds() {
         let mut stream = introduced(&one, 2).await;
-        let frames: Vec<Vec<u8>> = (0..1 + below(3))
-            .map(|_| {
-                let length = below(40) as usize;
-                let body: Vec<u8> = (0..length).map(|_| below(256) as u8).collect();
-                frame_of(Service::from_byte(1 + below(4) as u8).unwrap(), &body)
-            })
-            .collect();
+        let mut some = |limit: u64| -> Vec<u8> { (0..below(limit)).map(|_| below(256) as u8).collect() };
+        let mut frames = Vec::new();
+        let mut messages = Vec::new();
+        for _ in 0..=some(3).len() {
+            // Tails that are shorter and longer than what is read ahead; 13 is not wanted.
+            let (head, tail) = ([vec![1], some(40)].concat(), some(5_000));
+            let service = Service::from_byte(1 + some(4).len() as u8).unwrap();
+            frames.push(frame_with(service, &head, &tail));
+            messages.push((service, [head, tail].concat()));
+        }
         let good = frames.concat();
         let mut bytes = good.clone();
         let at = below(bytes.len() as u64) as usize;
@@ -311,14 +414,17 @@ async fn streams_of_any_bytes_are_delivered_up_to_the_first_fault() {
             whole += frame.len();
             whole <= same
         });
-        for frame in intact {
+        for message in messages.iter().take(intact.count()) {
             let seen = inbox.recv().await;
             let Some(Seen::Message(_, _, service, body)) = seen else {
                 panic!("round {round}: a whole frame is missing");
             };
-            assert_eq!(frame_of(service, &body), *frame, "round {round}");
+            assert_eq!((service, body), *message, "round {round}");
         }
-        let end = inbox.recv().await;
+        let mut end = inbox.recv().await;
+        if matches!(end, Some(Seen::Abandoned)) {
+            end = inbox.recv().await;
+        }
         assert!(
             matches!(end, Some(Seen::Disconnected(_))),
             "round {round}: more than the whole frames"
@@ -341,15 +447,16 @@ async fn round_trip() {
         two.set_peers(vec![(node(1), one.addresses()[0].clone())]);
         reach(&one, 2, &mut inbox_two).await;
         reach(&two, 1, &mut inbox_one).await;
+        let page = tail(8192, 1);
         let answers = tokio::spawn(async move {
             loop {
                 next_of(Service::Pages, &mut inbox_two).await;
-                two.send(node(1), Service::Pages, vec![1; 8192]);
+                two.send(node(1), Service::Pages, &[1; 64], Some(page.clone()));
             }
         });
         let (rounds, begun) = (20_000, std::time::Instant::now());
         for _ in 0..rounds {
-            one.send(node(2), Service::Pages, vec![0; 64]);
+            one.send(node(2), Service::Pages, &[0; 64], None);
             next_of(Service::Pages, &mut inbox_one).await;
         }
         println!("{}: {:?} per round trip", listen[0], begun.elapsed() / rounds);

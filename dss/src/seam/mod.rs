@@ -10,4 +10,4 @@ pub use buffer::{BLOCK, IoBuffer};
 pub use device::{BlockDevice, DeviceError, Geometry};
 pub use fencer::{FenceError, Fencer, LockState, ProcessIdentity};
 pub use runtime::{BoxFuture, Runtime};
-pub use transport::{Inbound, Service, Transport};
+pub use transport::{Inbound, Receiver, Service, Tail, Transport, hand_over};

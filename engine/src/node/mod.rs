@@ -183,19 +183,17 @@ impl Node {
             .set_on_slots(Arc::new(move |slots| links.peers(slots)));
         let membership = self.membership.clone();
         router.route(Service::Membership, move |from, life, body| {
-            membership.receive(from, life, &body)
+            membership.receive(from, life, body)
         });
         let group = self.group.clone();
         router.route(Service::Storage, move |from, life, body| {
-            group.receive(from, life, &body)
+            group.receive(from, life, body)
         });
         let pool = self.pool.clone();
-        router.route(Service::Pages, move |from, life, body| {
-            pool.receive(from, life, &body)
-        });
+        router.route_pages(move |from, life| Box::new(pool.receiver(from, life)));
         let rpc = self.rpc.clone();
         router.route(Service::Engine, move |from, life, body| {
-            rpc.receive(from, life, &body)
+            rpc.receive(from, life, body)
         });
         let membership = self.membership.clone();
         router.route_disconnected(move |peer, life| membership.disconnected(peer, life));

@@ -7,7 +7,7 @@ use crate::rpc::{EngineHandler, EngineRequest, EngineResponse, Reply, Rpc};
 use crate::{Blocked, Error};
 use aquifer_buffer_pool::Redo;
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Scn};
-use aquifer_dss::seam::{BoxFuture, Runtime, Service, Transport};
+use aquifer_dss::seam::{BoxFuture, Runtime, Service, Tail, Transport};
 use aquifer_dss::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::{FileId, Incarnation, Member, NodeId, NodeSet, View};
@@ -36,7 +36,7 @@ struct Wire {
 }
 
 impl Transport for Wire {
-    fn send(&self, to: NodeId, service: Service, body: Vec<u8>) {
+    fn send(&self, to: NodeId, service: Service, head: &[u8], _: Option<Tail>) {
         assert_eq!(service, Service::Engine);
         let dice = self.rt.random() % 10;
         for copy in 0..if dice == 0 {
@@ -46,7 +46,7 @@ impl Transport for Wire {
         } else {
             1
         } {
-            let (world, from, body) = (self.world.clone(), self.from, body.clone());
+            let (world, from, head) = (self.world.clone(), self.from, head.to_vec());
             let sleep = self.rt.sleep(MILLISECOND * (1 + copy * 40));
             self.rt.spawn(
                 "wire",
@@ -55,7 +55,7 @@ impl Transport for Wire {
                     let rpc = world.lock().nodes.get(&to).cloned();
                     // A dead node neither sends nor receives.
                     if let Some(rpc) = rpc.filter(|_| world.lock().nodes.contains_key(&from)) {
-                        rpc.receive(from, Incarnation(1), &body);
+                        rpc.receive(from, Incarnation(1), &head);
                     }
                 }),
             );

@@ -2,7 +2,8 @@
 //!
 //! What a TCP connection per pair gives, and what it does not:
 //! - messages of one service between two lives arrive at most once and in order; services overtake each other;
-//! - a message may be lost at any time (a connection that broke with it in its queue), silently;
+//! - a message may be lost at any time (a connection that broke with it in its queue), silently; a page also in its middle, after its
+//!   receiver has said where it is to go;
 //! - nothing reaches a life that it was not sent to: a restarted node never gets its predecessor's mail;
 //! - when a life ends its peers are told with some probability, after whatever it had sent; otherwise they have to find out;
 //! - a partition blocks a direction. What is sent meanwhile is lost, or (a short partition, TCP retransmits) arrives late.
@@ -10,7 +11,7 @@
 use super::random::Random;
 use super::trace::fingerprint;
 use super::world::{CrashHook, Life, World};
-use aquifer_dss::seam::{Inbound, Service, Transport};
+use aquifer_dss::seam::{Inbound, Receiver, Service, Tail, Transport};
 use aquifer_dss_proto::{Incarnation, NodeId};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +57,9 @@ struct Links {
     blocked: BTreeMap<(NodeId, NodeId), bool>,
     /// What waits for the heal of its direction.
     waiting: Vec<Letter>,
+    /// Letters whose tails are on their way, and what waits for them.
+    arriving: BTreeMap<u64, (Life, Box<dyn Receiver>)>,
+    begun: u64,
     /// When the last message of a direction and service arrives.
     last: BTreeMap<(NodeId, NodeId, Option<Service>), u64>,
     /// Messages sent and lost so far.
@@ -68,7 +72,16 @@ struct Letter {
     incarnation: Incarnation,
     to: Life,
     service: Service,
-    body: Vec<u8>,
+    head: Vec<u8>,
+    tail: Option<Tail>,
+}
+
+impl Letter {
+    /// As it is recorded.
+    fn named(&self, last: u64) -> [u64; 4] {
+        let (from, to) = (self.from.node.get(), self.to.node.get());
+        [from.into(), to.into(), self.service as u64, last]
+    }
 }
 
 /// All links between the nodes of a world.
@@ -153,7 +166,7 @@ impl SimNetwork {
         (links.sent, links.lost)
     }
 
-    fn send(&self, life: Life, to: NodeId, service: Service, body: Vec<u8>) {
+    fn send(&self, life: Life, to: NodeId, service: Service, head: &[u8], tail: Option<Tail>) {
         let Some(world) = self.world.upgrade() else { return };
         if !world.is_alive(life) {
             return;
@@ -171,7 +184,8 @@ impl SimNetwork {
                 incarnation: from.incarnation,
                 to: target.life,
                 service,
-                body,
+                head: head.to_vec(),
+                tail,
             }
         };
         let lost = {
@@ -205,11 +219,14 @@ impl SimNetwork {
         let (from, to) = (letter.from.node, letter.to.node);
         let now = world.now();
         let at = self.arrival(from, to, Some(letter.service), now);
+        let rest = letter.tail.as_ref().map(|_| self.rest(from, to, letter.service));
         let network = self.me.clone();
         let target = letter.to;
         world.after(Duration::from_nanos(at - now), Some(target), move || {
-            if let Some(network) = network.upgrade() {
-                network.deliver(letter);
+            let Some(network) = network.upgrade() else { return };
+            match (letter.tail.clone(), rest) {
+                (Some(tail), Some(rest)) => network.begin_tail(letter, &tail, rest),
+                _ => network.deliver(&letter),
             }
         });
     }
@@ -241,28 +258,92 @@ impl SimNetwork {
         at
     }
 
-    fn deliver(&self, letter: Letter) {
-        let Some(world) = self.world.upgrade() else { return };
+    /// How long the tail of a letter comes after its head. What is sent later comes after both.
+    fn rest(&self, from: NodeId, to: NodeId, service: Service) -> Duration {
+        let rest = {
+            let (options, mut random) = (self.options.lock(), self.random.lock());
+            let usual = random.duration(Duration::ZERO, options.latency_low);
+            if from != to && random.chance(options.slow) {
+                usual * 500
+            } else {
+                usual
+            }
+        };
+        let mut links = self.links.lock();
+        *links.last.entry((from, to, Some(service))).or_default() += rest.as_nanos() as u64;
+        rest
+    }
+
+    /// A letter is there: what receives it, unless its direction is blocked meanwhile.
+    fn receiver(&self, letter: &Letter) -> Option<Box<dyn Receiver>> {
+        if self.is_blocked(letter.from.node, letter.to.node) {
+            self.links.lock().lost += 1;
+            return None;
+        }
         let inbound = {
             let ports = self.ports.lock();
-            let port = ports.get(&letter.to.node).filter(|port| port.life == letter.to);
-            port.and_then(|port| port.inbound.clone())
+            let port = ports.get(&letter.to.node).filter(|port| port.life == letter.to)?;
+            port.inbound.clone()?
         };
-        let (from, to) = (letter.from.node, letter.to.node);
-        if self.is_blocked(from, to) {
-            self.links.lock().lost += 1;
+        Some(inbound.connected(letter.from.node, letter.incarnation))
+    }
+
+    fn deliver(&self, letter: &Letter) {
+        if let Some(receiver) = self.receiver(letter) {
+            self.hand_over(letter, receiver);
+        }
+    }
+
+    fn hand_over(&self, letter: &Letter, mut receiver: Box<dyn Receiver>) {
+        let Some(world) = self.world.upgrade() else { return };
+        let print = fingerprint(&letter.head) ^ letter.tail.as_ref().map_or(0, |tail| fingerprint(tail));
+        world.record("message", letter.named(print), "");
+        receiver.receive(letter.service, &letter.head);
+        world.drop_later(receiver);
+    }
+
+    /// The head of a letter with a tail is there; that the tail is, is known after `rest`, or the connection breaks in the middle of it.
+    fn begin_tail(&self, letter: Letter, tail: &Tail, rest: Duration) {
+        let Some(world) = self.world.upgrade() else { return };
+        let Some(mut receiver) = self.receiver(&letter) else {
             return;
+        };
+        let Some(memory) = receiver.tail(letter.service, &letter.head, tail.len()) else {
+            return world.drop_later(receiver);
+        };
+        let breaks = {
+            let (options, mut random) = (self.options.lock(), self.random.lock());
+            letter.from != letter.to && random.chance(options.lost)
+        };
+        let come = if breaks { memory.len() / 2 } else { memory.len() };
+        memory[..come].copy_from_slice(&tail[..come]);
+        let number = {
+            let mut links = self.links.lock();
+            links.begun += 1;
+            let number = links.begun;
+            links.arriving.insert(number, (letter.to, receiver));
+            number
+        };
+        let network = self.me.clone();
+        world.after(rest, Some(letter.to), move || {
+            if let Some(network) = network.upgrade() {
+                network.end_tail(&letter, number, breaks);
+            }
+        });
+    }
+
+    fn end_tail(&self, letter: &Letter, number: u64, breaks: bool) {
+        let Some(world) = self.world.upgrade() else { return };
+        let Some((_, receiver)) = self.links.lock().arriving.remove(&number) else {
+            return;
+        };
+        let dies = !world.is_alive(letter.from) && self.random.lock().chance(500_000);
+        if breaks || dies || self.is_blocked(letter.from.node, letter.to.node) {
+            self.links.lock().lost += 1;
+            world.record("broken", letter.named(0), "");
+            return world.drop_later(receiver);
         }
-        let print = fingerprint(&letter.body);
-        world.record(
-            "message",
-            [from.get().into(), to.get().into(), letter.service as u64, print],
-            "",
-        );
-        if let Some(inbound) = inbound {
-            inbound.receive(from, letter.incarnation, letter.service, letter.body);
-            world.drop_later(inbound);
-        }
+        self.hand_over(letter, receiver);
     }
 
     fn set_incarnation(&self, life: Life, incarnation: Incarnation) {
@@ -299,10 +380,14 @@ impl CrashHook for SimNetwork {
             let peers: Vec<Life> = ports.values().map(|port| port.life).collect();
             (dead, peers)
         };
-        self.links
-            .lock()
-            .waiting
-            .retain(|letter| letter.to != life && letter.from != life);
+        let receivers: Vec<_> = {
+            let mut links = self.links.lock();
+            links
+                .waiting
+                .retain(|letter| letter.to != life && letter.from != life);
+            links.arriving.extract_if(.., |_, (to, _)| *to == life).collect()
+        };
+        world.drop_later(receivers);
         for peer in peers {
             let told = {
                 let (options, mut random) = (self.options.lock(), self.random.lock());
@@ -376,7 +461,7 @@ impl SimTransport {
 }
 
 impl Transport for SimTransport {
-    fn send(&self, to: NodeId, service: Service, body: Vec<u8>) {
-        self.network.send(self.life, to, service, body);
+    fn send(&self, to: NodeId, service: Service, head: &[u8], tail: Option<Tail>) {
+        self.network.send(self.life, to, service, head, tail);
     }
 }

@@ -1,6 +1,6 @@
 //! The simulator keeps its promises: determinism, ends of lives, the disk's durability, the network's order.
 
-use aquifer_dss::seam::{BoxFuture, Inbound, IoBuffer, Service, Transport};
+use aquifer_dss::seam::{BoxFuture, Inbound, IoBuffer, Receiver, Service, Transport};
 use aquifer_dss_proto::{Incarnation, NodeId};
 use aquifer_tests::sim::{Cluster, ClusterOptions, Faults, Nemesis, NodeContext, NodeProgram};
 use parking_lot::Mutex;
@@ -30,19 +30,46 @@ struct Counting {
     heard: Heard,
 }
 
+#[derive(Clone)]
 struct Ear {
     me: NodeId,
     heard: Heard,
 }
 
-impl Inbound for Ear {
-    fn receive(&self, from: NodeId, incarnation: Incarnation, _service: Service, body: Vec<u8>) {
-        let number = u64::from_le_bytes(body.try_into().unwrap());
-        let before = self.heard.lock().insert((self.me, incarnation, from), number);
+/// What one life of a node says to an ear.
+struct Voice {
+    ear: Ear,
+    from: NodeId,
+    incarnation: Incarnation,
+    tail: Vec<u8>,
+}
+
+impl Receiver for Voice {
+    fn tail(&mut self, _service: Service, _head: &[u8], length: usize) -> Option<&mut [u8]> {
+        self.tail.resize(length, 0);
+        Some(&mut self.tail)
+    }
+
+    fn receive(&mut self, _service: Service, head: &[u8]) {
+        let number = u64::from_le_bytes(head.try_into().unwrap());
+        let who = (self.ear.me, self.incarnation, self.from);
+        let before = self.ear.heard.lock().insert(who, number);
         assert!(
             before.is_none_or(|before| before < number),
             "in order, at most once"
         );
+        assert!(self.tail.iter().all(|byte| *byte == number as u8), "whole");
+    }
+}
+
+impl Inbound for Ear {
+    fn connected(self: Arc<Self>, from: NodeId, incarnation: Incarnation) -> Box<dyn Receiver> {
+        Box::new(Voice {
+            ear: (*self).clone(),
+            from,
+            incarnation,
+            tail: Vec::new(),
+        })
     }
     fn disconnected(&self, _peer: NodeId, _incarnation: Incarnation) {}
 }
@@ -63,11 +90,15 @@ impl NodeProgram for Counting {
                 let buffer = IoBuffer::copy_padded(&number.to_le_bytes());
                 if context.device.write(offset, buffer).await.is_ok() && context.device.flush().await.is_ok()
                 {
+                    let mut tail = IoBuffer::zeroed(512);
+                    tail.fill(number as u8);
+                    let tail = (number % 3 == 0).then(|| Arc::new(tail));
                     for peer in 1..=3 {
                         context.transport.send(
                             node(peer),
                             Service::Membership,
-                            number.to_le_bytes().to_vec(),
+                            &number.to_le_bytes(),
+                            tail.clone(),
                         );
                     }
                 }

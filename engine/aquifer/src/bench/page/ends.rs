@@ -3,9 +3,9 @@
 
 use crate::failure::Failure;
 use aquifer_buffer_pool::testing::{MemoryStore, NullRedo};
-use aquifer_buffer_pool::{Hold, Locality, Lsn, Mode, PageId, PageSize, Pool, PoolConfig, Psn};
+use aquifer_buffer_pool::{Hold, Locality, Lsn, Mode, PageId, PageReceiver, PageSize, Pool, PoolConfig, Psn};
 use aquifer_dss::net::{self, NetConfig, NetTransport};
-use aquifer_dss::seam::{Inbound, Runtime, Service, Transport};
+use aquifer_dss::seam::{Inbound, IoBuffer, Receiver, Runtime, Service, Tail, Transport};
 use aquifer_dss::tokio_runtime::TokioRuntime;
 use aquifer_dss_proto::{FileId, Incarnation, Member, NodeId, NodeSet, View};
 use std::path::Path;
@@ -35,18 +35,53 @@ struct Deliver {
     pool: Arc<Pool>,
     transport: Arc<NetTransport>,
     answers: mpsc::UnboundedSender<usize>,
+    page: Tail,
+}
+
+/// One connection.
+struct Connection {
+    deliver: Arc<Deliver>,
+    from: NodeId,
+    pages: PageReceiver,
+    /// Where raw answers arrive.
+    answer: Vec<u8>,
+}
+
+impl Receiver for Connection {
+    fn tail(&mut self, service: Service, head: &[u8], length: usize) -> Option<&mut [u8]> {
+        if service == Service::Pages {
+            return self.pages.tail(service, head, length);
+        }
+        self.answer.resize(length, 0);
+        Some(&mut self.answer)
+    }
+
+    fn receive(&mut self, service: Service, head: &[u8]) {
+        let deliver = &self.deliver;
+        match service {
+            Service::Pages => self.pages.receive(service, head),
+            _ if head.len() == REQUEST => {
+                let page = deliver.page.clone();
+                deliver
+                    .transport
+                    .send(self.from, Service::Engine, &[], Some(page));
+            }
+            _ => {
+                // The receiver is gone only when the benchmark has ended.
+                let _ = deliver.answers.send(self.answer.len());
+            }
+        }
+    }
 }
 
 impl Inbound for Deliver {
-    fn receive(&self, from: NodeId, incarnation: Incarnation, service: Service, body: Vec<u8>) {
-        match service {
-            Service::Pages => self.pool.receive(from, incarnation, &body),
-            _ if body.len() == REQUEST => self.transport.send(from, Service::Engine, vec![1; PAGE_BYTES]),
-            _ => {
-                // The receiver is gone only when the benchmark has ended.
-                let _ = self.answers.send(body.len());
-            }
-        }
+    fn connected(self: Arc<Self>, from: NodeId, incarnation: Incarnation) -> Box<dyn Receiver> {
+        Box::new(Connection {
+            from,
+            pages: self.pool.receiver(from, incarnation),
+            answer: Vec::new(),
+            deliver: self,
+        })
     }
 
     fn disconnected(&self, _peer: NodeId, _incarnation: Incarnation) {}
@@ -75,6 +110,7 @@ impl End {
             pool: pool.clone(),
             transport: transport.clone(),
             answers: sender,
+            page: Arc::new(IoBuffer::zeroed(PAGE_BYTES)),
         };
         transport.start(Incarnation(1), Arc::new(deliver));
         Ok(Self {
@@ -112,7 +148,8 @@ impl End {
     pub async fn ask(&self, peer: &Self) -> Result<Duration, Failure> {
         let mut answers = self.answers.lock().await;
         let began = Instant::now();
-        self.transport.send(peer.node, Service::Engine, vec![0; REQUEST]);
+        self.transport
+            .send(peer.node, Service::Engine, &[0; REQUEST], None);
         let answer = tokio::time::timeout(PATIENCE, answers.recv()).await;
         match answer {
             Ok(Some(PAGE_BYTES)) => Ok(began.elapsed()),
@@ -184,7 +221,7 @@ impl Ends {
         let mut answers = end.answers.lock().await;
         let short = Duration::from_millis(50);
         loop {
-            end.transport.send(peer, Service::Engine, vec![0; REQUEST]);
+            end.transport.send(peer, Service::Engine, &[0; REQUEST], None);
             if tokio::time::timeout(short, answers.recv()).await.is_ok() {
                 break;
             }

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use aquifer_buffer_pool::testing::{MemoryStore, NullRedo};
 use aquifer_buffer_pool::{Lsn, Mode, PageId, PageSize, Pool, PoolConfig, Psn};
-use aquifer_dss::seam::{Runtime, Service, Transport};
+use aquifer_dss::seam::{Runtime, Service, Tail, Transport};
 use aquifer_dss::tokio_runtime::TokioRuntime;
 use aquifer_dss_proto::{FileId, Incarnation, Member, NodeId, NodeSet, View};
 use memmap2::MmapOptions;
@@ -50,7 +50,7 @@ pub struct Beside {
 struct Alone;
 
 impl Transport for Alone {
-    fn send(&self, _to: NodeId, _service: Service, _body: Vec<u8>) {}
+    fn send(&self, _to: NodeId, _service: Service, _head: &[u8], _tail: Option<Tail>) {}
 }
 
 /// A walk at random: its state, and among how many pages.
