@@ -8,6 +8,7 @@ mod bad_peer;
 mod clients;
 mod damage;
 mod definitions;
+mod figures;
 mod isolation;
 mod rig;
 mod survival;

@@ -325,12 +325,12 @@ async fn limited<T>(work: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("no answer for {LIMIT:?}"))
 }
 
-/// A PostgreSQL client program, or `None`, loudly.
+/// A program that Debian packages bring, set up as a PostgreSQL client, or `None`, loudly.
 pub fn program(name: &str) -> Option<Command> {
     // Debian has wrappers of programs that are not installed.
     let version = Command::new(name).arg("--version").output();
     if !version.is_ok_and(|version| version.status.success()) {
-        eprintln!("SKIPPED: {name} is not installed (Debian: postgresql-client, postgresql)");
+        eprintln!("SKIPPED: {name} is not installed (Debian: postgresql-client, postgresql, fio)");
         return None;
     }
     let mut command = Command::new(name);
