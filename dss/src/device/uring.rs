@@ -3,7 +3,8 @@
 //! Rules:
 //! - an operation and its buffer belong to the ring's table from submission to completion, so that a future that is
 //!   dropped leaves nothing behind that the kernel could still touch;
-//! - whoever finds the ring free submits everything that waits: submissions batch themselves under load;
+//! - whoever finds the ring free submits everything that waits. While the kernel is busy with others, a new operation first
+//!   lets the other tasks run: those that a completion woke then go in one system call;
 //! - the ring goes only when nothing is in flight (the table's drop waits);
 //! - the file is not registered with the ring: a registered file, and with it the slot's lock (HZ-17), outlives a killed
 //!   process by the kernel's deferred end of the ring, 20 to 30 ms. An operation in flight keeps the file open by itself.
@@ -14,6 +15,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -103,6 +105,8 @@ struct Table {
 struct Shared {
     /// Arrived and not yet taken by whoever holds the table.
     arrived: Mutex<VecDeque<Operation>>,
+    /// Operations in the kernel, for whoever does not hold the table: a hint.
+    busy: AtomicUsize,
     table: Mutex<Table>,
     /// After the ring so that it goes later.
     open: OpenFile,
@@ -203,20 +207,22 @@ impl Shared {
     /// Submits what waits; whoever had the table before may have taken it along.
     fn kick(&self) {
         let mut table = self.table.lock();
-        if self.arrived.lock().is_empty() {
-            return;
-        }
-        if let Err(error) = table.submit(&self.arrived) {
-            tracing::error!(%error, "io_uring refuses submissions");
+        if !self.arrived.lock().is_empty() {
+            self.submit(&mut table);
         }
     }
 
     fn complete(&self) {
         let mut table = self.table.lock();
         table.reap();
+        self.submit(&mut table);
+    }
+
+    fn submit(&self, table: &mut Table) {
         if let Err(error) = table.submit(&self.arrived) {
             tracing::error!(%error, "io_uring refuses submissions");
         }
+        self.busy.store(table.in_kernel.len(), Ordering::Relaxed);
     }
 }
 
@@ -278,6 +284,7 @@ impl UringDevice {
         };
         let shared = Arc::new(Shared {
             arrived: Mutex::default(),
+            busy: AtomicUsize::new(0),
             table: Mutex::new(table),
             open,
         });
@@ -300,6 +307,9 @@ impl UringDevice {
             finished: Some(finished),
         };
         self.shared.arrived.lock().push_back(operation);
+        if self.shared.busy.load(Ordering::Relaxed) > 0 {
+            tokio::task::yield_now().await;
+        }
         self.shared.kick();
         let gone = || io_error(kind.name(), offset, 0, libc::ECANCELED);
         outcome.await.unwrap_or_else(|_| Err(gone()))
