@@ -38,6 +38,13 @@ impl Runtime for TokioRuntime {
         boot_time()
     }
 
+    fn wall_clock(&self) -> u64 {
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
         let handle = self.handle.clone();
         Box::pin(async move {

@@ -198,6 +198,20 @@ defects! {
     // Pages on their way.
     /// BUF-14: the frame of a page that did not come whole is not free again.
     KeepArrivingFrame,
+
+    // Files that programs use.
+    /// HZ-7: a removed file is freed although a member still has it open.
+    FreeOpenFiles,
+    /// HZ-7: units that were cut off a file are free at once.
+    FreeCutUnits,
+    /// Units go into a file with what they had before.
+    AttachUnzeroed,
+    /// Units go into a file when their zeros are written and not flushed.
+    AttachBeforeFlush,
+    /// A file grows over what a cut left in its last unit.
+    GrowOverTail,
+    /// Two nodes append to one file at the same time.
+    AppendTogether,
 }
 
 impl Defect {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// "AQLABEL\0" as a little-endian number.
 pub const LABEL_MAGIC: u64 = u64::from_le_bytes(*b"AQLABEL\0");
 /// Version of the whole on-disk format.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// Byte offsets of the two copies of the label.
 pub const LABEL_OFFSETS: [u64; 2] = [0, 64 << 10];
 /// Byte offset of node 1's slot; one block per node.

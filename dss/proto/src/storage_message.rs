@@ -3,8 +3,8 @@
 //! All may be lost or repeated: requests are retransmitted and done once by their origin (DSS-4), `Drain` is
 //! repeated until every member answered (HZ-7).
 
-use crate::NodeId;
 use crate::catalog::{Operation, Origin, Outcome};
+use crate::{FileId, NodeId};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -41,10 +41,12 @@ pub enum StorageMessage {
         /// Journal sequence.
         through: u64,
     },
-    /// To the leader: done.
+    /// To the leader: done, but for removed files that are still open here.
     Drained {
         /// Journal sequence.
         through: u64,
+        /// Of the files that were removed until then, those that are open.
+        held: Vec<FileId>,
     },
 }
 

@@ -126,6 +126,18 @@ impl OpenFile {
         }
     }
 
+    /// Makes a range read as zeros without writing them; false where the file system or device cannot.
+    pub(super) fn zero(&self, offset: u64, length: u64) -> Result<bool, DeviceError> {
+        use rustix::fs::FallocateFlags;
+        use rustix::io::Errno;
+        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, flags, offset, length) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(false),
+            Err(errno) => Err(io_error("zero", offset, length as usize, errno.raw_os_error())),
+        }
+    }
+
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }

@@ -90,6 +90,10 @@ impl BlockDevice for FileDevice {
     fn discard(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
         self.inner().discard(offset, length)
     }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
+        self.inner().write_zeroes(offset, length)
+    }
 }
 
 #[cfg(test)]
@@ -139,6 +143,13 @@ mod tests {
             let _pending = dropped.as_mut().poll(&mut std::task::Context::from_waker(waker));
         }
         device.discard(0, 4096).await.unwrap();
+        let mut ones = IoBuffer::zeroed(4 * 4096);
+        ones.fill(1);
+        device.write(8192, ones).await.unwrap();
+        device.write_zeroes(12288, 8192).await.unwrap();
+        let read = device.read(8192, IoBuffer::zeroed(4 * 4096)).await.unwrap();
+        let blocks: Vec<u8> = read.chunks(4096).map(|block| block[4095]).collect();
+        assert_eq!(blocks, [1, 0, 0, 1]);
     }
 
     #[test]

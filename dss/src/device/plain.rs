@@ -1,7 +1,7 @@
 //! A device by pread, pwrite and fdatasync on threads: for where io_uring is disabled.
 
 use super::file::OpenFile;
-use crate::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer};
+use crate::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer, write_zeros};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -88,6 +88,17 @@ impl BlockDevice for PlainDevice {
             self.open
                 .check("discard", offset, usize::try_from(length).unwrap_or(usize::MAX))?;
             self.run(move |open| open.discard(offset, length)).await
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
+        Box::pin(async move {
+            self.open
+                .check("zero", offset, usize::try_from(length).unwrap_or(usize::MAX))?;
+            if self.run(move |open| open.zero(offset, length)).await? {
+                return Ok(());
+            }
+            write_zeros(self, offset, length).await
         })
     }
 }

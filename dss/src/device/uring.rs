@@ -10,7 +10,7 @@
 //!   process by the kernel's deferred end of the ring, 20 to 30 ms. An operation in flight keeps the file open by itself.
 
 use super::file::{OpenFile, io_error};
-use crate::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer};
+use crate::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer, write_zeros};
 use io_uring::{IoUring, opcode, squeue, types};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -355,6 +355,20 @@ impl BlockDevice for UringDevice {
             let shared = self.shared.clone();
             let job = tokio::task::spawn_blocking(move || shared.open.discard(offset, length));
             job.await.expect("device work does not panic")
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
+        Box::pin(async move {
+            self.shared
+                .open
+                .check("zero", offset, usize::try_from(length).unwrap_or(usize::MAX))?;
+            let shared = self.shared.clone();
+            let job = tokio::task::spawn_blocking(move || shared.open.zero(offset, length));
+            if job.await.expect("device work does not panic")? {
+                return Ok(());
+            }
+            write_zeros(self, offset, length).await
         })
     }
 }

@@ -1,14 +1,18 @@
 //! Data of files: straight to the devices, by the extent map.
 //!
-//! Rule: an operation is counted from the look at the extent map until the device is done with it, so that a node
-//! can say when it let go of a removed file (HZ-7). One that is dropped before stays counted for ever: the units of
-//! that file are then not reused in this life of the node, which is safe.
+//! Rules:
+//! - an operation is counted from the look at the extent map until the device is done with it, so that a node
+//!   can say when it let go of removed units (HZ-7). One that is dropped before stays counted for ever: the units of
+//!   that file are then not reused in this life of the node, which is safe;
+//! - a hole reads as zeros, and is not written: units go into it first;
+//! - the parts of an operation that are on several extents are done at once.
 
 use super::error::StorageError;
 use super::volume_group::{Known, VolumeGroup};
 use crate::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::FileId;
-use aquifer_dss_proto::catalog::Node;
+use aquifer_dss_proto::catalog::{Catalog, Extent, Node, extents};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -17,32 +21,69 @@ use tokio::sync::Notify;
 /// Operations on files that the devices are not done with.
 #[derive(Default)]
 pub(super) struct InFlight {
-    files: Mutex<BTreeMap<FileId, u64>>,
+    flights: Mutex<Flights>,
     fewer: Notify,
 }
 
+#[derive(Default)]
+struct Flights {
+    /// Grows when somebody waits, so that what begins later is not waited for.
+    generation: u64,
+    /// Per file, and generation in which they began: how many.
+    files: BTreeMap<FileId, BTreeMap<u64, u64>>,
+}
+
 impl InFlight {
-    fn begin(&self, file: FileId) {
-        *self.files.lock().entry(file).or_default() += 1;
+    /// Counts an operation; gives the generation that it belongs to.
+    fn begin(&self, file: FileId) -> u64 {
+        let mut flights = self.flights.lock();
+        let generation = flights.generation;
+        *flights
+            .files
+            .entry(file)
+            .or_default()
+            .entry(generation)
+            .or_default() += 1;
+        generation
     }
 
-    fn end(&self, file: FileId) {
-        let mut files = self.files.lock();
-        let count = files.get_mut(&file).expect("an operation that ends has begun");
+    fn end(&self, file: FileId, generation: u64) {
+        let mut flights = self.flights.lock();
+        let counts = flights
+            .files
+            .get_mut(&file)
+            .expect("an operation that ends has begun");
+        let count = counts
+            .get_mut(&generation)
+            .expect("an operation that ends has begun");
         *count -= 1;
-        if *count == 0 {
-            files.remove(&file);
-            self.fewer.notify_waiters();
+        if *count > 0 {
+            return;
         }
+        counts.remove(&generation);
+        if counts.is_empty() {
+            flights.files.remove(&file);
+        }
+        drop(flights);
+        self.fewer.notify_waiters();
     }
 
-    /// Waits until none of `files` has an operation.
+    /// Waits until the operations on `files` that have begun before this call are over.
     pub(super) async fn wait_for(&self, files: &[FileId]) {
+        let now = {
+            let mut flights = self.flights.lock();
+            flights.generation += 1;
+            flights.generation
+        };
         loop {
             let changed = self.fewer.notified();
             let busy = {
-                let counts = self.files.lock();
-                files.iter().any(|file| counts.contains_key(file))
+                let flights = self.flights.lock();
+                let is_busy = |file: &FileId| {
+                    let counts = flights.files.get(file);
+                    counts.is_some_and(|counts| counts.range(..now).next().is_some())
+                };
+                files.iter().any(is_busy)
             };
             if !busy {
                 return;
@@ -52,40 +93,113 @@ impl InFlight {
     }
 }
 
-/// A part of an operation that is on one extent.
+/// A part of an operation: on one extent, or in one hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
-    volume: u16,
-    offset: u64,
+    /// Volume and byte offset there; `None` in a hole.
+    place: Option<(u16, u64)>,
     length: usize,
 }
 
+/// An operation that is counted.
+struct Flight {
+    pieces: Vec<Piece>,
+    generation: u64,
+}
+
+/// Who looks at a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Somebody who knows its id: it must have a name, and the range be inside.
+    Named,
+    /// A handle: a removed file is there as long as it is open, and the range may go past the end.
+    Opened,
+}
+
 impl VolumeGroup {
-    /// Fills `buffer` from byte `offset` of a file; both are multiples of the device's block.
+    /// Fills `buffer` from byte `offset` of a file; both are multiples of the device's block. A hole is zeros.
     pub async fn read_at(
         &self,
         file: FileId,
         offset: u64,
         buffer: IoBuffer,
     ) -> Result<IoBuffer, StorageError> {
-        let pieces = self.begin_io(file, offset, buffer.len()).await?;
-        let result = self.read_pieces(&pieces, buffer).await;
-        self.in_flight.end(file);
-        result
+        self.read_as(Access::Named, file, offset, buffer).await
     }
 
     /// Writes `buffer` at byte `offset` of a file; both are multiples of the device's block. Durable after
-    /// [`flush`](Self::flush).
+    /// [`flush`](Self::flush). The range must have units: an engine's file has, another gets them by
+    /// [`File`](super::File).
     pub async fn write_at(
         &self,
         file: FileId,
         offset: u64,
         buffer: IoBuffer,
     ) -> Result<IoBuffer, StorageError> {
-        let pieces = self.begin_io(file, offset, buffer.len()).await?;
-        let result = self.write_pieces(&pieces, buffer).await;
-        self.in_flight.end(file);
+        self.write_as(Access::Named, file, offset, buffer).await
+    }
+
+    pub(super) async fn read_as(
+        &self,
+        access: Access,
+        file: FileId,
+        offset: u64,
+        buffer: IoBuffer,
+    ) -> Result<IoBuffer, StorageError> {
+        let flight = self.begin_io(access, file, offset, buffer.len()).await?;
+        let result = self.read_pieces(&flight.pieces, buffer).await;
+        self.in_flight.end(file, flight.generation);
         result
+    }
+
+    pub(super) async fn write_as(
+        &self,
+        access: Access,
+        file: FileId,
+        offset: u64,
+        buffer: IoBuffer,
+    ) -> Result<IoBuffer, StorageError> {
+        let length = buffer.len();
+        let flight = self.begin_io(access, file, offset, length).await?;
+        let result = if flight.pieces.iter().all(|piece| piece.place.is_some()) {
+            self.write_pieces(&flight.pieces, buffer).await
+        } else {
+            Err(StorageError::Hole { file, offset, length })
+        };
+        self.in_flight.end(file, flight.generation);
+        result
+    }
+
+    /// Zeroes a range of a file that has units.
+    pub(super) async fn zero_as(
+        &self,
+        access: Access,
+        file: FileId,
+        offset: u64,
+        length: usize,
+    ) -> Result<(), StorageError> {
+        let flight = self.begin_io(access, file, offset, length).await?;
+        let mut result = Ok(());
+        for piece in &flight.pieces {
+            if let Some((volume, offset)) = piece.place
+                && result.is_ok()
+            {
+                result = self
+                    .device(volume)
+                    .write_zeroes(offset, piece.length as u64)
+                    .await;
+            }
+        }
+        self.in_flight.end(file, flight.generation);
+        Ok(result?)
+    }
+
+    /// Zeroes units that are in no file.
+    pub(super) async fn zero_units(&self, run: Extent) -> Result<(), StorageError> {
+        let au_bytes = self.label.au_bytes;
+        let offset = self.au_offsets[usize::from(run.volume)] + u64::from(run.start) * au_bytes;
+        let length = u64::from(run.count) * au_bytes;
+        Ok(self.device(run.volume).write_zeroes(offset, length).await?)
     }
 
     /// Makes what was written durable, on every volume.
@@ -97,94 +211,165 @@ impl VolumeGroup {
     }
 
     /// Looks the range up and counts the operation. A miss reads the journal first.
-    async fn begin_io(&self, file: FileId, offset: u64, length: usize) -> Result<Vec<Piece>, StorageError> {
+    async fn begin_io(
+        &self,
+        access: Access,
+        file: FileId,
+        offset: u64,
+        length: usize,
+    ) -> Result<Flight, StorageError> {
         let views = self.views_followed.load(Ordering::Acquire);
         if self.views_caught_up.load(Ordering::Acquire) < views {
             self.catch_up().await?;
             self.views_caught_up.fetch_max(views, Ordering::AcqRel);
         }
-        if let Ok(pieces) = self.try_begin(file, offset, length) {
-            return Ok(pieces);
+        if let Ok(flight) = self.try_begin(access, file, offset, length) {
+            return Ok(flight);
         }
         self.catch_up().await?;
-        self.try_begin(file, offset, length)
+        self.try_begin(access, file, offset, length)
     }
 
-    fn try_begin(&self, file: FileId, offset: u64, length: usize) -> Result<Vec<Piece>, StorageError> {
+    fn try_begin(
+        &self,
+        access: Access,
+        file: FileId,
+        offset: u64,
+        length: usize,
+    ) -> Result<Flight, StorageError> {
         // Counted under the same lock as the look: a removal is applied before it or waits for it.
         let known = self.known.read();
-        let pieces = self.locate(&known, file, offset, length)?;
-        self.in_flight.begin(file);
-        Ok(pieces)
+        let pieces = self.locate(&known, access, file, offset, length)?;
+        let generation = self.in_flight.begin(file);
+        Ok(Flight { pieces, generation })
     }
 
     fn locate(
         &self,
         known: &Known,
+        access: Access,
         file: FileId,
         offset: u64,
         length: usize,
     ) -> Result<Vec<Piece>, StorageError> {
-        let inode = known.catalog.inode(file).ok_or(StorageError::NoSuchFile(file))?;
-        let Node::File { size, extents, .. } = &inode.node else {
-            return Err(StorageError::NoSuchFile(file));
-        };
-        let outside = StorageError::OutsideFile {
-            file,
-            offset,
-            length,
-            size: *size,
+        let (size, extents) = content(&known.catalog, access, file).ok_or(StorageError::NoSuchFile(file))?;
+        let limit = match access {
+            Access::Named => size.next_multiple_of(BLOCK as u64),
+            Access::Opened => 1 << 60,
         };
         let end = offset
             .checked_add(length as u64)
-            .filter(|end| *end <= size.next_multiple_of(BLOCK as u64));
-        let Some(end) = end else { return Err(outside) };
-        let au_bytes = known.catalog.au_bytes();
-        let (mut pieces, mut start, mut at) = (Vec::with_capacity(1), 0, offset);
-        for extent in extents {
-            let extent_end = start + u64::from(extent.count) * au_bytes;
-            if at < extent_end && at < end {
-                let until = end.min(extent_end);
-                let unit_zero = self.au_offsets[usize::from(extent.volume)];
-                let base = unit_zero + u64::from(extent.start) * au_bytes;
-                let offset = base + (at - start);
-                pieces.push(Piece {
-                    volume: extent.volume,
-                    offset,
-                    length: (until - at) as usize,
-                });
-                at = until;
+            .filter(|end| *end <= limit)
+            .ok_or(StorageError::OutsideFile {
+                file,
+                offset,
+                length,
+                size,
+            })?;
+        Ok(self.pieces(extents, offset, end))
+    }
+
+    /// The bytes from `offset` up to `end` in pieces.
+    fn pieces(&self, extents: &[Extent], offset: u64, end: u64) -> Vec<Piece> {
+        let au_bytes = self.label.au_bytes;
+        let (mut pieces, mut at) = (Vec::with_capacity(1), offset);
+        let first =
+            u32::try_from(offset / au_bytes).map_or(extents.len(), |unit| extents::position(extents, unit));
+        let hole = |from: u64, to: u64| Piece {
+            place: None,
+            length: (to - from) as usize,
+        };
+        for extent in &extents[first..] {
+            let start = u64::from(extent.unit) * au_bytes;
+            let until = (u64::from(extent.end()) * au_bytes).min(end);
+            if start >= end {
+                break;
             }
-            start = extent_end;
+            if at < start {
+                pieces.push(hole(at, start));
+                at = start;
+            }
+            let unit_zero = self.au_offsets[usize::from(extent.volume)];
+            let base = unit_zero + u64::from(extent.start) * au_bytes;
+            pieces.push(Piece {
+                place: Some((extent.volume, base + (at - start))),
+                length: (until - at) as usize,
+            });
+            at = until;
         }
-        if at == end { Ok(pieces) } else { Err(outside) }
+        if at < end {
+            pieces.push(hole(at, end));
+        }
+        pieces
     }
 
     async fn read_pieces(&self, pieces: &[Piece], mut buffer: IoBuffer) -> Result<IoBuffer, StorageError> {
         if let [piece] = pieces {
-            return Ok(self.device(piece.volume).read(piece.offset, buffer).await?);
+            return match piece.place {
+                Some((volume, offset)) => Ok(self.device(volume).read(offset, buffer).await?),
+                None => {
+                    buffer.fill(0);
+                    Ok(buffer)
+                }
+            };
         }
+        let reads = pieces.iter().map(|piece| async move {
+            match piece.place {
+                Some((volume, offset)) => {
+                    let part = IoBuffer::zeroed(piece.length);
+                    self.device(volume).read(offset, part).await.map(Some)
+                }
+                None => Ok(None),
+            }
+        });
+        let parts = join_all(reads).await;
         let mut done = 0;
-        for piece in pieces {
-            let part = IoBuffer::zeroed(piece.length);
-            let part = self.device(piece.volume).read(piece.offset, part).await?;
-            buffer[done..done + piece.length].copy_from_slice(&part);
+        for (piece, part) in pieces.iter().zip(parts) {
+            let target = &mut buffer[done..done + piece.length];
+            match part? {
+                Some(part) => target.copy_from_slice(&part),
+                None => target.fill(0),
+            }
             done += piece.length;
         }
         Ok(buffer)
     }
 
     async fn write_pieces(&self, pieces: &[Piece], buffer: IoBuffer) -> Result<IoBuffer, StorageError> {
-        if let [piece] = pieces {
-            return Ok(self.device(piece.volume).write(piece.offset, buffer).await?);
+        if let [
+            Piece {
+                place: Some((volume, offset)),
+                ..
+            },
+        ] = pieces
+        {
+            return Ok(self.device(*volume).write(*offset, buffer).await?);
         }
-        let mut done = 0;
+        let (mut writes, mut done) = (Vec::with_capacity(pieces.len()), 0);
         for piece in pieces {
+            let (volume, offset) = piece.place.expect("a hole is refused before");
             let mut part = IoBuffer::zeroed(piece.length);
             part.copy_from_slice(&buffer[done..done + piece.length]);
-            self.device(piece.volume).write(piece.offset, part).await?;
+            writes.push(self.device(volume).write(offset, part));
             done += piece.length;
         }
+        // All to their end, also when one fails: a write that is dropped may still land.
+        join_all(writes)
+            .await
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(buffer)
+    }
+}
+
+/// Size and extents of a file, when `access` may see it.
+fn content(catalog: &Catalog, access: Access, file: FileId) -> Option<(u64, &[Extent])> {
+    let inode = match access {
+        Access::Named => catalog.inode(file),
+        Access::Opened => catalog.open_inode(file),
+    };
+    match &inode?.node {
+        Node::File { size, extents, .. } => Some((*size, extents)),
+        _ => None,
     }
 }

@@ -98,6 +98,16 @@ pub enum StorageError {
         /// Size of the file.
         size: u64,
     },
+    /// A write where the file has no units.
+    #[error("{length} bytes at {offset} of file {} are in a hole", file.0)]
+    Hole {
+        /// The file.
+        file: FileId,
+        /// Byte offset.
+        offset: u64,
+        /// Bytes.
+        length: usize,
+    },
     /// No leader answered in time; the operation may or may not have been done.
     #[error("no storage leader answered in time: look at `aquifer status`; the outcome is unknown")]
     Unavailable,

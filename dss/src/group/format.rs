@@ -41,6 +41,17 @@ impl Default for GroupOptions {
     }
 }
 
+impl GroupOptions {
+    /// With room for the metadata of as many files as suit a device of `size` bytes: a million where it has 12 GiB. The
+    /// journal stays as it is, because a new leader reads all of it.
+    pub fn sized_for(self, size: u64) -> Self {
+        Self {
+            checkpoint_bytes: (size / 64).clamp(8 << 20, 192 << 20) >> 20 << 20,
+            ..self
+        }
+    }
+}
+
 /// What a fresh group is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupIdentity {
@@ -207,21 +218,6 @@ fn draw_uuids(seed: Option<[u8; 16]>) -> (Uuid, Uuid) {
     (Uuid(group), Uuid(volume))
 }
 
-/// Zeroes a range in pieces of 1 MiB.
-async fn wipe(device: &dyn BlockDevice, from: u64, to: u64) -> Result<(), StorageError> {
-    let mut offset = from;
-    let mut zeros = IoBuffer::zeroed(1 << 20);
-    while offset < to {
-        let length = (to - offset).min(1 << 20) as usize;
-        if length != zeros.len() {
-            zeros = IoBuffer::zeroed(length);
-        }
-        zeros = device.write(offset, zeros).await?;
-        offset += length as u64;
-    }
-    Ok(())
-}
-
 /// Writes a fresh volume group of one volume. The labels go last, after everything else is durable, so that a
 /// format that was cut off leaves no group.
 pub(super) async fn format(
@@ -233,7 +229,7 @@ pub(super) async fn format(
         require_blank(device).await?;
     }
     (label.group, label.volume_uuid) = draw_uuids(options.seed);
-    wipe(device, 0, JOURNAL_OFFSET).await?;
+    device.write_zeroes(0, JOURNAL_OFFSET).await?;
     device.flush().await?;
     // Old journal entries need no wiping: the chain starts from the new group's id (DSS-3).
     let capacity = (label.checkpoint_bytes - BLOCK as u64) as usize;

@@ -2,22 +2,28 @@
 //!
 //! Rules: everybody who may have written before is fenced when [`VolumeGroup::lead`] is called (HZ-18); one append is
 //! in flight at a time and whatever arrives meanwhile goes into the next; an answer leaves after the flush (DSS-2);
-//! removed units are freed when every member of the view read the removal and finished its I/O (HZ-7).
+//! what was removed is freed when every member of the view read the removal and finished its I/O, and of files that
+//! are open somewhere when nobody has them open any more (HZ-7).
 
 use super::error::StorageError;
 use super::journal::Journal;
 use super::volume_group::{Role, VolumeGroup};
-use aquifer_dss_proto::catalog::{Operation, Outcome, Record};
+use aquifer_dss_proto::catalog::{Limbo, Operation, Outcome, Record, Removed};
+use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::storage_message::StorageMessage;
-use aquifer_dss_proto::{Epoch, NodeId, NodeSet};
+use aquifer_dss_proto::{Epoch, FileId, Instant, NodeId, NodeSet};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
 /// How often members that did not answer are asked again to let go of removed units.
 const DRAIN_AGAIN: Duration = Duration::from_millis(200);
+/// How often it is asked whether removed files are still open, when nothing else waits.
+const HELD_AGAIN: Duration = Duration::from_secs(1);
+/// Entries of limbo that one record releases, so that it fits a segment of any size.
+const RELEASED_AT_ONCE: usize = 256;
 /// Bytes of a record beyond what its own encoding needs, when a batch is cut.
 const BATCH_SLACK: usize = 128;
 
@@ -28,10 +34,16 @@ pub(super) struct Pending {
     pub(super) from: NodeId,
 }
 
-/// Waiting for members to let go of units that were removed up to a journal entry.
+/// Asking members to let go of what was removed up to a journal entry.
 struct Drain {
     through: u64,
     waiting: NodeSet,
+    /// Removed files that somebody has open.
+    held: BTreeSet<FileId>,
+    /// What the answers allow to free, once all are there.
+    released: Vec<u64>,
+    /// When the last answer came.
+    ended: Instant,
 }
 
 /// What only a leader uses.
@@ -244,34 +256,36 @@ impl VolumeGroup {
         }
     }
 
-    /// Asks members to let go of removed units; true when somebody must be asked again later.
+    /// Asks members to let go of what was removed; true when somebody must be asked again later.
     fn drain_step(self: &Arc<Self>) -> bool {
-        let newest = self.with_catalog(|catalog| catalog.limbo().last().map(|limbo| limbo.sequence));
-        let oldest = self.with_catalog(|catalog| catalog.limbo().first().map(|limbo| limbo.sequence));
-        let (Some(newest), Some(oldest)) = (newest, oldest) else {
+        let members = match *self.leadership.members.lock() {
+            Some(members) => members,
+            None if self.transport.lock().is_none() => NodeSet::of(self.me),
+            None => return false,
+        };
+        self.forfeit_of_others(members);
+        let newest = self.with_catalog(|catalog| catalog.limbo().next_back().map(|limbo| limbo.sequence));
+        let Some(newest) = newest else {
             *self.leadership.drain.lock() = None;
             return false;
         };
-        let alone = self.transport.lock().is_none();
-        let members = match *self.leadership.members.lock() {
-            Some(members) => members,
-            None if alone => NodeSet::of(self.me),
-            None => return false,
+        let (through, waiting) = {
+            let mut drain = self.leadership.drain.lock();
+            let again = drain
+                .as_ref()
+                .is_none_or(|drain| self.is_time_again(drain, newest));
+            if again {
+                *drain = Some(Drain {
+                    through: newest,
+                    waiting: members,
+                    held: BTreeSet::new(),
+                    released: Vec::new(),
+                    ended: self.runtime.now(),
+                });
+            }
+            let Some(drain) = drain.as_ref() else { return false };
+            (drain.through, drain.waiting)
         };
-        let mut drain = self.leadership.drain.lock();
-        if drain
-            .as_ref()
-            .is_none_or(|drain| drain.waiting.is_empty() && drain.through < oldest)
-        {
-            *drain = Some(Drain {
-                through: newest,
-                waiting: members,
-            });
-        }
-        let Some(Drain { through, waiting }) = *drain else {
-            return false;
-        };
-        drop(drain);
         for member in waiting.iter() {
             if member == self.me {
                 self.receive_drain(member, through);
@@ -279,47 +293,101 @@ impl VolumeGroup {
                 self.send(member, &StorageMessage::Drain { through });
             }
         }
-        !waiting.is_empty()
+        // Files that are held are asked for again when it is time.
+        true
     }
 
-    /// Lets go of the files that were removed up to entry `through`, and says so to the leader.
+    /// Whether an earlier question is answered, what it freed is free, and there is something new to ask.
+    fn is_time_again(&self, drain: &Drain, newest: u64) -> bool {
+        let is_free = |catalog: &aquifer_dss_proto::catalog::Catalog| {
+            drain.released.iter().all(|number| !catalog.is_in_limbo(*number))
+        };
+        drain.waiting.is_empty()
+            && self.with_catalog(is_free)
+            && (newest > drain.through || self.runtime.now() >= drain.ended + HELD_AGAIN)
+    }
+
+    /// What is set aside for nodes that are not in the view is free: they are fenced, or left.
+    fn forfeit_of_others(&self, members: NodeSet) {
+        let gone = self.with_catalog(|catalog| catalog.claimants());
+        for life in gone.into_iter().filter(|life| !members.contains(life.node)) {
+            self.enqueue_own(Operation::Forfeit {
+                node: life.node,
+                session: life.session,
+            });
+        }
+    }
+
+    fn enqueue_own(&self, operation: Operation) {
+        let record = Record {
+            origin: None,
+            operation,
+        };
+        self.enqueue(Pending {
+            record,
+            from: self.me,
+        });
+    }
+
+    /// Lets go of what was removed up to entry `through`, and says so to the leader, with the removed files that are
+    /// open here.
     pub(super) fn receive_drain(self: &Arc<Self>, leader: NodeId, through: u64) {
         let group = self.clone();
         let let_go = async move {
             if group.catch_up_to(through).await.is_err() {
                 return; // The leader asks again.
             }
-            let gone: Vec<_> = group.with_catalog(|catalog| {
-                let limbo = catalog.limbo().iter().filter(|limbo| limbo.sequence <= through);
-                limbo.map(|limbo| limbo.file).collect()
+            let removed = group.with_catalog(|catalog| catalog.removed_files(through));
+            // The removal is applied here, so none of them is opened any more that is not open now.
+            let held = group.open_files.held(&removed);
+            let busy = group.with_catalog(|catalog| {
+                let limbo = catalog.limbo().filter(|limbo| limbo.sequence <= through);
+                let of_units =
+                    limbo.filter(|limbo| limbo.what != Removed::File || !held.contains(&limbo.file));
+                of_units.map(|limbo| limbo.file).collect::<Vec<_>>()
             });
-            group.in_flight.wait_for(&gone).await;
+            group.in_flight.wait_for(&busy).await;
             if leader == group.me {
-                group.member_drained(leader, through);
+                group.member_drained(leader, through, &held);
             } else {
-                group.send(leader, &StorageMessage::Drained { through });
+                group.send(leader, &StorageMessage::Drained { through, held });
             }
         };
         self.runtime.spawn("let go of removed files", Box::pin(let_go));
     }
 
-    /// A member let go. After the last one, the units are free for new files.
-    pub(super) fn member_drained(&self, member: NodeId, through: u64) {
+    /// A member let go. After the last one, what nobody has open is free.
+    pub(super) fn member_drained(&self, member: NodeId, through: u64, held: &[FileId]) {
         let mut drain = self.leadership.drain.lock();
         let Some(current) = drain.as_mut().filter(|current| current.through == through) else {
             return;
         };
-        if !current.waiting.remove(member) || !current.waiting.is_empty() {
+        if !current.waiting.remove(member) {
             return;
         }
-        drop(drain);
-        let record = Record {
-            origin: None,
-            operation: Operation::Release { through },
+        if !planted(Defect::FreeOpenFiles) {
+            current.held.extend(held);
+        }
+        if !current.waiting.is_empty() {
+            return;
+        }
+        let is_free = |limbo: &&Limbo| {
+            limbo.sequence <= through && (limbo.what != Removed::File || !current.held.contains(&limbo.file))
         };
-        self.enqueue(Pending {
-            record,
-            from: self.me,
+        let released: Vec<u64> = self.with_catalog(|catalog| {
+            catalog
+                .limbo()
+                .filter(is_free)
+                .map(|limbo| limbo.number)
+                .collect()
         });
+        current.released = released.clone();
+        current.ended = self.runtime.now();
+        drop(drain);
+        for entries in released.chunks(RELEASED_AT_ONCE) {
+            self.enqueue_own(Operation::Release {
+                entries: entries.to_vec(),
+            });
+        }
     }
 }

@@ -6,9 +6,18 @@
 mod control;
 mod data;
 mod error;
+mod file;
+#[cfg(test)]
+mod file_cuts;
+#[cfg(test)]
+mod file_tests;
+mod fill;
 mod format;
 mod journal;
 mod leader;
+mod names;
+mod open_files;
+mod range_lock;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -16,5 +25,7 @@ mod volume_group;
 
 pub use control::{AllBlocks, ControlBlocks};
 pub use error::StorageError;
+pub use file::{FILE_BYTES, File, FileBytes, OpenOptions};
 pub use format::{GroupIdentity, GroupOptions};
-pub use volume_group::{CreateOptions, FileStat, Space, VolumeGroup};
+pub use names::Owner;
+pub use volume_group::{CreateOptions, FileStat, FileType, Space, VolumeGroup};

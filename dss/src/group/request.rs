@@ -48,6 +48,11 @@ impl Requests {
         }
     }
 
+    /// This life of the node.
+    pub(super) const fn session(&self) -> u64 {
+        self.session
+    }
+
     /// Completes a request; a second answer changes nothing.
     pub(super) fn answer(&self, session: u64, request: u64, answer: Answer) {
         if session != self.session {
@@ -86,7 +91,7 @@ impl<'a> Ticket<'a> {
     }
 
     /// Who asks; every request below the oldest open one has its answer.
-    fn origin(&self, node: NodeId) -> Origin {
+    fn origin(&self, node: NodeId, time: u64) -> Origin {
         let open = self.requests.open.lock();
         let settled = open.waiting.keys().next().copied().unwrap_or(self.number);
         Origin {
@@ -94,6 +99,7 @@ impl<'a> Ticket<'a> {
             session: self.requests.session,
             request: self.number,
             settled,
+            time,
         }
     }
 }
@@ -105,7 +111,8 @@ impl Drop for Ticket<'_> {
 }
 
 impl VolumeGroup {
-    /// Makes a file with space for `options.size` bytes, and the directories above it. Its content is undefined.
+    /// Makes a file of `options.size` bytes, and the directories above it. One of the engine has space for them and
+    /// undefined content; another is a hole.
     pub async fn create(&self, path: &str, options: CreateOptions) -> Result<FileId, StorageError> {
         let CreateOptions {
             size,
@@ -121,7 +128,7 @@ impl VolumeGroup {
         self.file_of(path, self.submit(path, create).await?)
     }
 
-    /// Grows a file to `size` bytes. Never shrinks; what is new has undefined content.
+    /// Grows a file of the engine to `size` bytes. Never shrinks; what is new has undefined content.
     pub async fn allocate(&self, file: FileId, size: u64) -> Result<(), StorageError> {
         let done = self.submit("", Operation::Allocate { file, size }).await;
         match done {
@@ -167,22 +174,22 @@ impl VolumeGroup {
         self.submit(key, operation).await.map(drop)
     }
 
-    fn file_of(&self, path: &str, reply: Reply) -> Result<FileId, StorageError> {
+    pub(super) fn file_of(&self, path: &str, reply: Reply) -> Result<FileId, StorageError> {
         match reply {
             Reply::File(file) => Ok(file),
-            Reply::Done => Err(StorageError::Damaged(format!(
+            _ => Err(StorageError::Damaged(format!(
                 "the leader named no file for {path}"
             ))),
         }
     }
 
     /// Has an operation done, wherever the leader is. When it returns, this node's catalogue shows it.
-    async fn submit(&self, path: &str, operation: Operation) -> Result<Reply, StorageError> {
+    pub(super) async fn submit(&self, path: &str, operation: Operation) -> Result<Reply, StorageError> {
         let mut retries = 0;
         loop {
             let (sequence, outcome) = self.ask(&operation).await?;
             self.catch_up_to(sequence).await?;
-            let waiting = self.with_catalog(|catalog| !catalog.limbo().is_empty());
+            let waiting = self.with_catalog(|catalog| catalog.limbo().next().is_some());
             if outcome == Err(OperationError::NoSpace) && waiting && retries < SPACE_RETRIES {
                 // Removed files still hold space: a fresh request, after the members let go.
                 retries += 1;
@@ -201,9 +208,10 @@ impl VolumeGroup {
         let (ticket, mut receiver) = Ticket::take(&self.requests);
         let deadline = self.runtime.now() + PATIENCE;
         let mut role = self.role.subscribe();
+        let time = self.runtime.wall_clock();
         loop {
             let current = *role.borrow_and_update();
-            self.send_request(current, ticket.origin(self.me), operation);
+            self.send_request(current, ticket.origin(self.me, time), operation);
             tokio::select! {
                 biased;
                 answer = &mut receiver => return answer.map_err(|_| StorageError::Unavailable),
@@ -278,7 +286,7 @@ impl VolumeGroup {
             // The asker hears of the new leader by its view, and asks again then.
             StorageMessage::NotLeader { .. } => {}
             StorageMessage::Drain { through } => self.receive_drain(from, through),
-            StorageMessage::Drained { through } => self.member_drained(from, through),
+            StorageMessage::Drained { through, held } => self.member_drained(from, through, &held),
         }
     }
 
@@ -303,7 +311,11 @@ impl VolumeGroup {
             return;
         }
         // What only a leader may say is refused from outside.
-        if matches!(operation, Operation::Release { .. } | Operation::Lead { .. }) {
+        let leaders_own = matches!(
+            operation,
+            Operation::Release { .. } | Operation::Lead { .. } | Operation::Forfeit { .. }
+        );
+        if leaders_own {
             return;
         }
         self.enqueue(Pending {

@@ -4,7 +4,7 @@ use super::*;
 use crate::device::{CutPoint, SimDisk, SimDiskOptions};
 use crate::seam::{BlockDevice, IoBuffer, Runtime, Service, Tail, Transport};
 use crate::testing::{TestHandle, TestRuntime};
-use aquifer_dss_proto::catalog::OperationError;
+use aquifer_dss_proto::catalog::{FileKind, OperationError};
 use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::label::LABEL_OFFSETS;
 use aquifer_dss_proto::{Epoch, Incarnation, NodeId, NodeSet};
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-fn node(id: u8) -> NodeId {
+pub(super) fn node(id: u8) -> NodeId {
     NodeId::new(id).unwrap()
 }
 
@@ -26,24 +26,37 @@ fn tiny() -> GroupOptions {
     }
 }
 
-fn disk(seed: u64) -> SimDisk {
+/// A new file of the engine with space for `size` bytes.
+fn engine_file(size: u64) -> CreateOptions {
+    CreateOptions {
+        size,
+        kind: FileKind::Tree,
+        exclusive: true,
+    }
+}
+
+pub(super) fn disk(seed: u64) -> SimDisk {
     SimDisk::new(SimDiskOptions::new((4 << 20) + (1 << 20), seed))
 }
 
-fn formatted(runtime: &Arc<TestHandle>, seed: u64) -> SimDisk {
+pub(super) fn formatted(runtime: &Arc<TestHandle>, seed: u64) -> SimDisk {
     let disk = disk(seed);
     let device = disk.attach(runtime.clone());
     runtime.block_on(VolumeGroup::format(&*device, &tiny())).unwrap();
     disk
 }
 
-async fn open(runtime: &Arc<TestHandle>, disk: &SimDisk, id: u8) -> Result<Arc<VolumeGroup>, StorageError> {
+pub(super) async fn open(
+    runtime: &Arc<TestHandle>,
+    disk: &SimDisk,
+    id: u8,
+) -> Result<Arc<VolumeGroup>, StorageError> {
     VolumeGroup::open(runtime.clone(), vec![disk.attach(runtime.clone())], node(id)).await
 }
 
 /// Loses every third message; the rest arrives at once.
 #[derive(Default)]
-struct Network {
+pub(super) struct Network {
     nodes: Mutex<BTreeMap<NodeId, Weak<VolumeGroup>>>,
     sent: Mutex<u64>,
 }
@@ -69,7 +82,7 @@ impl Transport for Wire {
     }
 }
 
-fn connect(network: &Arc<Network>, group: &Arc<VolumeGroup>, id: u8) {
+pub(super) fn connect(network: &Arc<Network>, group: &Arc<VolumeGroup>, id: u8) {
     network.nodes.lock().insert(node(id), Arc::downgrade(group));
     group.attach(Arc::new(Wire {
         network: network.clone(),
@@ -141,10 +154,7 @@ fn data_crosses_extents_and_a_follower_catches_up_on_a_miss() {
         let leader = open(&runtime, &disk, 1).await.unwrap();
         let follower = open(&runtime, &disk, 2).await.unwrap();
         leader.lead(Epoch(1)).await.unwrap();
-        let options = CreateOptions {
-            size: 8192,
-            ..CreateOptions::default()
-        };
+        let options = engine_file(8192);
         let file = leader.create("/a/b", options).await.unwrap();
         leader.create("/between", options).await.unwrap();
         leader.allocate(file, 32 << 10).await.unwrap();
@@ -187,11 +197,7 @@ fn requests_over_a_lossy_network_are_done_once_and_survive_a_change_of_leaders()
             groups[leader].lead(Epoch(round + 1)).await.unwrap();
             for number in 0..10 {
                 let path = format!("/{round}/{number}");
-                let options = CreateOptions {
-                    exclusive: true,
-                    size: 1,
-                    ..CreateOptions::default()
-                };
+                let options = engine_file(1);
                 let file = groups[other].create(&path, options).await.unwrap();
                 assert_eq!(groups[leader].lookup(&path).await.unwrap(), Some(file));
                 groups[other].rename(&path, &format!("{path}x")).await.unwrap();
@@ -216,10 +222,7 @@ fn removed_units_are_reused_only_after_every_member_let_go() {
         leader.set_members([node(1), node(2)].into_iter().collect());
         leader.lead(Epoch(1)).await.unwrap();
         let free = leader.space().free;
-        let options = CreateOptions {
-            size: 64 << 10,
-            ..CreateOptions::default()
-        };
+        let options = engine_file(64 << 10);
         leader.create("/gone", options).await.unwrap();
         leader.remove("/gone").await.unwrap();
         runtime.sleep(std::time::Duration::from_secs(5)).await;
@@ -302,11 +305,7 @@ async fn workload(runtime: Arc<TestHandle>, disk: SimDisk, told: Arc<Mutex<Told>
     let first = open(&runtime, &disk, 1).await.map_err(drop)?;
     first.lead(Epoch(1)).await.map_err(drop)?;
     for round in 0..12u32 {
-        let options = CreateOptions {
-            size: 20_000,
-            exclusive: true,
-            ..CreateOptions::default()
-        };
+        let options = engine_file(20_000);
         let file = first
             .create(&format!("/d/{round}"), options)
             .await
@@ -380,16 +379,7 @@ fn cut_and_verify(seed: u64, point: CutPoint) -> bool {
             );
         }
         check_units(&group);
-        group
-            .create(
-                "/after",
-                CreateOptions {
-                    size: 1,
-                    ..CreateOptions::default()
-                },
-            )
-            .await
-            .unwrap();
+        group.create("/after", engine_file(1)).await.unwrap();
         let again = open(&runtime, &disk, 4).await.unwrap();
         assert_eq!(again.with_catalog(Clone::clone), group.with_catalog(Clone::clone));
     });
@@ -457,13 +447,7 @@ fn a_group_in_a_real_file_keeps_what_it_was_told() {
         group.lead(Epoch(1)).await.unwrap();
         for number in 0..50 {
             group
-                .create(
-                    &format!("/f/{number}"),
-                    CreateOptions {
-                        size: 100,
-                        ..Default::default()
-                    },
-                )
+                .create(&format!("/f/{number}"), engine_file(100))
                 .await
                 .unwrap();
         }

@@ -5,12 +5,14 @@
 use super::control::ControlBlocks;
 use super::data::InFlight;
 use super::error::StorageError;
+use super::fill::Kept;
 use super::format::{self, GroupIdentity, GroupOptions};
 use super::journal::Journal;
 use super::leader::Leadership;
+use super::open_files::OpenFiles;
 use super::request::Requests;
 use crate::seam::{BlockDevice, Runtime, Transport};
-use aquifer_dss_proto::catalog::{Catalog, Extent, FileKind, HistoryEntry, Node};
+use aquifer_dss_proto::catalog::{Attributes, Catalog, Extent, FileKind, HistoryEntry, Inode, Node};
 use aquifer_dss_proto::label::Label;
 use aquifer_dss_proto::{Epoch, FileId, NodeId, NodeSet, PageSize};
 use parking_lot::{Mutex, RwLock};
@@ -21,7 +23,7 @@ use tokio::sync::watch;
 /// How a file shall be made.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CreateOptions {
-    /// Bytes that get space at once.
+    /// Bytes, which get space at once in a file of the engine.
     pub size: u64,
     /// What it is for.
     pub kind: FileKind,
@@ -29,19 +31,36 @@ pub struct CreateOptions {
     pub exclusive: bool,
 }
 
-/// What is known of a file or directory.
+/// What an inode is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileType {
+    /// A directory.
+    Directory,
+    /// A file.
+    File,
+    /// A symbolic link.
+    Symlink,
+}
+
+/// What is known of a file, directory or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileStat {
     /// Its id.
     pub id: FileId,
-    /// Its absolute path.
+    /// What it is.
+    pub what: FileType,
+    /// Its absolute path, by the oldest of its names; empty when it is removed and still open.
     pub path: String,
-    /// What it is for; `None` for a directory.
+    /// What it is for; `None` when it is no file.
     pub kind: Option<FileKind>,
-    /// Bytes.
+    /// Bytes: of a file its length, of a link that of its target.
     pub size: u64,
     /// Its space.
     pub extents: Vec<Extent>,
+    /// Owner, permissions, times.
+    pub attributes: Attributes,
+    /// Names that it has.
+    pub links: u32,
 }
 
 /// Space of a group in allocation units, and the size of one.
@@ -53,7 +72,7 @@ pub struct Space {
     pub units: u64,
     /// Units that are free.
     pub free: u64,
-    /// Units of removed files that wait until every member let go of them.
+    /// Units of removed files that wait until every member let go of them; files that are open count.
     pub waiting: u64,
 }
 
@@ -89,6 +108,8 @@ pub struct VolumeGroup {
     pub(super) views_followed: AtomicU64,
     pub(super) views_caught_up: AtomicU64,
     pub(super) in_flight: InFlight,
+    pub(super) open_files: Arc<OpenFiles>,
+    pub(super) kept: Kept,
     pub(super) requests: Requests,
     pub(super) leadership: Leadership,
 }
@@ -130,12 +151,19 @@ impl VolumeGroup {
             views_followed: AtomicU64::new(0),
             views_caught_up: AtomicU64::new(0),
             in_flight: InFlight::default(),
+            open_files: Arc::default(),
+            kept: Kept::default(),
             requests: Requests::new(session),
             leadership: Leadership::default(),
             runtime,
         });
         group.catch_up().await?;
         Ok(group)
+    }
+
+    /// Nanoseconds since 1970, for times of files.
+    pub fn wall_clock(&self) -> u64 {
+        self.runtime.wall_clock()
     }
 
     /// The label of the first volume.
@@ -188,6 +216,9 @@ impl VolumeGroup {
 
     /// Follower: reads the journal to its end. The leader knows everything already.
     pub async fn catch_up(&self) -> Result<(), StorageError> {
+        if self.leading().is_some() {
+            return Ok(()); // Not behind an append that is under way.
+        }
         let mut journal = self.journal.lock().await;
         if self.leading().is_none() {
             self.read_forward(&mut journal).await?;
@@ -302,12 +333,7 @@ impl VolumeGroup {
             unit_bytes: catalog.au_bytes(),
             units: catalog.volume_units().iter().map(|units| u64::from(*units)).sum(),
             free: catalog.free_units(),
-            waiting: catalog
-                .limbo()
-                .iter()
-                .flat_map(|limbo| &limbo.extents)
-                .map(|e| u64::from(e.count))
-                .sum(),
+            waiting: catalog.waiting_units(),
         })
     }
 }
@@ -333,23 +359,26 @@ async fn read_labels(devices: &[Arc<dyn BlockDevice>]) -> Result<Vec<Label>, Sto
     Ok(labels)
 }
 
+/// What the catalogue knows of an inode that has a name.
 fn stat(catalog: &Catalog, file: FileId) -> Option<FileStat> {
-    let inode = catalog.inode(file)?;
-    let path = catalog.path(file)?;
-    Some(match &inode.node {
-        Node::Directory { .. } => FileStat {
-            id: file,
-            path,
-            kind: None,
-            size: 0,
-            extents: Vec::new(),
-        },
-        Node::File { kind, size, extents } => FileStat {
-            id: file,
-            path,
-            kind: Some(*kind),
-            size: *size,
-            extents: extents.clone(),
-        },
-    })
+    catalog.inode(file).map(|inode| stat_inode(catalog, file, inode))
+}
+
+/// What the catalogue knows of an inode, which may be a removed file that is open.
+pub(super) fn stat_inode(catalog: &Catalog, file: FileId, inode: &Inode) -> FileStat {
+    let (what, kind, size, extents) = match &inode.node {
+        Node::Directory { .. } => (FileType::Directory, None, 0, Vec::new()),
+        Node::File { kind, size, extents } => (FileType::File, Some(*kind), *size, extents.clone()),
+        Node::Symlink { target } => (FileType::Symlink, None, target.len() as u64, Vec::new()),
+    };
+    FileStat {
+        id: file,
+        what,
+        path: catalog.path(file).unwrap_or_default(),
+        kind,
+        size,
+        extents,
+        attributes: inode.attributes,
+        links: u32::try_from(inode.names.len()).unwrap_or(u32::MAX),
+    }
 }

@@ -2,6 +2,9 @@
 
 use super::{BoxFuture, IoBuffer};
 
+/// Bytes of zeros that are written at once where the device cannot zero a range itself.
+const ZEROS: u64 = 1 << 20;
+
 /// What a device is like. Both figures in bytes; the block is what the device says, never assumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
@@ -58,4 +61,27 @@ pub trait BlockDevice: Send + Sync + 'static {
     fn flush(&self) -> BoxFuture<'_, Result<(), DeviceError>>;
     /// Tells the device that a range is not needed; its content is undefined afterwards. May do nothing.
     fn discard(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>>;
+    /// Makes a range read as zeros; durable after a [`flush`](Self::flush), like a write. Offset and length are multiples
+    /// of the block. By plain writes, unless the device knows a quicker way.
+    fn write_zeroes(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
+        Box::pin(write_zeros(self, offset, length))
+    }
+}
+
+/// Writes zeros to a range of a device, piece by piece.
+pub async fn write_zeros<D: BlockDevice + ?Sized>(
+    device: &D,
+    offset: u64,
+    length: u64,
+) -> Result<(), DeviceError> {
+    let (mut at, end) = (offset, offset.saturating_add(length));
+    let mut zeros: Option<IoBuffer> = None;
+    while at < end {
+        let piece = (end - at).min(ZEROS) as usize;
+        let buffer = zeros.take().filter(|buffer| buffer.len() == piece);
+        let buffer = buffer.unwrap_or_else(|| IoBuffer::zeroed(piece));
+        zeros = Some(device.write(at, buffer).await?);
+        at += piece as u64;
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ mod runtime;
 mod transport;
 
 pub use buffer::{BLOCK, IoBuffer};
-pub use device::{BlockDevice, DeviceError, Geometry};
+pub use device::{BlockDevice, DeviceError, Geometry, write_zeros};
 pub use fencer::{FenceError, Fencer, LockState, ProcessIdentity};
 pub use runtime::{BoxFuture, Runtime};
 pub use transport::{Inbound, Receiver, Service, Tail, Transport, hand_over};

@@ -14,6 +14,11 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Runtime: Send + Sync + 'static {
     /// Now.
     fn now(&self) -> Instant;
+    /// Nanoseconds since 1970 by the clock on the wall, for the times of files and nothing else: it may jump, and
+    /// nodes differ. A runtime without one takes its own time.
+    fn wall_clock(&self) -> u64 {
+        self.now().0
+    }
     /// Waits until `deadline`; may be late (200 ms on a loaded machine), never early.
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()>;
     /// Starts a task of this node; it ends with the node's life.

@@ -7,6 +7,7 @@ use aquifer_dss::device::{CutPoint, SimDisk, SimDiskOptions};
 use aquifer_dss::group::{CreateOptions, GroupOptions};
 use aquifer_dss::seam::Runtime as _;
 use aquifer_dss::testing::{TestHandle, TestRuntime};
+use aquifer_dss_proto::catalog::FileKind;
 use aquifer_dss_proto::defect::fails_with;
 use aquifer_dss_proto::{Epoch, NodeId};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,7 +69,8 @@ fn cut_at(point: CutPoint, seed: u64, stride: u32, page_size: PageSize) -> bool 
         group.lead(Epoch(1)).await.unwrap();
         let of = |size| CreateOptions {
             size,
-            ..CreateOptions::default()
+            kind: FileKind::Tree,
+            exclusive: false,
         };
         let file = group
             .create("/pages", of(page_size.offset(PAGES * stride)))

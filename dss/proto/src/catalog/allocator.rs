@@ -43,6 +43,11 @@ impl FreeMap {
         self.cursor
     }
 
+    /// Lets the next search start at `unit`, as it did before one that is taken back.
+    pub fn search_from(&mut self, unit: u32) {
+        self.cursor = unit;
+    }
+
     fn is_taken(&self, unit: u32) -> bool {
         self.words[(unit / 64) as usize] & (1 << (unit % 64)) != 0
     }

@@ -1,7 +1,12 @@
 //! The catalogue as bytes, for a checkpoint. What can be derived (free maps, entries of directories) is not stored
 //! but built again and checked: bytes that pass the CRC and still contradict themselves are refused.
 
-use super::{Catalog, Extent, FreeMap, HistoryEntry, Inode, Limbo, Node, ROOT, Session, Volume};
+use super::claims::Claims;
+use super::tree::is_name;
+use super::{
+    Attributes, Catalog, Entry, Extent, FreeMap, HistoryEntry, Inode, Limbo, Node, PATH_BYTES, ROOT, Removed,
+    Session, Volume, extents,
+};
 use crate::envelope::EnvelopeError;
 use crate::{FileId, NodeId};
 use alloc::collections::BTreeMap;
@@ -16,9 +21,11 @@ pub struct CatalogImage {
     capacity: u64,
     next_file: u64,
     volumes: Vec<Volume>,
-    inodes: Vec<(FileId, FileId, String, Content)>,
+    inodes: Vec<(FileId, Vec<Entry>, Attributes, Content)>,
     config: Vec<(String, String)>,
     limbo: Vec<Limbo>,
+    claims: Claims,
+    next_number: u64,
     sessions: Vec<(NodeId, Session)>,
     history: Vec<HistoryEntry>,
 }
@@ -26,12 +33,50 @@ pub struct CatalogImage {
 /// An inode without what its children say already.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Content {
-    Directory,
+    Directory {
+        engine: bool,
+    },
     File {
         kind: super::FileKind,
         size: u64,
         extents: Vec<Extent>,
     },
+    Symlink {
+        target: String,
+    },
+}
+
+impl From<&Node> for Content {
+    fn from(node: &Node) -> Self {
+        match node {
+            Node::Directory { engine, .. } => Self::Directory { engine: *engine },
+            Node::File { kind, size, extents } => Self::File {
+                kind: *kind,
+                size: *size,
+                extents: extents.clone(),
+            },
+            Node::Symlink { target } => Self::Symlink {
+                target: target.clone(),
+            },
+        }
+    }
+}
+
+impl Content {
+    /// `None` when it cannot be.
+    fn build(self) -> Option<Node> {
+        match self {
+            Self::Directory { engine } => Some(Node::directory(engine)),
+            Self::File { kind, size, extents } => {
+                let sound = size <= 1 << 60 && extents::are_sound(&extents);
+                sound.then_some(Node::File { kind, size, extents })
+            }
+            Self::Symlink { target } => {
+                let sound = !target.is_empty() && target.len() <= PATH_BYTES;
+                sound.then_some(Node::Symlink { target })
+            }
+        }
+    }
 }
 
 impl Catalog {
@@ -42,15 +87,12 @@ impl Catalog {
             cursor: map.cursor(),
         };
         let inode = |(id, inode): (&FileId, &Inode)| {
-            let content = match &inode.node {
-                Node::Directory { .. } => Content::Directory,
-                Node::File { kind, size, extents } => Content::File {
-                    kind: *kind,
-                    size: *size,
-                    extents: extents.clone(),
-                },
-            };
-            (*id, inode.parent, inode.name.clone(), content)
+            (
+                *id,
+                inode.names.clone(),
+                inode.attributes,
+                Content::from(&inode.node),
+            )
         };
         let image = CatalogImage {
             au_bytes: self.au_bytes,
@@ -63,7 +105,9 @@ impl Catalog {
                 .iter()
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
-            limbo: self.limbo.clone(),
+            limbo: self.limbo.values().cloned().collect(),
+            claims: self.claims.clone(),
+            next_number: self.next_number,
             sessions: self
                 .sessions
                 .iter()
@@ -86,6 +130,7 @@ impl CatalogImage {
         let units_fit = |volume: &Volume| volume.units <= 1 << 26;
         if self.au_bytes == 0
             || self.next_file > 1 << 62
+            || self.next_number > 1 << 62
             || self.volumes.len() > 64
             || !self.volumes.iter().all(units_fit)
         {
@@ -106,7 +151,13 @@ impl CatalogImage {
             volumes,
             inodes: inodes(self.inodes, self.next_file)?,
             config: self.config.into_iter().collect(),
-            limbo: self.limbo,
+            limbo: self
+                .limbo
+                .into_iter()
+                .map(|entry| (entry.number, entry))
+                .collect(),
+            claims: self.claims,
+            next_number: self.next_number,
             sessions: self
                 .sessions
                 .into_iter()
@@ -114,7 +165,9 @@ impl CatalogImage {
                 .collect(),
             history: self.history,
         };
-        catalog.take_units()?;
+        catalog.check_limbo()?;
+        catalog.check_claims()?;
+        catalog.take_all_units()?;
         catalog.weight = catalog.weigh();
         Some(catalog)
     }
@@ -125,77 +178,132 @@ fn is_node(node: NodeId) -> bool {
 }
 
 /// The inodes with the entries of their directories; `None` when names clash or somebody has no way to the root.
-fn inodes(stored: Vec<(FileId, FileId, String, Content)>, next_file: u64) -> Option<BTreeMap<FileId, Inode>> {
+fn inodes(
+    stored: Vec<(FileId, Vec<Entry>, Attributes, Content)>,
+    next_file: u64,
+) -> Option<BTreeMap<FileId, Inode>> {
     let mut inodes = BTreeMap::new();
-    for (id, parent, name, content) in stored {
-        let node = match content {
-            Content::Directory => Node::Directory {
-                entries: BTreeMap::new(),
-            },
-            Content::File { kind, size, extents } => Node::File { kind, size, extents },
+    for (id, names, attributes, content) in stored {
+        let node = content.build()?;
+        let one_name = if id == ROOT {
+            names.is_empty()
+        } else {
+            names.len() == 1
         };
-        if id.0 >= next_file || inodes.insert(id, Inode { parent, name, node }).is_some() {
+        if node.is_directory() && !one_name {
+            return None;
+        }
+        let inode = Inode {
+            names,
+            attributes,
+            node,
+        };
+        if id.0 >= next_file || inodes.insert(id, inode).is_some() {
             return None;
         }
     }
     let links: Vec<_> = inodes
         .iter()
-        .map(|(id, inode)| (*id, inode.parent, inode.name.clone()))
+        .flat_map(|(id, inode)| inode.names.iter().map(|entry| (*id, entry.clone())))
         .collect();
-    for (id, parent, name) in links {
-        if id == ROOT {
-            continue;
-        }
-        let Node::Directory { entries } = &mut inodes.get_mut(&parent)?.node else {
+    for (id, entry) in links {
+        let Node::Directory { entries, .. } = &mut inodes.get_mut(&entry.directory)?.node else {
             return None;
         };
-        if entries.insert(name, id).is_some() {
+        if !is_name(&entry.name) || entries.insert(entry.name, id).is_some() {
             return None;
         }
     }
-    let root_is_sound = inodes
-        .get(&ROOT)
-        .is_some_and(|root| root.parent == ROOT && matches!(root.node, Node::Directory { .. }));
-    (root_is_sound && reachable(&inodes) == inodes.len()).then_some(inodes)
+    let has_root = inodes.get(&ROOT).is_some_and(|root| root.node.is_directory());
+    let directories = inodes.values().filter(|inode| inode.node.is_directory()).count();
+    (has_root && reachable(&inodes) == directories).then_some(inodes)
 }
 
-/// How many inodes have a way from the root: fewer than all means a cycle.
+/// How many directories have a way from the root: fewer than all means a cycle. What is no directory has as many names
+/// as directories say, so it has a way when these have.
 fn reachable(inodes: &BTreeMap<FileId, Inode>) -> usize {
     let mut waiting = alloc::vec![ROOT];
     let mut count = 0;
     while let Some(id) = waiting.pop() {
         count += 1;
-        if let Node::Directory { entries } = &inodes[&id].node {
-            waiting.extend(entries.values().copied());
+        if let Node::Directory { entries, .. } = &inodes[&id].node {
+            waiting.extend(
+                entries
+                    .values()
+                    .filter(|id| inodes[id].node.is_directory())
+                    .copied(),
+            );
         }
     }
     count
 }
 
 impl Catalog {
-    /// Marks the units of every file and of limbo as taken; `None` when two claim the same or one is outside.
-    fn take_units(&mut self) -> Option<()> {
+    /// Exactly the files without a name wait in limbo, each once, and links without one are not there at all.
+    fn check_limbo(&self) -> Option<()> {
+        let is_buried = |id: &FileId| {
+            let inode = self.inodes.get(id);
+            inode.is_some_and(|inode| inode.is_removed(*id) && matches!(inode.node, Node::File { .. }))
+        };
+        let files = self.limbo.values().filter(|limbo| limbo.what == Removed::File);
+        let mut buried: Vec<FileId> = files.map(|limbo| limbo.file).collect();
+        let entries = buried.len();
+        buried.sort_unstable();
+        buried.dedup();
+        let removed = self
+            .inodes
+            .iter()
+            .filter(|(id, inode)| inode.is_removed(**id))
+            .count();
+        let sound = buried.len() == entries && removed == entries && buried.iter().all(is_buried);
+        let numbered = self.limbo.keys().all(|number| *number < self.next_number);
+        (sound && numbered).then_some(())
+    }
+
+    /// Claims are of nodes that can be, on files that are there.
+    fn check_claims(&self) -> Option<()> {
+        let is_file = |id: &FileId| {
+            let inode = self.inodes.get(id);
+            inode.is_some_and(|inode| matches!(inode.node, Node::File { .. }))
+        };
+        let reservations = &self.claims.reservations;
+        let sound = self.claims.lives().all(|life| is_node(life.node))
+            && self.claims.tails.keys().all(is_file)
+            && self.claims.appending.keys().all(is_file)
+            && reservations.keys().all(|number| *number < self.next_number)
+            && reservations
+                .values()
+                .all(|reservation| !reservation.extents.is_empty());
+        sound.then_some(())
+    }
+
+    /// Marks every unit that belongs to somebody as taken; `None` when two claim the same or one is outside.
+    fn take_all_units(&mut self) -> Option<()> {
         let volumes = &mut self.volumes;
         let mut take = |extents: &[Extent]| -> Option<u64> {
-            let mut units = 0;
             for extent in extents {
                 let map = volumes.get_mut(usize::from(extent.volume))?;
                 if extent.count == 0 || !map.take(extent.start, extent.count) {
                     return None;
                 }
-                units += u64::from(extent.count);
             }
-            Some(units)
+            Some(extents::units(extents))
         };
         for inode in self.inodes.values() {
-            if let Node::File { size, extents, .. } = &inode.node
-                && take(extents)? < size.div_ceil(self.au_bytes)
-            {
-                return None;
+            if let Node::File { kind, size, extents } = &inode.node {
+                let units = take(extents)?;
+                if kind.is_engine() && units < size.div_ceil(self.au_bytes) {
+                    return None;
+                }
             }
         }
-        for limbo in &self.limbo {
-            take(&limbo.extents)?;
+        for limbo in self.limbo.values() {
+            if let Removed::Units(runs) = &limbo.what {
+                take(runs)?;
+            }
+        }
+        for reservation in self.claims.reservations.values() {
+            take(&reservation.extents)?;
         }
         Some(())
     }

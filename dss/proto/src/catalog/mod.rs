@@ -5,20 +5,35 @@
 //! - a request is done once, however often it is repeated (DSS-4);
 //! - a unit belongs to one file, or waits in limbo, or is free (DSS-5);
 //! - file ids are never reused (HZ-6).
+//!
+//! The engine names its files by paths (`tree.rs`); what programs ask for has the meaning of POSIX (`files.rs`).
 
 mod allocator;
+mod claims;
+pub mod extents;
+mod file_operation;
+mod files;
 mod image;
+mod inode;
+mod limbo;
+#[cfg(test)]
+mod model_tests;
 mod record;
 #[cfg(test)]
 mod tests;
 mod tree;
 
 pub use allocator::FreeMap;
+pub use claims::{Life, Reservation};
+pub use file_operation::{AttributeChange, FileOperation, NewNode};
 pub use image::CatalogImage;
+pub use inode::{Attributes, Entry, Inode, Node};
 pub use record::{
-    Extent, FileKind, HistoryEntry, Limbo, Operation, OperationError, Origin, Outcome, Record, Reply,
+    Extent, FileKind, HistoryEntry, Limbo, Operation, OperationError, Origin, Outcome, Record, Removed, Reply,
 };
-pub use tree::{Inode, Node};
+
+use claims::Claims;
+use files::Asked;
 
 use crate::{Epoch, FileId, NodeId};
 use alloc::collections::BTreeMap;
@@ -66,7 +81,11 @@ pub struct Catalog {
     volumes: Vec<FreeMap>,
     inodes: BTreeMap<FileId, Inode>,
     config: BTreeMap<String, String>,
-    limbo: Vec<Limbo>,
+    /// By number, which is the order of removal too.
+    limbo: BTreeMap<u64, Limbo>,
+    claims: Claims,
+    /// Number of the next reservation or entry of limbo.
+    next_number: u64,
     sessions: BTreeMap<NodeId, Session>,
     history: Vec<HistoryEntry>,
 }
@@ -85,7 +104,9 @@ impl Catalog {
             volumes,
             inodes,
             config: BTreeMap::new(),
-            limbo: Vec::new(),
+            limbo: BTreeMap::new(),
+            claims: Claims::default(),
+            next_number: 1,
             sessions: BTreeMap::new(),
             history: Vec::new(),
         };
@@ -96,12 +117,35 @@ impl Catalog {
     /// Applies one record of journal entry `sequence`.
     pub fn apply(&mut self, sequence: u64, record: &Record) -> Outcome {
         let Some(origin) = record.origin else {
-            return self.perform(sequence, &record.operation);
+            let asked = Asked {
+                sequence,
+                time: 0,
+                life: None,
+            };
+            return self.perform(asked, &record.operation);
         };
         if let Some(outcome) = self.known_outcome(&origin) {
             return outcome;
         }
+        self.enter_session(&origin);
+        let asked = Asked {
+            sequence,
+            time: origin.time,
+            life: Some(Life::from(&origin)),
+        };
+        let outcome = self.perform(asked, &record.operation);
         let session = self.sessions.entry(origin.node).or_default();
+        session.outcomes.insert(origin.request, outcome);
+        outcome
+    }
+
+    /// Makes the asker's life the current one of its node, and forgets the outcomes that it has.
+    fn enter_session(&mut self, origin: &Origin) {
+        let session = self.sessions.entry(origin.node).or_default();
+        let before = Life {
+            node: origin.node,
+            session: session.id,
+        };
         if session.id != origin.session {
             *session = Session {
                 id: origin.session,
@@ -112,10 +156,10 @@ impl Catalog {
             session.settled = origin.settled;
             session.outcomes = session.outcomes.split_off(&origin.settled);
         }
-        let outcome = self.perform(sequence, &record.operation);
-        let session = self.sessions.entry(origin.node).or_default();
-        session.outcomes.insert(origin.request, outcome);
-        outcome
+        if before.session != origin.session {
+            // A node lives once at a time: whoever asks now has its slot, so the life before can write no more.
+            self.forfeit(before);
+        }
     }
 
     /// What a request came to, when it was done before (DSS-4).
@@ -130,84 +174,71 @@ impl Catalog {
         session.outcomes.get(&origin.request).copied()
     }
 
-    fn perform(&mut self, sequence: u64, operation: &Operation) -> Outcome {
+    fn perform(&mut self, asked: Asked, operation: &Operation) -> Outcome {
+        let Asked { sequence, time, .. } = asked;
         match operation {
             Operation::Create {
                 path,
                 size,
                 kind,
                 exclusive,
-            } => self.create(path, *size, *kind, *exclusive),
+            } => self.create(time, path, *size, *kind, *exclusive),
             Operation::Allocate { file, size } => self.allocate(*file, *size),
-            Operation::Remove { path } => self.remove(sequence, path),
-            Operation::Rename { from, to } => self.rename(from, to),
-            Operation::MakeDirectory { path } => self.make_directory(path),
+            Operation::Remove { path } => self.remove(sequence, time, path),
+            Operation::Rename { from, to } => self.rename(time, from, to),
+            Operation::MakeDirectory { path } => self.make_directory(time, path),
             Operation::SetConfig { key, value } => self.set_config(key, value.as_deref()),
-            Operation::Release { through } => self.release(*through),
+            Operation::Release { entries } => self.release(entries),
             Operation::Lead { epoch, leader } => self.record_leader(sequence, *epoch, *leader),
+            Operation::Forfeit { node, session } => {
+                self.forfeit(Life {
+                    node: *node,
+                    session: *session,
+                });
+                Ok(Reply::Done)
+            }
+            Operation::Files(operation) => self.perform_on_files(asked, operation),
         }
     }
 
-    fn allocate(&mut self, file: FileId, size: u64) -> Outcome {
-        let Some(inode) = self.inodes.get(&file) else {
-            return Err(OperationError::NotFound);
-        };
-        let Node::File {
-            size: old,
-            ref extents,
-            ..
-        } = inode.node
-        else {
-            return Err(OperationError::IsADirectory);
-        };
-        if size <= old {
-            return Ok(Reply::Done);
-        }
-        let mut extents = extents.clone();
-        self.grow(&mut extents, size)?;
-        let inode = self.inodes.get_mut(&file).expect("looked up above");
-        let before = inode.weight();
-        if let Node::File {
-            size: current,
-            extents: list,
-            ..
-        } = &mut inode.node
-        {
-            *current = size;
-            *list = extents;
-        }
-        self.weight = self.weight + inode.weight() - before;
-        Ok(Reply::Done)
-    }
-
-    /// Adds units to `extents` until `size` bytes fit; changes nothing when there are too few.
-    fn grow(&mut self, extents: &mut Vec<Extent>, size: u64) -> Result<(), OperationError> {
-        let have: u64 = extents.iter().map(|extent| u64::from(extent.count)).sum();
-        let mut missing = size.div_ceil(self.au_bytes).saturating_sub(have);
-        if missing > self.free_units() {
+    /// Takes `units` free units, as runs of a file from logical unit `from` on; changes nothing when there are too few.
+    fn take_units(&mut self, units: u64, from: u32) -> Result<Vec<Extent>, OperationError> {
+        if units > self.free_units() {
             return Err(OperationError::NoSpace);
         }
-        let (before, old) = (self.volumes.clone(), extents.len());
+        let cursors: Vec<u32> = self.volumes.iter().map(FreeMap::cursor).collect();
+        let (mut runs, mut missing, mut unit) = (Vec::new(), units, from);
         while missing > 0 {
             let volume = self.emptiest_volume();
             let wanted = u32::try_from(missing).unwrap_or(u32::MAX);
             let run = self.volumes[volume].next_run(wanted);
             let (start, count) = run.expect("the emptiest volume has space while the group has");
             missing -= u64::from(count);
-            push_extent(
-                extents,
-                Extent {
-                    volume: volume as u16,
-                    start,
-                    count,
-                },
-            );
+            let run = Extent {
+                unit,
+                volume: volume as u16,
+                start,
+                count,
+            };
+            unit += count;
+            extents::insert(&mut runs, run);
         }
-        let fits = self.require_room((extents.len() - old) * tree::EXTENT_WEIGHT);
-        if fits.is_err() {
-            self.volumes = before;
+        let fits = self.require_room(runs.len() * inode::EXTENT_WEIGHT);
+        if let Err(error) = fits {
+            self.free(&runs);
+            for (volume, cursor) in self.volumes.iter_mut().zip(cursors) {
+                volume.search_from(cursor);
+            }
+            return Err(error);
         }
-        fits
+        Ok(runs)
+    }
+
+    /// Gives units back that nobody uses any more.
+    fn free(&mut self, runs: &[Extent]) {
+        for run in runs {
+            self.volumes[usize::from(run.volume)].give_back(run.start, run.count);
+        }
     }
 
     fn emptiest_volume(&self) -> usize {
@@ -215,6 +246,12 @@ impl Catalog {
         volumes
             .max_by_key(|(index, map)| (map.free(), usize::MAX - index))
             .map_or(0, |(index, _)| index)
+    }
+
+    /// A number that was never given before.
+    fn next_number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number - 1
     }
 
     fn set_config(&mut self, key: &str, value: Option<&str>) -> Outcome {
@@ -230,20 +267,6 @@ impl Catalog {
             }
         } else if let Some(old) = self.config.remove(key) {
             self.weight -= key.len() + old.len() + 10;
-        }
-        Ok(Reply::Done)
-    }
-
-    fn release(&mut self, through: u64) -> Outcome {
-        let limbo = core::mem::take(&mut self.limbo);
-        let (gone, kept) = limbo.into_iter().partition(|entry| entry.sequence <= through);
-        self.limbo = kept;
-        let gone: Vec<Limbo> = gone;
-        for entry in &gone {
-            self.weight -= tree::limbo_weight(entry);
-            for extent in &entry.extents {
-                self.volumes[usize::from(extent.volume)].give_back(extent.start, extent.count);
-            }
         }
         Ok(Reply::Done)
     }
@@ -287,8 +310,8 @@ impl Catalog {
             .iter()
             .map(|(key, value)| key.len() + value.len() + 10)
             .sum();
-        let limbo: usize = self.limbo.iter().map(tree::limbo_weight).sum();
-        fixed + inodes + config + limbo
+        let limbo: usize = self.limbo.values().map(limbo::weight).sum();
+        fixed + inodes + config + limbo + self.claims.weight()
     }
 
     /// Size of an allocation unit in bytes.
@@ -306,14 +329,24 @@ impl Catalog {
         self.volumes.iter().map(FreeMap::units).collect()
     }
 
-    /// A file or directory.
+    /// A file, directory or link that has a name.
     pub fn inode(&self, file: FileId) -> Option<&Inode> {
+        self.inodes.get(&file).filter(|inode| !inode.is_removed(file))
+    }
+
+    /// An inode, also of a removed file that waits until nobody has it open.
+    pub fn open_inode(&self, file: FileId) -> Option<&Inode> {
         self.inodes.get(&file)
     }
 
-    /// Every file and directory in the order of ids.
+    /// Every inode in the order of ids, removed files that wait included.
     pub fn inodes(&self) -> impl Iterator<Item = (FileId, &Inode)> {
         self.inodes.iter().map(|(id, inode)| (*id, inode))
+    }
+
+    /// How many inodes there are.
+    pub fn inode_count(&self) -> usize {
+        self.inodes.len()
     }
 
     /// A configuration value.
@@ -328,23 +361,8 @@ impl Catalog {
             .map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// Removed units that wait for the members (HZ-7), oldest first.
-    pub fn limbo(&self) -> &[Limbo] {
-        &self.limbo
-    }
-
     /// The last leaders, oldest first.
     pub fn history(&self) -> &[HistoryEntry] {
         &self.history
-    }
-}
-
-/// Appends a run, joined with the one before when it continues that.
-fn push_extent(extents: &mut Vec<Extent>, run: Extent) {
-    match extents.last_mut() {
-        Some(last) if last.volume == run.volume && last.start + last.count == run.start => {
-            last.count += run.count;
-        }
-        _ => extents.push(run),
     }
 }

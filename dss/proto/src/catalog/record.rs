@@ -1,5 +1,6 @@
 //! What is asked of the catalogue and what it answers: the records of the journal.
 
+use super::FileOperation;
 use crate::{Epoch, FileId, NodeId};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -21,9 +22,19 @@ pub enum FileKind {
     DoubleWrite,
 }
 
+impl FileKind {
+    /// Whether the engine uses it: such a file has all its units from the start, their content is undefined until it is
+    /// written, and nobody else changes it.
+    pub const fn is_engine(self) -> bool {
+        !matches!(self, Self::Plain)
+    }
+}
+
 /// A run of allocation units.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Extent {
+    /// First unit of the file that is here; what no extent covers is a hole.
+    pub unit: u32,
     /// Which volume.
     pub volume: u16,
     /// First unit.
@@ -35,7 +46,8 @@ pub struct Extent {
 /// One change that is asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Operation {
-    /// Makes a file (and the directories above it) with space for `size` bytes.
+    /// Makes a file (and the directories above it) of `size` bytes: with space for them when it is the engine's,
+    /// otherwise all hole.
     Create {
         /// Absolute path.
         path: String,
@@ -46,7 +58,7 @@ pub enum Operation {
         /// Refuse when it exists; otherwise an existing file is the answer.
         exclusive: bool,
     },
-    /// Grows a file to `size` bytes; a smaller size changes nothing.
+    /// Grows a file of the engine to `size` bytes, with space for them; a smaller size changes nothing.
     Allocate {
         /// Which file.
         file: FileId,
@@ -77,10 +89,10 @@ pub enum Operation {
         /// Value.
         value: Option<String>,
     },
-    /// Frees the units that were removed at or before this journal sequence: every member let go of them (HZ-7).
+    /// Frees what these entries of limbo hold: every member let go of it (HZ-7).
     Release {
-        /// Journal sequence.
-        through: u64,
+        /// Numbers of the entries.
+        entries: Vec<u64>,
     },
     /// A storage leader starts (HZ-18).
     Lead {
@@ -89,6 +101,15 @@ pub enum Operation {
         /// Who.
         leader: NodeId,
     },
+    /// A life of a node is over, and it can write no more: what was set aside for it is free, its claims are void.
+    Forfeit {
+        /// Which node.
+        node: NodeId,
+        /// Which life.
+        session: u64,
+    },
+    /// Of files, directories and links.
+    Files(FileOperation),
 }
 
 /// Who asked, so that a repetition is answered and not done again.
@@ -102,6 +123,8 @@ pub struct Origin {
     pub request: u64,
     /// Requests below this number have their answers: these may be forgotten.
     pub settled: u64,
+    /// When it was asked, in nanoseconds since 1970 by the clock of that node.
+    pub time: u64,
 }
 
 /// One record of the journal.
@@ -120,6 +143,10 @@ pub enum Reply {
     Done,
     /// The file.
     File(FileId),
+    /// Where the range starts that was given.
+    Offset(u64),
+    /// The reservation.
+    Reservation(u64),
 }
 
 /// Why an operation changed nothing.
@@ -149,6 +176,18 @@ pub enum OperationError {
     /// Not an absolute path of sound names, or a directory into itself, or a value too long.
     #[error("invalid path or value")]
     Invalid,
+    /// Belongs to the engine: others may look at it and no more.
+    #[error("belongs to the engine: not to be changed by hand")]
+    Protected,
+    /// Symbolic links that lead in a circle, or through too many of each other.
+    #[error("too many levels of symbolic links")]
+    TooManyLinks,
+    /// Longer than a file may be.
+    #[error("file too large")]
+    TooLarge,
+    /// Another node is at work on the end of this file: ask again soon.
+    #[error("another node is at work on the end of this file")]
+    Busy,
     /// A repetition of a request that was already answered.
     #[error("request was already answered")]
     Settled,
@@ -168,13 +207,24 @@ pub struct HistoryEntry {
     pub epoch: Epoch,
 }
 
-/// Units of a removed file that wait for every member to let go (HZ-7).
+/// What was removed and waits for every member to let go of it (HZ-7).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Limbo {
+    /// Number of this entry.
+    pub number: u64,
     /// Journal sequence of the removal.
     pub sequence: u64,
-    /// The file they belonged to.
+    /// The file.
     pub file: FileId,
-    /// The units.
-    pub extents: Vec<Extent>,
+    /// What waits.
+    pub what: Removed,
+}
+
+/// What waits in limbo.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Removed {
+    /// The whole file, which lost its last name. Whoever has it open still reads and writes it by its id.
+    File,
+    /// Units that were cut off a file.
+    Units(Vec<Extent>),
 }

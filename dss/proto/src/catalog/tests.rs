@@ -31,16 +31,26 @@ fn asked(session: u64, request: u64, settled: u64, operation: Operation) -> Reco
             session,
             request,
             settled,
+            time: 1,
         }),
         operation,
     }
+}
+
+/// Releases what waits in limbo since journal entry `through` or before.
+fn release(catalog: &mut Catalog, sequence: u64, through: u64) {
+    let waiting = catalog.limbo().filter(|limbo| limbo.sequence <= through);
+    let entries = waiting.map(|limbo| limbo.number).collect();
+    catalog
+        .apply(sequence, &record(Operation::Release { entries }))
+        .unwrap();
 }
 
 fn create(path: &str, size: u64) -> Operation {
     Operation::Create {
         path: path.to_string(),
         size,
-        kind: FileKind::Plain,
+        kind: FileKind::Tree,
         exclusive: true,
     }
 }
@@ -74,13 +84,9 @@ fn removed_units_wait_in_limbo_until_released() {
         catalog.apply(3, &record(create("/b", 1))),
         Err(OperationError::NoSpace)
     );
-    catalog
-        .apply(4, &record(Operation::Release { through: 1 }))
-        .unwrap();
+    release(&mut catalog, 4, 1);
     assert_eq!(catalog.free_units(), 0);
-    catalog
-        .apply(5, &record(Operation::Release { through: 2 }))
-        .unwrap();
+    release(&mut catalog, 5, 2);
     assert_eq!(catalog.free_units(), 4);
     catalog.apply(6, &record(create("/b", 1))).unwrap();
 }
@@ -97,9 +103,7 @@ fn the_id_of_a_removed_file_is_never_given_again() {
             .apply(3 * round + 2, &record(Operation::Remove { path: "/a".into() }))
             .unwrap();
         let through = 3 * round + 2;
-        catalog
-            .apply(3 * round + 3, &record(Operation::Release { through }))
-            .unwrap();
+        release(&mut catalog, 3 * round + 3, through);
     }
 }
 
@@ -159,17 +163,17 @@ fn operations() -> impl Strategy<Value = Operation> {
         2 => (path, path).prop_map(|(from, to)| Operation::Rename { from, to }),
         1 => path.prop_map(|path| Operation::MakeDirectory { path }),
         1 => ("[ab]", proptest::option::of("[a-z]{0,9}")).prop_map(|(key, value)| Operation::SetConfig { key, value }),
-        1 => (0u64..60).prop_map(|through| Operation::Release { through }),
+        1 => prop::collection::vec(0u64..60, 0..9).prop_map(|entries| Operation::Release { entries }),
     ]
 }
 
 fn units_in_use(catalog: &Catalog) -> u64 {
     let files = catalog.inodes().flat_map(|(_, inode)| match &inode.node {
         Node::File { extents, .. } => extents.clone(),
-        Node::Directory { .. } => Vec::new(),
+        _ => Vec::new(),
     });
-    let limbo = catalog.limbo().iter().flat_map(|limbo| limbo.extents.clone());
-    files.chain(limbo).map(|extent| u64::from(extent.count)).sum()
+    // The file operations of `model_tests` cut and reserve; these do not.
+    files.map(|extent| u64::from(extent.count)).sum()
 }
 
 proptest! {
@@ -186,7 +190,7 @@ proptest! {
             prop_assert_eq!(units_in_use(&catalog) + catalog.free_units(), 65);
             // Decoding checks owners of units, names and the way to the root.
             prop_assert_eq!(Catalog::decode(&catalog.encode()).unwrap(), catalog.clone());
-            for (file, _) in catalog.inodes() {
+            for (file, _) in catalog.inodes().filter(|(id, inode)| !inode.is_removed(*id)) {
                 prop_assert_eq!(catalog.lookup(&catalog.path(file).unwrap()).unwrap(), file);
             }
         }
@@ -241,7 +245,7 @@ proptest! {
         if let Ok(mut catalog) = Catalog::decode(&bytes) {
             let _ = catalog.apply(9, &record(create("/x/y", 5000)));
             let _ = catalog.apply(10, &record(Operation::Remove { path: "/a/b".into() }));
-            let _ = catalog.apply(11, &record(Operation::Release { through: 11 }));
+            let _ = catalog.apply(11, &record(Operation::Release { entries: alloc::vec![1, 2] }));
         }
     }
 }

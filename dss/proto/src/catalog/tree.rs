@@ -1,118 +1,127 @@
-//! Files and directories of the catalogue: names, look-up, and the operations on them.
+//! Names of the catalogue: look-up, and the operations of the engine, which name files by absolute paths.
 
-use super::{Catalog, Extent, FileKind, Limbo, NAME_BYTES, OperationError, Outcome, PATH_BYTES, ROOT, Reply};
+use super::inode::{Attributes, EXTENT_WEIGHT, Entry, INODE_WEIGHT, Inode, Node};
+use super::{
+    Catalog, FileKind, NAME_BYTES, OperationError, Outcome, PATH_BYTES, ROOT, Removed, Reply, extents,
+};
 use crate::FileId;
 use crate::defect::{Defect, planted};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
-use serde::{Deserialize, Serialize};
 
-/// Bytes an extent takes in a checkpoint at most.
-pub(super) const EXTENT_WEIGHT: usize = 13;
+/// Symbolic links that one look-up follows at most.
+const LINKS: u32 = 40;
 
-/// A file or a directory.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Inode {
-    /// Directory that names it; the root is its own parent.
-    pub parent: FileId,
-    /// Its name there.
-    pub name: String,
-    /// What it is.
-    pub node: Node,
+/// Whether a directory can have this name in it.
+pub(super) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && name.len() <= NAME_BYTES && !name.contains(['/', '\0'])
 }
 
-/// What an inode is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Node {
-    /// A directory.
-    Directory {
-        /// What it names.
-        entries: BTreeMap<String, FileId>,
-    },
-    /// A file.
-    File {
-        /// What it is for.
-        kind: FileKind,
-        /// Bytes.
-        size: u64,
-        /// Its units in order; they can be more than `size` needs.
-        extents: Vec<Extent>,
-    },
-}
-
-impl Inode {
-    pub(super) fn root() -> Self {
-        Self {
-            parent: ROOT,
-            name: String::new(),
-            node: Node::Directory {
-                entries: BTreeMap::new(),
-            },
-        }
-    }
-
-    /// Bytes it takes in a checkpoint at most, with its entry in the parent.
-    pub(super) fn weight(&self) -> usize {
-        let extents = match &self.node {
-            Node::Directory { .. } => 0,
-            Node::File { extents, .. } => extents.len() * EXTENT_WEIGHT,
-        };
-        72 + 2 * self.name.len() + extents
-    }
-}
-
-/// Bytes an entry of limbo takes in a checkpoint at most.
-pub(super) fn limbo_weight(limbo: &Limbo) -> usize {
-    32 + limbo.extents.len() * EXTENT_WEIGHT
-}
-
-/// The names of an absolute path; the root has none.
-fn names(path: &str) -> Result<Vec<&str>, OperationError> {
+/// What follows the first `/` of an absolute path, which is empty for the root.
+fn below_root(path: &str) -> Result<&str, OperationError> {
     let rest = path
         .strip_prefix('/')
         .filter(|_| path.len() <= PATH_BYTES)
         .ok_or(OperationError::Invalid)?;
-    if rest.is_empty() {
-        return Ok(Vec::new());
-    }
-    let names: Vec<&str> = rest.split('/').collect();
-    let sound = |name: &&str| {
-        !name.is_empty() && *name != "." && *name != ".." && name.len() <= NAME_BYTES && !name.contains('\0')
-    };
-    if names.iter().all(sound) {
-        Ok(names)
+    if rest.is_empty() || rest.split('/').all(is_name) {
+        Ok(rest)
     } else {
         Err(OperationError::Invalid)
     }
 }
 
+/// The names of an absolute path; the root has none.
+fn names(path: &str) -> Result<Vec<&str>, OperationError> {
+    let rest = below_root(path)?;
+    Ok(if rest.is_empty() {
+        Vec::new()
+    } else {
+        rest.split('/').collect()
+    })
+}
+
 impl Catalog {
-    /// The file or directory at an absolute path.
+    /// The file or directory at an absolute path; symbolic links are followed.
     pub fn lookup(&self, path: &str) -> Result<FileId, OperationError> {
-        let mut current = ROOT;
-        for name in names(path)? {
-            current = self.child(current, name)?.ok_or(OperationError::NotFound)?;
+        self.walk(ROOT, below_root(path)?, true, &mut 0)
+    }
+
+    /// What is at an absolute path itself, also when that is a symbolic link; those on the way are followed.
+    pub fn lookup_link(&self, path: &str) -> Result<FileId, OperationError> {
+        self.walk(ROOT, below_root(path)?, false, &mut 0)
+    }
+
+    /// The directory of the last name of an absolute path, and that name; the directory must be there.
+    pub fn locate(&self, path: &str) -> Result<Entry, OperationError> {
+        let rest = below_root(path)?;
+        let (above, name) = rest.rsplit_once('/').unwrap_or(("", rest));
+        if name.is_empty() {
+            return Err(OperationError::Invalid);
+        }
+        let directory = self.walk(ROOT, above, true, &mut 0)?;
+        self.entries_of(directory)?;
+        Ok(Entry::new(directory, name))
+    }
+
+    fn walk(
+        &self,
+        start: FileId,
+        path: &str,
+        follow: bool,
+        links: &mut u32,
+    ) -> Result<FileId, OperationError> {
+        let mut current = start;
+        let mut names = path
+            .split('/')
+            .filter(|name| !matches!(*name, "" | "."))
+            .peekable();
+        while let Some(name) = names.next() {
+            if name == ".." {
+                // Only the target of a link has it.
+                self.entries_of(current)?;
+                current = self.inodes[&current].parent();
+                continue;
+            }
+            let directory = current;
+            current = self.child(directory, name)?.ok_or(OperationError::NotFound)?;
+            if let Node::Symlink { target } = &self.inodes[&current].node
+                && (follow || names.peek().is_some())
+            {
+                *links += 1;
+                if *links > LINKS {
+                    return Err(OperationError::TooManyLinks);
+                }
+                let base = if target.starts_with('/') { ROOT } else { directory };
+                current = self.walk(base, target, true, links)?;
+            }
         }
         Ok(current)
     }
 
     /// Names and ids in a directory, in the order of names.
     pub fn list(&self, path: &str) -> Result<Vec<(String, FileId)>, OperationError> {
-        match &self.inodes[&self.lookup(path)?].node {
-            Node::Directory { entries } => Ok(entries.iter().map(|(name, id)| (name.clone(), *id)).collect()),
-            Node::File { .. } => Err(OperationError::NotADirectory),
+        let entries = self.entries_of(self.lookup(path)?)?;
+        Ok(entries.iter().map(|(name, id)| (name.clone(), *id)).collect())
+    }
+
+    /// What a directory names.
+    pub fn entries_of(&self, directory: FileId) -> Result<&BTreeMap<String, FileId>, OperationError> {
+        match self.inodes.get(&directory).map(|inode| &inode.node) {
+            Some(Node::Directory { entries, .. }) => Ok(entries),
+            Some(_) => Err(OperationError::NotADirectory),
+            None => Err(OperationError::NotFound),
         }
     }
 
-    /// The absolute path of a file or directory.
+    /// The absolute path of a file or directory, by the oldest of its names.
     pub fn path(&self, file: FileId) -> Option<String> {
         let mut names = Vec::new();
         let mut current = file;
         while current != ROOT {
-            let inode = self.inodes.get(&current)?;
-            names.push(inode.name.as_str());
-            current = inode.parent;
+            let entry = self.inodes.get(&current)?.names.first()?;
+            names.push(entry.name.as_str());
+            current = entry.directory;
         }
         let mut path = String::new();
         for name in names.iter().rev() {
@@ -122,14 +131,13 @@ impl Catalog {
         Some(if path.is_empty() { String::from("/") } else { path })
     }
 
-    fn child(&self, directory: FileId, name: &str) -> Result<Option<FileId>, OperationError> {
-        match &self.inodes[&directory].node {
-            Node::Directory { entries } => Ok(entries.get(name).copied()),
-            Node::File { .. } => Err(OperationError::NotADirectory),
-        }
+    /// What a directory names so.
+    pub fn child(&self, directory: FileId, name: &str) -> Result<Option<FileId>, OperationError> {
+        self.entries_of(directory)
+            .map(|entries| entries.get(name).copied())
     }
 
-    /// How deep the existing part of a path goes: (last existing directory, names that are missing).
+    /// How deep the existing part of a path goes: (last that exists, names that are missing).
     fn resolve<'a>(&self, path: &[&'a str]) -> Result<(FileId, Vec<&'a str>), OperationError> {
         let mut current = ROOT;
         for (depth, name) in path.iter().enumerate() {
@@ -141,7 +149,8 @@ impl Catalog {
         Ok((current, Vec::new()))
     }
 
-    fn link(&mut self, parent: FileId, name: &str, node: Node) -> FileId {
+    /// A new inode under a name that is free.
+    pub(super) fn insert(&mut self, entry: Entry, attributes: Attributes, node: Node) -> FileId {
         let mut id = FileId(self.next_file);
         self.next_file += 1;
         if planted(Defect::ReuseFileId) {
@@ -150,131 +159,217 @@ impl Catalog {
                 .unwrap_or(id.0);
         }
         let inode = Inode {
-            parent,
-            name: name.into(),
+            names: Vec::new(),
+            attributes,
             node,
         };
         self.weight += inode.weight();
         self.inodes.insert(id, inode);
-        self.entries(parent).insert(name.into(), id);
+        self.add_name(id, entry, attributes.changed);
         id
     }
 
-    fn entries(&mut self, directory: FileId) -> &mut BTreeMap<String, FileId> {
-        match &mut self.inodes.get_mut(&directory).expect("a parent exists").node {
-            Node::Directory { entries } => entries,
-            Node::File { .. } => panic!("{directory:?} is a file and has no entries"),
+    /// One more name for an inode, which must be free.
+    pub(super) fn add_name(&mut self, file: FileId, entry: Entry, time: u64) {
+        self.weight += Entry::weight(&entry.name);
+        let taken = self.entries_mut(entry.directory).insert(entry.name.clone(), file);
+        assert!(taken.is_none(), "a name is given twice");
+        self.touch(entry.directory, time);
+        self.inode_mut(file).names.push(entry);
+    }
+
+    /// Takes a name of an inode away.
+    pub(super) fn take_name(&mut self, file: FileId, entry: &Entry, time: u64) {
+        self.weight -= Entry::weight(&entry.name);
+        self.entries_mut(entry.directory).remove(&entry.name);
+        self.touch(entry.directory, time);
+        self.inode_mut(file).names.retain(|name| name != entry);
+    }
+
+    /// A directory changed.
+    fn touch(&mut self, directory: FileId, time: u64) {
+        let attributes = &mut self.inode_mut(directory).attributes;
+        (attributes.modified, attributes.changed) = (time, time);
+    }
+
+    pub(super) fn inode_mut(&mut self, file: FileId) -> &mut Inode {
+        self.inodes.get_mut(&file).expect("looked up before")
+    }
+
+    fn entries_mut(&mut self, directory: FileId) -> &mut BTreeMap<String, FileId> {
+        match &mut self.inode_mut(directory).node {
+            Node::Directory { entries, .. } => entries,
+            _ => panic!("{directory:?} has no entries"),
         }
     }
 
     /// Directories for `missing` below `parent`; the last one.
-    fn make_directories(&mut self, parent: FileId, missing: &[&str]) -> FileId {
+    fn make_directories(&mut self, parent: FileId, missing: &[&str], engine: bool, time: u64) -> FileId {
         missing.iter().fold(parent, |parent, name| {
-            self.link(
-                parent,
-                name,
-                Node::Directory {
-                    entries: BTreeMap::new(),
-                },
-            )
+            let attributes = Attributes::new(0o755, time);
+            self.insert(Entry::new(parent, name), attributes, Node::directory(engine))
         })
     }
 
     fn weight_of_names(missing: &[&str]) -> usize {
-        missing.iter().map(|name| 72 + 2 * name.len()).sum()
+        missing
+            .iter()
+            .map(|name| INODE_WEIGHT + Entry::weight(name))
+            .sum()
     }
 
-    pub(super) fn create(&mut self, path: &str, size: u64, kind: FileKind, exclusive: bool) -> Outcome {
+    pub(super) fn create(
+        &mut self,
+        time: u64,
+        path: &str,
+        size: u64,
+        kind: FileKind,
+        exclusive: bool,
+    ) -> Outcome {
         let path = names(path)?;
         let (existing, missing) = self.resolve(&path)?;
         let Some((name, above)) = missing.split_last() else {
             return match self.inodes[&existing].node {
                 Node::Directory { .. } => Err(OperationError::IsADirectory),
-                Node::File { .. } if exclusive => Err(OperationError::AlreadyExists),
+                _ if exclusive => Err(OperationError::AlreadyExists),
+                Node::Symlink { .. } => Err(OperationError::Invalid),
                 Node::File { .. } => Ok(Reply::File(existing)),
             };
         };
-        if matches!(self.inodes[&existing].node, Node::File { .. }) {
-            return Err(OperationError::NotADirectory);
-        }
+        self.entries_of(existing)?;
+        self.require_size(size)?;
         self.require_room(Self::weight_of_names(&missing) + EXTENT_WEIGHT)?;
-        let mut extents = Vec::new();
-        self.grow(&mut extents, size)?;
-        let parent = self.make_directories(existing, above);
-        Ok(Reply::File(self.link(
-            parent,
-            name,
+        let extents = if kind.is_engine() {
+            self.take_units(size.div_ceil(self.au_bytes), 0)?
+        } else {
+            Vec::new()
+        };
+        let parent = self.make_directories(existing, above, kind.is_engine(), time);
+        let mode = if kind.is_engine() { 0o600 } else { 0o644 };
+        Ok(Reply::File(self.insert(
+            Entry::new(parent, name),
+            Attributes::new(mode, time),
             Node::File { kind, size, extents },
         )))
     }
 
-    pub(super) fn make_directory(&mut self, path: &str) -> Outcome {
-        let path = names(path)?;
-        let (existing, missing) = self.resolve(&path)?;
-        if matches!(self.inodes[&existing].node, Node::File { .. }) {
-            return Err(OperationError::NotADirectory);
+    pub(super) fn allocate(&mut self, file: FileId, size: u64) -> Outcome {
+        let inode = self.inode(file).ok_or(OperationError::NotFound)?;
+        let Node::File {
+            kind,
+            size: old,
+            ref extents,
+        } = inode.node
+        else {
+            return Err(OperationError::IsADirectory);
+        };
+        if !kind.is_engine() {
+            return Err(OperationError::Invalid);
         }
-        self.require_room(Self::weight_of_names(&missing))?;
-        Ok(Reply::File(self.make_directories(existing, &missing)))
+        if size <= old {
+            return Ok(Reply::Done);
+        }
+        self.require_size(size)?;
+        let end = extents::end(extents);
+        let missing = size.div_ceil(self.au_bytes).saturating_sub(u64::from(end));
+        let more = self.take_units(missing, end)?;
+        self.change(file, |inode| {
+            if let Node::File {
+                size: current,
+                extents,
+                ..
+            } = &mut inode.node
+            {
+                *current = size;
+                more.into_iter().for_each(|run| extents::insert(extents, run));
+            }
+        });
+        Ok(Reply::Done)
     }
 
-    pub(super) fn remove(&mut self, sequence: u64, path: &str) -> Outcome {
-        let file = self.lookup(path)?;
+    /// Changes an inode and keeps account of its weight.
+    pub(super) fn change(&mut self, file: FileId, change: impl FnOnce(&mut Inode)) {
+        let inode = self.inodes.get_mut(&file).expect("looked up before");
+        let before = inode.weight();
+        change(inode);
+        self.weight = self.weight + inode.weight() - before;
+    }
+
+    pub(super) fn make_directory(&mut self, time: u64, path: &str) -> Outcome {
+        let path = names(path)?;
+        let (existing, missing) = self.resolve(&path)?;
+        self.entries_of(existing)?;
+        self.require_room(Self::weight_of_names(&missing))?;
+        Ok(Reply::File(
+            self.make_directories(existing, &missing, false, time),
+        ))
+    }
+
+    pub(super) fn remove(&mut self, sequence: u64, time: u64, path: &str) -> Outcome {
+        let file = self.lookup_link(path)?;
         if file == ROOT {
             return Err(OperationError::Invalid);
         }
-        if matches!(&self.inodes[&file].node, Node::Directory { entries } if !entries.is_empty()) {
+        let entry = self.locate(path)?;
+        self.remove_entry(sequence, time, file, &entry)
+    }
+
+    /// Takes a name away, and with the last one the inode.
+    pub(super) fn remove_entry(&mut self, sequence: u64, time: u64, file: FileId, entry: &Entry) -> Outcome {
+        if matches!(&self.inodes[&file].node, Node::Directory { entries, .. } if !entries.is_empty()) {
             return Err(OperationError::NotEmpty);
         }
-        let inode = self.inodes.remove(&file).expect("looked up above");
-        self.weight -= inode.weight();
-        self.entries(inode.parent).remove(&inode.name);
-        if let Node::File { extents, .. } = inode.node
-            && !extents.is_empty()
-        {
-            let limbo = Limbo {
-                sequence,
-                file,
-                extents,
-            };
-            self.weight += limbo_weight(&limbo);
-            self.limbo.push(limbo);
+        self.take_name(file, entry, time);
+        let inode = self.inode_mut(file);
+        inode.attributes.changed = time;
+        if inode.names.is_empty() {
+            self.vanish(sequence, file);
         }
         Ok(Reply::File(file))
     }
 
-    pub(super) fn rename(&mut self, from: &str, to: &str) -> Outcome {
-        let file = self.lookup(from)?;
+    /// An inode lost its last name: a file waits until nobody has it open, the rest goes.
+    fn vanish(&mut self, sequence: u64, file: FileId) {
+        if matches!(self.inodes[&file].node, Node::File { .. }) {
+            self.bury(sequence, file, Removed::File);
+        } else if let Some(inode) = self.inodes.remove(&file) {
+            self.weight -= inode.weight();
+        }
+    }
+
+    pub(super) fn rename(&mut self, time: u64, from: &str, to: &str) -> Outcome {
+        let file = self.lookup_link(from)?;
         let target = names(to)?;
         let (existing, missing) = self.resolve(&target)?;
         let Some((name, above)) = missing.split_last() else {
             return Err(OperationError::AlreadyExists);
         };
-        if matches!(self.inodes[&existing].node, Node::File { .. }) {
-            return Err(OperationError::NotADirectory);
-        }
+        self.entries_of(existing)?;
         if file == ROOT || self.is_below(existing, file) {
             return Err(OperationError::Invalid);
         }
         self.require_room(Self::weight_of_names(&missing))?;
-        let parent = self.make_directories(existing, above);
-        let inode = self.inodes.get_mut(&file).expect("looked up above");
-        let (old_parent, old_name) = (inode.parent, core::mem::replace(&mut inode.name, (*name).into()));
-        inode.parent = parent;
-        self.weight = self.weight + 2 * name.len() - 2 * old_name.len();
-        self.entries(old_parent).remove(&old_name);
-        self.entries(parent).insert((*name).into(), file);
+        let source = self.locate(from)?;
+        let parent = self.make_directories(existing, above, false, time);
+        self.move_name(file, &source, Entry::new(parent, name), time);
         Ok(Reply::File(file))
     }
 
+    /// Gives an inode another name for one that it has.
+    pub(super) fn move_name(&mut self, file: FileId, from: &Entry, to: Entry, time: u64) {
+        self.take_name(file, from, time);
+        self.add_name(file, to, time);
+        self.inode_mut(file).attributes.changed = time;
+    }
+
     /// Whether `inner` is `outer` or somewhere below it.
-    fn is_below(&self, inner: FileId, outer: FileId) -> bool {
+    pub(super) fn is_below(&self, inner: FileId, outer: FileId) -> bool {
         let mut current = inner;
         while current != outer {
             if current == ROOT {
                 return false;
             }
-            current = self.inodes[&current].parent;
+            current = self.inodes[&current].parent();
         }
         true
     }

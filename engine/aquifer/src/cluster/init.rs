@@ -22,7 +22,7 @@ pub struct InitOptions {
     /// Size of a file that is made.
     #[arg(long, default_value = "4G", value_parser = parse_size)]
     pub size: u64,
-    /// Allocation unit, 1M to 64M.
+    /// Allocation unit, 64K to 64M: small ones for many small files, large ones for few large ones.
     #[arg(long, default_value = "4M", value_parser = parse_size)]
     pub au: u64,
     /// Page: 4K, 8K, 16K or 32K. It cannot be changed later.
@@ -63,9 +63,9 @@ fn parse_page_size(text: &str) -> Result<PageSize, String> {
 fn plan(options: &InitOptions) -> Result<Plan, Failure> {
     let shown = options.device.display();
     check_name(&options.vg)?;
-    if !options.au.is_power_of_two() || !(1 << 20..=64 << 20).contains(&options.au) {
+    if !options.au.is_power_of_two() || !(64 << 10..=64 << 20).contains(&options.au) {
         return Err(Failure::usage(format!(
-            "--au {} must be a power of two from 1M to 64M",
+            "--au {} must be a power of two from 64K to 64M",
             show_size(options.au)
         )));
     }

@@ -4,7 +4,7 @@ use super::offline::OfflineGroup;
 use crate::failure::Failure;
 use aquifer_dss::seam::{BLOCK, BlockDevice, BoxFuture, IoBuffer};
 use aquifer_dss_proto::FileId;
-use aquifer_dss_proto::catalog::{Extent, Node};
+use aquifer_dss_proto::catalog::Node;
 use aquifer_engine::wal::RedoFile;
 use serde::Serialize;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ pub struct FileEntry {
     pub id: u64,
     /// Size in bytes.
     pub size: u64,
-    /// Its space: volume, first unit, number of units.
-    pub extents: Vec<(u16, u32, u32)>,
+    /// Its space: first unit of the file, volume, first unit there, number of units.
+    pub extents: Vec<(u32, u16, u32, u32)>,
 }
 
 impl OfflineGroup {
@@ -30,21 +30,22 @@ impl OfflineGroup {
             .catalog
             .inode(id)
             .ok_or_else(|| Failure::failed(format!("file {} is named but not there", id.0)))?;
-        Ok(match &inode.node {
-            Node::Directory { .. } => FileEntry {
-                name,
-                kind: "directory".into(),
-                id: id.0,
-                size: 0,
-                extents: Vec::new(),
-            },
-            Node::File { kind, size, extents } => FileEntry {
-                name,
-                kind: format!("{kind:?}").to_lowercase(),
-                id: id.0,
-                size: *size,
-                extents: extents.iter().map(|e| (e.volume, e.start, e.count)).collect(),
-            },
+        let (kind, size, extents) = match &inode.node {
+            Node::Directory { .. } => ("directory".into(), 0, Vec::new()),
+            Node::File { kind, size, extents } => {
+                (format!("{kind:?}").to_lowercase(), *size, extents.clone())
+            }
+            Node::Symlink { target } => ("link".into(), target.len() as u64, Vec::new()),
+        };
+        Ok(FileEntry {
+            name,
+            kind,
+            id: id.0,
+            size,
+            extents: extents
+                .iter()
+                .map(|e| (e.unit, e.volume, e.start, e.count))
+                .collect(),
         })
     }
 
@@ -89,10 +90,12 @@ impl OfflineGroup {
         let mut bytes = Vec::with_capacity(length);
         while bytes.len() < length {
             let at = offset + bytes.len() as u64;
-            let (place, contiguous) = self
-                .locate(entry, at)
-                .ok_or_else(|| Failure::failed(format!("{} has no space at byte {at}", entry.name)))?;
+            let (place, contiguous) = self.locate(entry, at);
             let piece = contiguous.min((length - bytes.len()) as u64) as usize;
+            let Some(place) = place else {
+                bytes.resize(bytes.len() + piece, 0);
+                continue;
+            };
             let read = self.device.read(place, IoBuffer::zeroed(piece)).await;
             bytes.extend_from_slice(
                 &read.map_err(|e| Failure::unavailable(format!("{}: {e}", self.path.display())))?,
@@ -101,27 +104,20 @@ impl OfflineGroup {
         Ok(bytes)
     }
 
-    /// Device offset of a byte of a file, and how many bytes follow it there.
-    fn locate(&self, entry: &FileEntry, offset: u64) -> Option<(u64, u64)> {
+    /// Device offset of a byte of a file, none in a hole, and how many bytes follow it there.
+    fn locate(&self, entry: &FileEntry, offset: u64) -> (Option<u64>, u64) {
         let au = self.label.au_bytes;
-        let mut before = 0;
-        for (volume, start, count) in &entry.extents {
-            let extent = Extent {
-                volume: *volume,
-                start: *start,
-                count: *count,
-            };
-            let bytes = u64::from(extent.count) * au;
-            if offset < before + bytes {
-                let inside = offset - before;
-                return Some((
-                    self.label.au_offset + u64::from(extent.start) * au + inside,
-                    bytes - inside,
-                ));
+        for (unit, _, start, count) in &entry.extents {
+            let (from, to) = (u64::from(*unit) * au, u64::from(unit + count) * au);
+            if offset < from {
+                return (None, from - offset);
             }
-            before += bytes;
+            if offset < to {
+                let place = self.label.au_offset + u64::from(*start) * au + (offset - from);
+                return (Some(place), to - offset);
+            }
         }
-        None
+        (None, u64::MAX)
     }
 }
 

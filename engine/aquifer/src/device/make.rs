@@ -36,7 +36,8 @@ pub async fn format(path: &Path, options: &GroupOptions) -> Result<Formatted, Fa
             path.display()
         )));
     }
-    let identity = VolumeGroup::format(&device, options)
+    let options = options.clone().sized_for(device.geometry().size);
+    let identity = VolumeGroup::format(&device, &options)
         .await
         .map_err(|e| storage_failure(path, &e))?;
     Ok(Formatted {

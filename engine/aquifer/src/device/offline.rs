@@ -141,9 +141,6 @@ impl OfflineGroup {
     pub fn summary(&self) -> Summary {
         let units = u64::from(self.label.au_count);
         let free = self.catalog.free_units();
-        let is_file = |node: &aquifer_dss_proto::catalog::Node| {
-            matches!(node, aquifer_dss_proto::catalog::Node::File { .. })
-        };
         Summary {
             name: self.label.name.clone(),
             uuid: self.label.group.to_string(),
@@ -156,7 +153,10 @@ impl OfflineGroup {
             files: self
                 .catalog
                 .inodes()
-                .filter(|(_, inode)| is_file(&inode.node))
+                .filter(|(id, inode)| {
+                    matches!(inode.node, aquifer_dss_proto::catalog::Node::File { .. })
+                        && !inode.is_removed(*id)
+                })
                 .count() as u64,
         }
     }

@@ -115,10 +115,13 @@ async fn stat(options: PathOptions) -> Outcome {
                 format!("{} ({} bytes)", show_size(entry.size), entry.size),
             ],
         ];
-        lines.extend(entry.extents.iter().map(|(volume, start, count)| {
+        lines.extend(entry.extents.iter().map(|(unit, volume, start, count)| {
             vec![
                 "extent".into(),
-                format!("volume {volume}, units {start} to {}", start + count - 1),
+                format!(
+                    "from unit {unit}: volume {volume}, units {start} to {}",
+                    start + count - 1
+                ),
             ]
         }));
         table(&["", ""], lines)

@@ -7,6 +7,7 @@ use aquifer_dss::device::{OpenMode, open_device};
 use aquifer_dss::group::{CreateOptions, GroupOptions, StorageError, VolumeGroup};
 use aquifer_dss::seam::{BlockDevice, IoBuffer};
 use aquifer_dss::tokio_runtime::TokioRuntime;
+use aquifer_dss_proto::catalog::FileKind;
 use aquifer_dss_proto::{Epoch, FileId, NodeId};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -62,6 +63,7 @@ impl Pool {
         group.lead(Epoch(1)).await?;
         let options = CreateOptions {
             size,
+            kind: FileKind::Tree,
             ..CreateOptions::default()
         };
         let file = group.create("/bench", options).await?;
