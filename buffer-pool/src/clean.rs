@@ -5,7 +5,7 @@
 //! (DIR-3, HZ-11); contributors are told after that (HZ-5).
 
 use crate::config::PoolError;
-use crate::pool::{Inner, Pool, count};
+use crate::pool::{Inner, Pool, count, waiting};
 use aquifer_buffer_pool_proto::{Lsn, Mode, PageId, Psn, header};
 use aquifer_dss::seam::IoBuffer;
 use aquifer_dss_proto::defect::{Defect, planted};
@@ -85,7 +85,10 @@ impl Pool {
             let frame = self.frames.frame(index);
             let meta = *frame.meta.lock();
             let Some(page) = meta.page else { return false };
-            let busy = meta.held(now) || meta.duty || meta.writing.is_some() || waiters.contains_key(&page);
+            let busy = meta.held(now)
+                || meta.duty
+                || meta.writing.is_some()
+                || waiters.range(waiting(page)).next().is_some();
             if busy || !core.releasable(page) || !frame.try_latch() {
                 return false;
             }

@@ -10,7 +10,6 @@ use aquifer_buffer_pool_proto::{PageId, Psn, Request};
 use aquifer_dss::seam::Tail;
 use aquifer_dss_proto::{Epoch, NodeId};
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
 /// The bytes of a page as its owner had them when it was asked.
 #[derive(Clone, Debug)]
@@ -50,12 +49,12 @@ impl Pool {
             }
             let now = self.now();
             let request = inner.core.handle_ask_copy(now, page)?;
-            let (answer, receiver) = oneshot::channel();
+            let (answer, question) = self.copy_answers.ask();
             inner.readers.insert(request, answer);
             self.pump(&mut inner);
-            receiver
+            question
         };
-        answer.await.ok().flatten()
+        answer.await.flatten()
     }
 
     /// Whether the copy may still be read: not after a view change, since its owner may have died with what it shows.

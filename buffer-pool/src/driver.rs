@@ -5,7 +5,7 @@
 
 use crate::config::{PageStoreError, PoolError};
 use crate::images::Image;
-use crate::pool::{Inner, Pool, count};
+use crate::pool::{Inner, Pool, Waiter, count, waiting};
 use crate::repair::Loaded;
 use crate::wire;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
@@ -193,29 +193,23 @@ impl Pool {
 
     /// `possessed`: what who waits may have.
     fn serve_in(self: &Arc<Self>, inner: &mut Inner, page: PageId, possessed: Option<Mode>) {
-        let Some(waiters) = inner.waiters.remove(&page) else {
-            return;
+        let has_its_turn = |_: &(PageId, u64), waiter: &mut Waiter| {
+            waiter.answer.is_closed() || possessed.is_some_and(|mode| mode >= waiter.mode)
         };
-        let mut rest = Vec::new();
-        for waiter in waiters {
-            if waiter.answer.is_closed() {
-                continue;
-            }
-            if possessed.is_some_and(|mode| mode >= waiter.mode) {
+        for (_, waiter) in inner.waiters.extract_if(waiting(page), has_its_turn) {
+            if !waiter.answer.is_closed() {
                 // A waiter that went away gives its hold back by dropping it.
                 drop(waiter.answer.send(Ok(self.make_hold(page))));
-            } else {
-                rest.push(waiter);
             }
         }
-        if let Some(mode) = rest.iter().map(|w| w.mode).max() {
-            inner.waiters.insert(page, rest);
+        let rest = inner.waiters.range(waiting(page));
+        if let Some(mode) = rest.map(|(_, waiter)| waiter.mode).max() {
             inner.core.handle_acquire(self.now(), page, mode);
         }
     }
 
     fn fail_waiters(&self, inner: &mut Inner, page: PageId, error: &PoolError) {
-        for waiter in inner.waiters.remove(&page).unwrap_or_default() {
+        for (_, waiter) in inner.waiters.extract_if(waiting(page), |_, _| true) {
             drop(waiter.answer.send(Err(error.clone())));
         }
     }

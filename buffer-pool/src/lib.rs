@@ -2,6 +2,7 @@
 
 mod ahead;
 mod announce;
+mod answers;
 mod clean;
 mod config;
 mod copies;
@@ -16,6 +17,7 @@ mod huge_pages;
 mod images;
 mod pool;
 mod receive;
+mod recycle;
 mod repair;
 mod table;
 pub mod testing;

@@ -4,6 +4,7 @@
 //! waits except for latches, which are held in synchronous code only and by nobody who takes the core lock.
 
 use crate::announce;
+use crate::answers::{Answer, Answers};
 use crate::config::{Miss, PageStore, PoolConfig, PoolCounters, PoolError, Redo, RedoTask};
 use crate::copies::CopyImage;
 use crate::dirty::DirtyPages;
@@ -21,9 +22,10 @@ use aquifer_dss::seam::{IoBuffer, Runtime, Transport};
 use aquifer_dss_proto::{Epoch, Instant, NodeId, NodeSet, View};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 /// Buffers for pages on their way that are kept: one for eight frames, within these bounds.
 const BUFFERS_LEAST: usize = 16;
@@ -47,16 +49,23 @@ impl Contents for FrameContents {
 
 pub(crate) struct Waiter {
     pub mode: Mode,
-    pub answer: oneshot::Sender<Result<Hold, PoolError>>,
+    pub answer: Answer<Result<Hold, PoolError>>,
+}
+
+/// The places of all who wait for one page.
+pub(crate) fn waiting(page: PageId) -> RangeInclusive<(PageId, u64)> {
+    (page, 0)..=(page, u64::MAX)
 }
 
 /// What the core lock protects.
 pub(crate) struct Inner {
     pub core: Ownership<Image, FrameContents>,
-    pub waiters: BTreeMap<PageId, Vec<Waiter>>,
+    /// Who waits for a page, in order of arrival.
+    pub waiters: BTreeMap<(PageId, u64), Waiter>,
+    pub next_waiter: u64,
     pub policy: Box<dyn EvictionPolicy>,
     /// Who waits for a copy, by question.
-    pub readers: BTreeMap<Request, oneshot::Sender<Option<CopyImage>>>,
+    pub readers: BTreeMap<Request, Answer<Option<CopyImage>>>,
     /// Pages on their way for readers that have not come to them.
     pub asked_ahead: BTreeSet<PageId>,
     /// When the timer task will look next.
@@ -110,6 +119,8 @@ pub struct Pool {
     pub(crate) table: Arc<PageTable>,
     pub(crate) free: Arc<FreeFrames>,
     pub(crate) images: PageBuffers,
+    answers: Answers<Result<Hold, PoolError>>,
+    pub(crate) copy_answers: Answers<Option<CopyImage>>,
     pub(crate) dirty: DirtyPages,
     pub(crate) inner: Mutex<Inner>,
     pub(crate) timer: Arc<Notify>,
@@ -138,6 +149,7 @@ impl Pool {
         let inner = Inner {
             core: Ownership::new(config.me, config.retransmit, contents),
             waiters: BTreeMap::new(),
+            next_waiter: 0,
             readers: BTreeMap::new(),
             asked_ahead: BTreeSet::new(),
             policy: evict::policy(config.eviction, config.frames),
@@ -167,6 +179,8 @@ impl Pool {
             timer: Arc::new(Notify::new()),
             redo_ready: Notify::new(),
             changed,
+            answers: Answers::new(),
+            copy_answers: Answers::new(),
             figures: Figures::default(),
             flushing: AtomicBool::new(false),
         });
@@ -270,15 +284,13 @@ impl Pool {
             if possessed && inner.core.surrender_wanted(page).is_none() {
                 return Ok(self.make_hold(page));
             }
-            let (answer, receiver) = oneshot::channel();
-            inner
-                .waiters
-                .entry(page)
-                .or_default()
-                .push(Waiter { mode, answer });
+            let (answer, question) = self.answers.ask();
+            let number = inner.next_waiter;
+            inner.next_waiter += 1;
+            inner.waiters.insert((page, number), Waiter { mode, answer });
             inner.core.handle_acquire(self.now(), page, mode);
             self.pump(&mut inner);
-            receiver
+            question
         };
         answer.await.unwrap_or(Err(PoolError::Closed))
     }
@@ -333,7 +345,8 @@ impl Pool {
         self.pump(&mut inner);
         self.take_early(&mut inner);
         self.pump(&mut inner);
-        let pages: Vec<PageId> = inner.waiters.keys().copied().collect();
+        let mut pages: Vec<PageId> = inner.waiters.keys().map(|(page, _)| *page).collect();
+        pages.dedup();
         for page in pages {
             self.serve(&mut inner, page);
         }

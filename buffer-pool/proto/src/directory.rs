@@ -517,12 +517,12 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     }
 
     pub(crate) fn drop_retained(&mut self, page: PageId) {
-        let retained = self
-            .entries
-            .get(&page)
-            .map(|e| e.retained.clone())
-            .unwrap_or_default();
-        for (node, (conversion, _)) in retained {
+        let Some(entry) = self.entries.get(&page) else {
+            return;
+        };
+        let nodes: NodeSet = entry.retained.keys().copied().collect();
+        for node in nodes.iter() {
+            let (conversion, _) = self.entries[&page].retained[&node];
             self.repeat(Key::Drop(page, node), node, Message::Drop { page, conversion });
         }
     }

@@ -2,6 +2,8 @@
 //! through joins and deaths.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod allocations;
+
 use aquifer_buffer_pool::testing::{MemoryNetwork, MemoryStore, NullRedo, SoloPool, TestClock};
 use aquifer_buffer_pool::{CopyImage, Lsn, Mode, PageId, Pool, PoolConfig, PoolError, Psn, Redo};
 use aquifer_dss::seam::{BoxFuture, IoBuffer, Runtime};
