@@ -9,19 +9,10 @@ use crate::pool::{Inner, Pool, Waiter, count, waiting};
 use crate::repair::Loaded;
 use crate::wire;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
-use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Message, Mode, Output, PageId, SurrenderKind};
+use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Message, Mode, Output, PageId};
 use aquifer_dss::seam::{IoBuffer, Service, Tail};
-use aquifer_dss_proto::defect::{Defect, planted};
-use aquifer_dss_proto::{Instant, NodeId};
+use aquifer_dss_proto::NodeId;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-/// What a surrender still waits for.
-pub(crate) enum Obstacle {
-    Redo(Lsn),
-    Write,
-    Hold(Instant),
-}
 
 impl Pool {
     /// Performs all outputs of the core. Called under the core lock after each input.
@@ -72,7 +63,7 @@ impl Pool {
                 image,
                 info,
             } => self.spawn_restore(page, conversion, image.into_tail(), info),
-            Output::Surrender { page, conversion, .. } => self.surrender_or_spawn(inner, page, conversion),
+            Output::Surrender { page, conversion, .. } => self.begin_surrender(inner, page, conversion),
             Output::Inherit(page) => {
                 let index = self.table.get(page).expect("a possessed page has a frame");
                 let mut meta = self.frames.frame(index).meta.lock();
@@ -396,116 +387,5 @@ impl Pool {
             pool.redo.written_back(pool.me(), &[(page, psn)]);
         };
         self.runtime.spawn("pool-note-stored", Box::pin(task));
-    }
-
-    fn surrender_or_spawn(self: &Arc<Self>, inner: &mut Inner, page: PageId, conversion: Conversion) {
-        if self.try_surrender(inner, page, conversion).is_none() {
-            return;
-        }
-        let pool = self.clone();
-        let task = async move {
-            loop {
-                let changed = pool.changed.notified();
-                tokio::pin!(changed);
-                changed.as_mut().enable();
-                let obstacle = {
-                    let mut inner = pool.lock();
-                    let obstacle = pool.try_surrender(&mut inner, page, conversion);
-                    pool.pump(&mut inner);
-                    obstacle
-                };
-                let begun = pool.now();
-                let waited = match obstacle {
-                    None => return,
-                    Some(Obstacle::Redo(position)) => {
-                        pool.redo.wait(position).await;
-                        &pool.figures.surrender_redo
-                    }
-                    Some(Obstacle::Write) => {
-                        changed.await;
-                        &pool.figures.surrender_write
-                    }
-                    Some(Obstacle::Hold(until)) => {
-                        tokio::select! {
-                            biased;
-                            () = changed => {}
-                            () = pool.runtime.sleep_until(until) => {}
-                        }
-                        &pool.figures.surrender_hold
-                    }
-                };
-                waited.fetch_add(pool.now().0.saturating_sub(begun.0), Ordering::Relaxed);
-            }
-        };
-        self.runtime.spawn("pool-surrender", Box::pin(task));
-    }
-
-    /// A copy of a frame that the caller has latched in any mode.
-    pub(crate) fn image_of(&self, index: usize) -> Image {
-        let mut image = self.images.take();
-        self.frames.copy(index, &mut image);
-        Image::Buffer(self.images.share(image))
-    }
-
-    /// Gives the page up if nothing is in the way. `None` when it is done or not wanted any more.
-    pub(crate) fn try_surrender(
-        self: &Arc<Self>,
-        inner: &mut Inner,
-        page: PageId,
-        conversion: Conversion,
-    ) -> Option<Obstacle> {
-        let (wanted, kind) = inner.core.surrender_wanted(page)?;
-        if wanted != conversion {
-            return None;
-        }
-        let index = self.table.get(page).expect("a possessed page has a frame");
-        let frame = self.frames.frame(index);
-        frame.latch();
-        let meta = *frame.meta.lock();
-        let obstacle = if meta.held(self.now()) {
-            Some(Obstacle::Hold(meta.hold_until))
-        } else if meta.redo_end > self.redo.durable() && !planted(Defect::SurrenderBeforeRedo) {
-            Some(Obstacle::Redo(meta.redo_end)) // DIR-3
-        } else if meta.writing.is_some() && !planted(Defect::SurrenderWhileWriting) {
-            Some(Obstacle::Write) // HZ-2
-        } else {
-            None
-        };
-        if obstacle.is_some() {
-            if matches!(obstacle, Some(Obstacle::Hold(_))) {
-                frame.meta.lock().leaving = Some(conversion);
-            } else {
-                frame.close(); // or local writers would move the redo position on for ever
-            }
-            if let Some(Obstacle::Redo(position)) = obstacle {
-                self.redo.request(position);
-            }
-            frame.unlatch_exclusive();
-            return obstacle;
-        }
-        let info = frame.info(&meta);
-        let needed = kind != SurrenderKind::Drop || meta.duty;
-        let image = needed.then(|| self.image_of(index));
-        match kind {
-            SurrenderKind::Copy => {
-                frame.open();
-                frame.unlatch_exclusive();
-            }
-            SurrenderKind::Downgrade => {
-                frame.set_possession(Some(Mode::Shared));
-                frame.unlatch_exclusive();
-            }
-            SurrenderKind::Ship | SurrenderKind::Drop => {
-                count(&self.figures.invalidations);
-                self.unbind(index, page);
-                inner.policy.removed(index);
-                self.give_back(index);
-            }
-        }
-        inner
-            .core
-            .handle_surrendered(self.now(), page, conversion, image, info);
-        self.serve(inner, page);
-        None
     }
 }

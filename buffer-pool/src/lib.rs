@@ -19,6 +19,7 @@ mod pool;
 mod receive;
 mod recycle;
 mod repair;
+mod surrender;
 mod table;
 pub mod testing;
 mod wire;

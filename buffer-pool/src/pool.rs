@@ -14,6 +14,7 @@ use crate::free::{ArrivingFrame, FreeFrames};
 use crate::guard::{Hold, PageReadGuard, PageWriteGuard};
 use crate::images::{Image, PageBuffers};
 use crate::receive::EarlyMessage;
+use crate::surrender::Leaving;
 use crate::table::PageTable;
 use aquifer_buffer_pool_proto::{
     Contents, ImageInfo, Mode, Ownership, PageId, PageSize, Psn, Redone, Request,
@@ -74,6 +75,8 @@ pub(crate) struct Inner {
     pub early: Vec<EarlyMessage>,
     /// The page of the message that is being handled, until it is installed.
     pub arrived: Option<ArrivingFrame>,
+    /// Surrenders that wait for a hold.
+    pub leaving: Vec<Leaving>,
     /// Memory for the head of a message.
     pub head: Vec<u8>,
     pub closed: bool,
@@ -125,6 +128,8 @@ pub struct Pool {
     pub(crate) inner: Mutex<Inner>,
     pub(crate) timer: Arc<Notify>,
     pub(crate) redo_ready: Notify,
+    /// There is one more surrender that waits for a hold.
+    pub(crate) leaving: Arc<Notify>,
     /// A hold, a latch, a write-back or a frame was given up, or a view installed: who waits looks again.
     pub(crate) changed: Arc<Notify>,
     pub(crate) figures: Figures,
@@ -156,6 +161,7 @@ impl Pool {
             armed: None,
             early: Vec::new(),
             arrived: None,
+            leaving: Vec::new(),
             head: Vec::new(),
             closed: false,
             redoing: false,
@@ -178,6 +184,7 @@ impl Pool {
             inner: Mutex::new(inner),
             timer: Arc::new(Notify::new()),
             redo_ready: Notify::new(),
+            leaving: Arc::new(Notify::new()),
             changed,
             answers: Answers::new(),
             copy_answers: Answers::new(),
@@ -185,6 +192,7 @@ impl Pool {
             flushing: AtomicBool::new(false),
         });
         pool.start_timer();
+        pool.start_surrendering();
         pool.start_rebalancing();
         pool
     }
