@@ -10,7 +10,7 @@ use crate::ownership::{Contents, Ownership};
 use crate::page::PageId;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use aquifer_dss_proto::{HOME_SLOTS, NodeId, NodeSet};
+use aquifer_dss_proto::{NodeId, NodeSet};
 
 /// Entries of one chunk of claims, targets or redo orders.
 pub(crate) const CHUNK: usize = 512;
@@ -106,8 +106,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let leads = leader == self.me;
         // Claims, analyses and redo are about slots that have not moved.
         let (mine, theirs) = (
-            |page: &PageId| self.view.home(page.slot()) == self.me,
-            |page: &PageId| self.view.home(page.slot()) == from,
+            |page: &PageId| self.view.home(page.slot(&self.view)) == self.me,
+            |page: &PageId| self.view.home(page.slot(&self.view)) == from,
         );
         match message {
             Message::Acquire { page, .. }
@@ -120,7 +120,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             | Message::Inherited { page, .. }
             | Message::Cleaned { page, .. }
             | Message::FlushWanted { page }
-            | Message::AskCopy { page, .. } => self.is_or_was_home(page.slot()),
+            | Message::AskCopy { page, .. } => self.is_or_was_home(page.slot(&self.view)),
             Message::Denied { page, .. }
             | Message::Grant { page, .. }
             | Message::Transfer { page, .. }
@@ -130,11 +130,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             | Message::Inherit { page, .. }
             | Message::WriteBackWanted { page, .. }
             | Message::NotHeld { page }
-            | Message::CopyWanted { page, .. } => self.may_have_moved(page.slot()),
+            | Message::CopyWanted { page, .. } => self.may_have_moved(page.slot(&self.view)),
             Message::Slot { slot, version, .. } => {
                 let slot = usize::from(*slot);
                 let known = |slot| *version <= self.assignment(slot).1; // it is only acknowledged
-                slot < HOME_SLOTS && (known(slot) || self.may_have_moved(slot))
+                slot < self.view.slots() && (known(slot) || self.may_have_moved(slot))
             }
             // Whom the home told to ship it, only the home knows; an answer is compared with what was asked.
             Message::Page { .. }
@@ -159,7 +159,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     /// Ranges that rise, of slots that `home` is home of.
     fn asks_for_its_own(&self, home: NodeId, slots: &[(u16, u16)]) -> bool {
         let rise = slots.windows(2).all(|two| two[0].1 < two[1].0);
-        let exist = |(start, end): &(u16, u16)| start <= end && usize::from(*end) < HOME_SLOTS;
+        let exist = |(start, end): &(u16, u16)| start <= end && usize::from(*end) < self.view.slots();
         let own =
             |(start, end): &(u16, u16)| (*start..=*end).all(|slot| self.view.home(usize::from(slot)) == home);
         rise && slots.iter().all(|range| exist(range) && own(range))
@@ -213,7 +213,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 entries,
                 next_conversion,
             } => {
-                let listed = |entry: &SlotEntry| entry.page.slot() == usize::from(*slot);
+                let listed = |entry: &SlotEntry| entry.page.slot(&self.view) == usize::from(*slot);
                 fits(*chunk, *chunks, entries)
                     && (1..VERSIONS_MAX).contains(version)
                     && *next_conversion < CONVERSIONS_MAX

@@ -157,7 +157,7 @@ impl Entry {
 
 impl<I: Clone, C: Contents> Ownership<I, C> {
     pub(crate) fn entry(&mut self, page: PageId) -> &mut Entry {
-        let state = self.rebuild.state_of(page);
+        let state = self.rebuild.state_of(page.slot(&self.view));
         self.entries.entry(page).or_insert_with(|| Entry::new(state))
     }
 
@@ -180,7 +180,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                 return self.refuse(Fault::Limit);
             }
             self.seen.entry(from).or_default().insert(request);
-            self.usage.count(page, from);
+            self.usage.count(page.slot(&self.view), from);
             let entry = self.entry(page);
             entry.queue.push_back(Ask {
                 node: from,

@@ -54,9 +54,9 @@ pub(crate) struct Locality {
 pub(crate) struct Usage(BTreeMap<u16, BTreeMap<NodeId, u32>>);
 
 impl Usage {
-    /// A request of `node`.
-    pub fn count(&mut self, page: PageId, node: NodeId) {
-        let asked = self.0.entry(slot_of(page)).or_default().entry(node).or_default();
+    /// A request of `node` in `slot`.
+    pub fn count(&mut self, slot: usize, node: NodeId) {
+        let asked = self.0.entry(slot as u16).or_default().entry(node).or_default();
         *asked = asked.saturating_add(1);
     }
 
@@ -83,14 +83,14 @@ impl Usage {
     }
 }
 
-fn slot_of(page: PageId) -> u16 {
-    page.slot() as u16
-}
-
 impl<I: Clone, C: Contents> Ownership<I, C> {
+    fn slot_of(&self, page: PageId) -> u16 {
+        page.slot(&self.view) as u16
+    }
+
     /// Who answers for a page, as far as this node knows.
     pub fn home(&self, page: PageId) -> NodeId {
-        self.assignment(page.slot()).0
+        self.assignment(page.slot(&self.view)).0
     }
 
     /// Whether this node answers for the slot, or did in this epoch: what it ended there is acknowledged still.
@@ -124,19 +124,19 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     /// Moves the slot of `page` to `to`, whatever was measured. True when it is moving.
     pub fn handle_move(&mut self, now: Instant, page: PageId, to: NodeId) -> bool {
         self.now = now;
-        self.begin_moves(BTreeMap::from([(slot_of(page), to)]));
+        self.begin_moves(BTreeMap::from([(self.slot_of(page), to)]));
         self.drain();
         self.is_moving(page)
     }
 
     /// Whether this node is the home of `page`: nobody else is, in this epoch (LOC-2).
     pub fn answers_for(&self, page: PageId) -> bool {
-        self.serving() && !self.may_have_moved(page.slot())
+        self.serving() && !self.may_have_moved(page.slot(&self.view))
     }
 
     /// Whether this node has begun to hand over the slot of `page`, and does not know yet that it arrived.
     pub fn is_moving(&self, page: PageId) -> bool {
-        self.locality.moving.contains_key(&slot_of(page))
+        self.locality.moving.contains_key(&self.slot_of(page))
     }
 
     /// Begins to move those slots that may (LOC-1).
@@ -151,7 +151,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let mut pages: BTreeMap<u16, BTreeSet<PageId>> =
             slots.keys().map(|slot| (*slot, BTreeSet::new())).collect();
         for (page, entry) in &self.entries {
-            let slot = slot_of(*page);
+            let slot = self.slot_of(*page);
             if !matches!(entry.state, State::Idle | State::Converting { .. }) {
                 pages.remove(&slot); // it would not rest for long
             } else if let Some(pages) = pages.get_mut(&slot) {
@@ -167,7 +167,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// Whether no conversion of `page` may begin because its slot moves. Sends the slot when this page was what it waited for.
     pub(crate) fn rests(&mut self, page: PageId) -> bool {
-        let slot = slot_of(page);
+        let slot = self.slot_of(page);
         let Some(moving) = self.locality.moving.get_mut(&slot) else {
             return false;
         };
@@ -178,7 +178,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// Whether the slot of `page` was sent away: what is changed here now would be lost.
     pub(crate) fn handed_over(&self, page: PageId) -> bool {
-        let moving = self.locality.moving.get(&slot_of(page));
+        let moving = self.locality.moving.get(&self.slot_of(page));
         moving.is_some_and(|moving| moving.sent.is_some()) && !planted(Defect::ReleaseWhileMoving)
     }
 
@@ -322,7 +322,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// Tells `from` who answers for `page`.
     pub(crate) fn point(&mut self, from: NodeId, page: PageId, request: Request) {
-        let (home, version) = self.assignment(page.slot());
+        let (home, version) = self.assignment(page.slot(&self.view));
         let message = Message::Moved {
             page,
             home,
@@ -334,7 +334,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// Whether this home acts on a request; if not, its sender learns who does (LOC-3).
     pub(crate) fn answers(&mut self, from: NodeId, page: PageId, request: Request) -> bool {
-        let (home, version) = self.assignment(page.slot());
+        let (home, version) = self.assignment(page.slot(&self.view));
         if request.version > version {
             return false; // the slot is on its way here, or was: the request is repeated
         }
@@ -351,9 +351,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     /// Nothing came of a request: asks there who answers now.
     pub(crate) fn on_moved(&mut self, page: PageId, home: NodeId, version: u32, request: Request) {
         if home != self.me && self.view.contains(home) {
-            self.believe(slot_of(page), home, version);
+            self.believe(self.slot_of(page), home, version);
         }
-        if self.assignment(page.slot()).1 <= request.version {
+        if self.assignment(page.slot(&self.view)).1 <= request.version {
             return; // a copy, or the slot has not come to this node yet
         }
         let Some(local) = self.pages.get_mut(&page) else {

@@ -350,7 +350,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
 
     /// A number for an Acquire or Release of `page`, and the home that it is for.
     pub(crate) fn new_request(&mut self, page: PageId) -> (NodeId, Request) {
-        let (home, version) = self.assignment(page.slot());
+        let (home, version) = self.assignment(page.slot(&self.view));
         let last = self.next_request.entry(home).or_insert(0);
         *last += 1;
         let number = *last;

@@ -1,6 +1,6 @@
 //! Names and positions of pages.
 
-use aquifer_dss_proto::{FileId, HOME_SLOTS, NodeSet};
+use aquifer_dss_proto::{FileId, NodeSet, View};
 use core::fmt;
 use serde::{Deserialize, Serialize};
 
@@ -14,12 +14,12 @@ pub struct PageId {
 }
 
 impl PageId {
-    /// The directory slot: neighbours (64 pages) share one.
-    pub fn slot(self) -> usize {
+    /// The directory slot, of those of `view`: neighbours (64 pages) share one.
+    pub fn slot(self, view: &View) -> usize {
         let group = u64::from(self.number / 64);
         let mixed =
             (self.file.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ group).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-        (mixed >> 32) as usize % HOME_SLOTS
+        (mixed >> 32) as usize & (view.slots() - 1)
     }
 }
 

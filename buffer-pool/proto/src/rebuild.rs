@@ -15,7 +15,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use aquifer_dss_proto::defect::{Defect, planted};
-use aquifer_dss_proto::{Epoch, HOME_SLOTS, Instant, NodeId, NodeSet, View};
+use aquifer_dss_proto::{Epoch, Instant, NodeId, NodeSet, View};
 
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
 struct Gathered {
@@ -38,9 +38,9 @@ pub(crate) struct Rebuild {
 }
 
 impl Rebuild {
-    /// State of a page without an entry.
-    pub fn state_of(&self, page: PageId) -> State {
-        match (self.slots.contains(&(page.slot() as u16)), self.claims_done) {
+    /// State of a page without an entry, in slot `slot`.
+    pub fn state_of(&self, slot: usize) -> State {
+        match (self.slots.contains(&(slot as u16)), self.claims_done) {
             (false, _) => State::Idle,
             (true, false) => State::Unknown,
             (true, true) => State::Frozen,
@@ -130,6 +130,11 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     /// finished.
     pub fn install_view(&mut self, now: Instant, view: Arc<View>, dead: NodeSet, pending_redo: bool) {
         assert!(view.epoch > self.view.epoch, "views are installed in order");
+        let slots = self.view.slots();
+        assert!(
+            self.view.members.is_empty() || view.slots() == slots,
+            "the views of a group have the same slots"
+        );
         self.now = now;
         let old = core::mem::replace(&mut self.view, view);
         self.forget_messages();
@@ -146,7 +151,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             self.entries.clear();
             return;
         }
-        for slot in 0..HOME_SLOTS {
+        for slot in 0..self.view.slots() {
             let mine = self.view.home(slot) == self.me;
             let complete = !unready.contains(&(slot as u16)) && !moved.contains(&(slot as u16));
             let kept = old.contains(self.me) && old.home(slot) == self.me && complete;
@@ -177,7 +182,8 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let mut heirless = BTreeSet::new();
         let (mut kept, view, me) = (core::mem::take(&mut self.entries), self.view.clone(), self.me);
         kept.retain(|page, _| {
-            view.home(page.slot()) == me && !self.rebuild.slots.contains(&(page.slot() as u16))
+            let slot = page.slot(&view);
+            view.home(slot) == me && !self.rebuild.slots.contains(&(slot as u16))
         });
         for (page, entry) in &mut kept {
             entry.queue.clear();
@@ -223,13 +229,13 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
                     Want::Deferred(mode)
                 }
             });
-            let home = self.view.home(page.slot());
+            let home = self.view.home(page.slot(&self.view));
             let survives = self
                 .view
                 .members
                 .iter()
                 .any(|m| m.node == home && old.members.contains(m));
-            if local.releasing.is_some() && survives && old.home(page.slot()) == home {
+            if local.releasing.is_some() && survives && old.home(page.slot(old)) == home {
                 released.push(*page);
             }
             *local = Local {
@@ -270,7 +276,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
     pub(crate) fn on_query(&mut self, home: NodeId, slots: &[(u16, u16)], pages: &[PageId]) {
         let asked: BTreeSet<PageId> = pages.iter().copied().collect();
         let wanted = |page: PageId| {
-            let slot = page.slot() as u16;
+            let slot = page.slot(&self.view) as u16;
             let at = slots.partition_point(|(_, end)| *end < slot);
             slots.get(at).is_some_and(|(start, _)| *start <= slot) || asked.contains(&page)
         };
@@ -474,8 +480,9 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
             .filter(|(_, e)| e.state == State::Frozen)
             .map(|(page, _)| *page)
             .collect();
-        let unclaimed =
-            |page: &&PageId| slots.contains(&(page.slot() as u16)) && !self.entries.contains_key(page);
+        let unclaimed = |page: &&PageId| {
+            slots.contains(&(page.slot(&self.view) as u16)) && !self.entries.contains_key(page)
+        };
         frozen.extend(targets.keys().filter(unclaimed));
         let mut orders = Vec::new();
         for page in frozen {
@@ -510,7 +517,7 @@ impl<I: Clone, C: Contents> Ownership<I, C> {
         let mut parts: BTreeMap<NodeId, Vec<(PageId, Psn)>> =
             self.view.nodes().iter().map(|n| (n, Vec::new())).collect();
         for (page, target) in targets {
-            let home = self.view.home(page.slot()); // no slot moves before the analysis (LOC-1)
+            let home = self.view.home(page.slot(&self.view)); // no slot moves before the analysis (LOC-1)
             parts
                 .get_mut(&home)
                 .expect("homes are members")

@@ -4,7 +4,7 @@
 //! newer generation of two good copies wins. All sizes and offsets of areas are in the label or fixed here.
 
 use crate::envelope::{EnvelopeError, open_block, seal_block};
-use crate::{BLOCK_BYTES, NodeId, PageSize};
+use crate::{BLOCK_BYTES, HomeSlots, NodeId, PageSize};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -21,10 +21,8 @@ pub const SLOTS_OFFSET: u64 = 128 << 10;
 pub const BALLOTS_OFFSET: u64 = 384 << 10;
 /// Byte offset of node 1's first ballot body; two per node.
 pub const BODIES_OFFSET: u64 = 640 << 10;
-/// Bytes of one ballot body.
-pub const BODY_BYTES: usize = 16 << 10;
-/// Byte offset of the metadata journal on volume 0.
-pub const JOURNAL_OFFSET: u64 = 4 << 20;
+/// Byte offset of the metadata journal on volume 0 at least.
+pub const JOURNAL_OFFSET_LEAST: u64 = 4 << 20;
 
 /// 16 random bytes that name a group or a volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -77,6 +75,8 @@ pub struct Label {
     pub checkpoint_bytes: u64,
     /// Size of a page: see [`page_size`](Self::page_size).
     pub page_bytes: u32,
+    /// Slots of the directory: see [`slots`](Self::slots).
+    pub home_slots: u32,
 }
 
 impl Label {
@@ -117,6 +117,7 @@ impl Label {
             && self.au_offset.is_multiple_of(self.au_bytes)
             && self.au_offset + u64::from(self.au_count) * self.au_bytes <= self.size
             && PageSize::new(self.page_bytes as usize).is_some()
+            && HomeSlots::new(self.home_slots as usize).is_some()
             && (self.volume != 0 || self.has_sound_journal())
     }
 
@@ -133,9 +134,20 @@ impl Label {
         PageSize::new(self.page_bytes as usize).expect("a label is decoded or planned with a page size")
     }
 
+    /// Slots of the directory.
+    pub fn slots(&self) -> HomeSlots {
+        HomeSlots::new(self.home_slots as usize)
+            .expect("a label is decoded or planned with a number of slots")
+    }
+
+    /// Byte offset of the metadata journal.
+    pub fn journal_offset(&self) -> u64 {
+        journal_offset(self.slots())
+    }
+
     /// Byte offset of checkpoint 0 or 1.
     pub fn checkpoint_offset(&self, which: usize) -> u64 {
-        JOURNAL_OFFSET + self.journal_bytes + (which as u64 & 1) * self.checkpoint_bytes
+        self.journal_offset() + self.journal_bytes + (which as u64 & 1) * self.checkpoint_bytes
     }
 }
 
@@ -149,7 +161,55 @@ pub const fn ballot_offset(node: NodeId) -> u64 {
     BALLOTS_OFFSET + (node.index() * BLOCK_BYTES) as u64
 }
 
+/// Bytes of one ballot body: a home takes one, and there is room for all members as well.
+pub const fn body_bytes(slots: HomeSlots) -> usize {
+    let twice = 2 * slots.count();
+    if twice < 16 << 10 { 16 << 10 } else { twice }
+}
+
 /// Byte offset of a node's ballot body 0 or 1.
-pub const fn body_offset(node: NodeId, which: usize) -> u64 {
-    BODIES_OFFSET + ((node.index() * 2 + (which & 1)) * BODY_BYTES) as u64
+pub const fn body_offset(slots: HomeSlots, node: NodeId, which: usize) -> u64 {
+    BODIES_OFFSET + ((node.index() * 2 + (which & 1)) * body_bytes(slots)) as u64
+}
+
+/// Byte offset of the metadata journal: at 4 MiB, or at the next multiple of it behind the ballot bodies.
+pub const fn journal_offset(slots: HomeSlots) -> u64 {
+    let bodies = 2 * NodeId::MAX as u64 * body_bytes(slots) as u64;
+    (BODIES_OFFSET + bodies).next_multiple_of(JOURNAL_OFFSET_LEAST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::Decree;
+    use crate::{Incarnation, Member};
+
+    #[test]
+    fn any_decree_fits_its_body_and_the_bodies_end_before_the_journal() {
+        let life = |node| Member {
+            node,
+            incarnation: Incarnation(u64::MAX),
+        };
+        let lives: Vec<Member> = (1..=NodeId::MAX).filter_map(NodeId::new).map(life).collect();
+        for slots in (0..=16).filter_map(|power| HomeSlots::new(1 << power)) {
+            let decree = Decree {
+                view: Decree::none(slots).view.successor(lives.clone()),
+                dead: [lives.clone(), lives.clone()].concat(),
+                left: lives.clone(),
+                founding: true,
+            };
+            assert!(decree.is_sound(slots));
+            assert!(HomeSlots::new(2 * slots.count()).is_none_or(|twice| !decree.is_sound(twice)));
+            let bytes = postcard::to_allocvec(&decree).expect("plain data").len();
+            assert!(
+                4 + bytes <= body_bytes(slots),
+                "{slots:?}: {bytes} and their length"
+            );
+            let last = NodeId::new(NodeId::MAX).expect("the last node");
+            let end = body_offset(slots, last, 1) + body_bytes(slots) as u64;
+            assert!(end <= journal_offset(slots), "{slots:?}: bodies end at {end}");
+        }
+        assert_eq!(journal_offset(HomeSlots::USUAL), JOURNAL_OFFSET_LEAST);
+        assert_eq!(journal_offset(HomeSlots::MOST), 20 << 20);
+    }
 }

@@ -23,6 +23,6 @@ mod view;
 pub const BLOCK_BYTES: usize = 4096;
 
 pub use ids::{Epoch, FileId, Incarnation, NodeId, NodeSet};
-pub use shape::PageSize;
+pub use shape::{HomeSlots, PageSize};
 pub use time::Instant;
-pub use view::{HOME_SLOTS, Member, View};
+pub use view::{Member, View};

@@ -70,6 +70,41 @@ impl fmt::Display for PageSize {
     }
 }
 
+/// Slots of the directory: a power of two up to 65,536. Pages hash to slots, a view maps slots to homes. Few are for tests.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct HomeSlots {
+    shift: u8,
+}
+
+impl HomeSlots {
+    /// The usual number: 4,096.
+    pub const USUAL: Self = Self { shift: 12 };
+    /// The largest: slots are numbered by 16 bits.
+    pub const MOST: Self = Self { shift: 16 };
+
+    /// So many slots, if there may be so many.
+    pub const fn new(count: usize) -> Option<Self> {
+        if count.is_power_of_two() && count <= Self::MOST.count() {
+            Some(Self {
+                shift: count.trailing_zeros() as u8,
+            })
+        } else {
+            None
+        }
+    }
+
+    /// How many.
+    pub const fn count(self) -> usize {
+        1 << self.shift
+    }
+}
+
+impl Default for HomeSlots {
+    fn default() -> Self {
+        Self::USUAL
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +123,15 @@ mod tests {
             assert_eq!(size.pages(size.offset(7) + 1), 7);
         }
         assert_eq!(PageSize::default().bytes(), 8192);
+    }
+
+    #[test]
+    fn slots_are_a_power_of_two_that_16_bits_number() {
+        let all: alloc::vec::Vec<_> = (0..=1 << 18).filter_map(HomeSlots::new).collect();
+        assert_eq!(all.len(), 17);
+        for (power, slots) in all.into_iter().enumerate() {
+            assert_eq!(slots.count(), 1 << power);
+            assert!(u16::try_from(slots.count() - 1).is_ok());
+        }
     }
 }

@@ -1,11 +1,8 @@
 //! A view: who is a member, which node is home of which directory slot, and the number of it all.
 
-use crate::{Epoch, Incarnation, NodeId, NodeSet};
+use crate::{Epoch, HomeSlots, Incarnation, NodeId, NodeSet};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
-
-/// Directory slots of a view. Pages hash to slots, the view maps slots to homes.
-pub const HOME_SLOTS: usize = 4096;
 
 /// One life of a node inside a view.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -25,19 +22,24 @@ pub struct View {
     pub members: Vec<Member>,
     /// Storage leader: writes the metadata journal, serves SCNs, coordinates recovery.
     pub leader: NodeId,
-    /// Home of each of the `HOME_SLOTS` slots.
+    /// Home of each slot; as many as the volume group has ([`HomeSlots`]).
     pub homes: Vec<NodeId>,
 }
 
 impl View {
-    /// The first view of nobody, from which the first real one follows.
+    /// The first view of nobody, from which the first real one follows, with the usual number of slots.
     pub fn none() -> Self {
+        Self::of_nobody(HomeSlots::USUAL)
+    }
+
+    /// The first view of nobody, from which the first real one follows; it has homes so that each view has as many as the one before.
+    pub fn of_nobody(slots: HomeSlots) -> Self {
         let leader = NodeId::new(1).expect("1 is a node id");
         Self {
             epoch: Epoch(0),
             members: Vec::new(),
             leader,
-            homes: Vec::new(),
+            homes: alloc::vec![leader; slots.count()],
         }
     }
 
@@ -55,8 +57,8 @@ impl View {
             members[0].node
         };
         let mut counts = alloc::vec![0usize; NodeId::MAX as usize];
-        let mut homes: Vec<Option<NodeId>> = alloc::vec![None; HOME_SLOTS];
-        let fair = HOME_SLOTS.div_ceil(members.len());
+        let mut homes: Vec<Option<NodeId>> = alloc::vec![None; self.homes.len()];
+        let fair = self.homes.len().div_ceil(members.len());
         for (slot, home) in self.homes.iter().enumerate() {
             if stays(*home) && counts[home.index()] < fair {
                 counts[home.index()] += 1;
@@ -99,7 +101,12 @@ impl View {
         self.incarnation(node).is_some()
     }
 
-    /// Home of a slot (`slot < HOME_SLOTS`).
+    /// Number of slots.
+    pub fn slots(&self) -> usize {
+        self.homes.len()
+    }
+
+    /// Home of a slot, which is below [`slots`](Self::slots).
     pub fn home(&self, slot: usize) -> NodeId {
         self.homes[slot]
     }

@@ -4,16 +4,17 @@
 //! Nothing is durable before [`ControlBlocks::flush`].
 
 use crate::seam::{BLOCK, BlockDevice, DeviceError, IoBuffer};
-use aquifer_dss_proto::NodeId;
 use aquifer_dss_proto::label::{
-    BALLOTS_OFFSET, BODY_BYTES, SLOTS_OFFSET, ballot_offset, body_offset, slot_offset,
+    BALLOTS_OFFSET, SLOTS_OFFSET, ballot_offset, body_bytes, body_offset, slot_offset,
 };
+use aquifer_dss_proto::{HomeSlots, NodeId};
 use std::sync::Arc;
 
 /// Typed access to the control blocks. Cheap to clone.
 #[derive(Clone)]
 pub struct ControlBlocks {
     device: Arc<dyn BlockDevice>,
+    slots: HomeSlots,
 }
 
 /// The 64 blocks of all nodes, read at once.
@@ -34,9 +35,14 @@ impl AllBlocks {
 }
 
 impl ControlBlocks {
-    /// The control blocks of the first volume of a group.
-    pub fn new(device: Arc<dyn BlockDevice>) -> Self {
-        Self { device }
+    /// The control blocks of the first volume of a group whose directory has `slots`.
+    pub fn new(device: Arc<dyn BlockDevice>, slots: HomeSlots) -> Self {
+        Self { device, slots }
+    }
+
+    /// Slots of the group's directory.
+    pub fn home_slots(&self) -> HomeSlots {
+        self.slots
     }
 
     /// Reads one node's slot: 4 KiB.
@@ -71,22 +77,25 @@ impl ControlBlocks {
         self.read_all(BALLOTS_OFFSET).await
     }
 
-    /// Reads body 0 or 1 of a node: 16 KiB.
+    /// Reads body 0 or 1 of a node: 16 KiB, or twice the number of slots.
     pub async fn read_body(&self, node: NodeId, which: usize) -> Result<IoBuffer, DeviceError> {
         self.device
-            .read(body_offset(node, which), IoBuffer::zeroed(BODY_BYTES))
+            .read(
+                body_offset(self.slots, node, which),
+                IoBuffer::zeroed(body_bytes(self.slots)),
+            )
             .await
     }
 
-    /// Writes body 0 or 1 of a node; `bytes` are at most 16 KiB, padded with zeros to whole blocks.
+    /// Writes body 0 or 1 of a node; `bytes` fit its place, padded with zeros to whole blocks.
     pub async fn write_body(&self, node: NodeId, which: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         assert!(
-            bytes.len() <= BODY_BYTES,
+            bytes.len() <= body_bytes(self.slots),
             "a body of {} bytes does not fit",
             bytes.len()
         );
         self.device
-            .write(body_offset(node, which), IoBuffer::copy_padded(bytes))
+            .write(body_offset(self.slots, node, which), IoBuffer::copy_padded(bytes))
             .await
             .map(drop)
     }

@@ -2,11 +2,13 @@
 
 use super::error::StorageError;
 use crate::seam::{BLOCK, BlockDevice, IoBuffer};
-use aquifer_dss_proto::PageSize;
 use aquifer_dss_proto::catalog::Catalog;
 use aquifer_dss_proto::envelope::EnvelopeError;
 use aquifer_dss_proto::journal::{Tail, encode_checkpoint};
-use aquifer_dss_proto::label::{FORMAT_VERSION, JOURNAL_OFFSET, LABEL_OFFSETS, Label, Uuid};
+use aquifer_dss_proto::label::{
+    FORMAT_VERSION, JOURNAL_OFFSET_LEAST, LABEL_OFFSETS, Label, Uuid, journal_offset,
+};
+use aquifer_dss_proto::{HomeSlots, PageSize};
 
 /// How a volume group shall be.
 #[derive(Clone, Debug)]
@@ -21,6 +23,8 @@ pub struct GroupOptions {
     pub checkpoint_bytes: u64,
     /// Size of a page.
     pub page_size: PageSize,
+    /// Slots of the directory.
+    pub home_slots: HomeSlots,
     /// Overwrite what is on the device.
     pub force: bool,
     /// Where ids come from; `None` draws from the kernel. The simulator sets it.
@@ -35,6 +39,7 @@ impl Default for GroupOptions {
             journal_bytes: 16 << 20,
             checkpoint_bytes: 8 << 20,
             page_size: PageSize::default(),
+            home_slots: HomeSlots::default(),
             force: false,
             seed: None,
         }
@@ -81,7 +86,7 @@ async fn read_copy(
 
 /// Looks at both copies; a bad one is written again from the good one when `repair`.
 async fn find_label(device: &dyn BlockDevice, repair: bool) -> Result<Found, StorageError> {
-    if device.geometry().size < JOURNAL_OFFSET {
+    if device.geometry().size < JOURNAL_OFFSET_LEAST {
         return Ok(Found::Nothing);
     }
     let a = read_copy(device, LABEL_OFFSETS[0]).await?;
@@ -151,7 +156,9 @@ async fn require_blank(device: &dyn BlockDevice) -> Result<(), StorageError> {
         }
         Found::Nothing => {}
     }
-    let start = device.read(0, IoBuffer::zeroed(JOURNAL_OFFSET as usize)).await?;
+    let start = device
+        .read(0, IoBuffer::zeroed(JOURNAL_OFFSET_LEAST as usize))
+        .await?;
     match start.iter().position(|byte| *byte != 0) {
         Some(offset) => Err(StorageError::NotBlank {
             offset: offset as u64,
@@ -184,7 +191,7 @@ fn plan(size: u64, options: &GroupOptions) -> Result<Label, StorageError> {
     } else {
         options.journal_bytes / 8
     };
-    let end = JOURNAL_OFFSET + options.journal_bytes + 2 * checkpoint;
+    let end = journal_offset(options.home_slots) + options.journal_bytes + 2 * checkpoint;
     let au_offset = end.next_multiple_of(options.au_bytes);
     let needed = au_offset + options.au_bytes;
     if size < needed {
@@ -205,6 +212,7 @@ fn plan(size: u64, options: &GroupOptions) -> Result<Label, StorageError> {
         segment_bytes: segment,
         checkpoint_bytes: checkpoint,
         page_bytes: options.page_size.bytes() as u32,
+        home_slots: options.home_slots.count() as u32,
     })
 }
 
@@ -229,7 +237,7 @@ pub(super) async fn format(
         require_blank(device).await?;
     }
     (label.group, label.volume_uuid) = draw_uuids(options.seed);
-    device.write_zeroes(0, JOURNAL_OFFSET).await?;
+    device.write_zeroes(0, label.journal_offset()).await?;
     device.flush().await?;
     // Old journal entries need no wiping: the chain starts from the new group's id (DSS-3).
     let capacity = (label.checkpoint_bytes - BLOCK as u64) as usize;

@@ -12,7 +12,7 @@ use aquifer_dss_proto::journal::{
     CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry,
     encode_checkpoint, encode_entry, expected_bytes, sequence_of,
 };
-use aquifer_dss_proto::label::{JOURNAL_OFFSET, Label};
+use aquifer_dss_proto::label::Label;
 use std::sync::Arc;
 
 /// Where this node is in the journal.
@@ -94,8 +94,8 @@ impl Journal {
         }
     }
 
-    const fn physical(&self, position: u64) -> u64 {
-        JOURNAL_OFFSET + position % self.label.journal_bytes
+    fn physical(&self, position: u64) -> u64 {
+        self.label.journal_offset() + position % self.label.journal_bytes
     }
 
     /// Reads the entry that continues `tail`: where the last one ended, or at the next segment when the writer went
@@ -144,7 +144,7 @@ impl Journal {
             let length = self.label.segment_bytes as usize;
             let bytes = self
                 .device
-                .read(JOURNAL_OFFSET + offset, IoBuffer::zeroed(length))
+                .read(self.label.journal_offset() + offset, IoBuffer::zeroed(length))
                 .await?;
             let found = (0..length)
                 .step_by(BLOCK)

@@ -6,8 +6,8 @@ use crate::seam::{BlockDevice, IoBuffer, Runtime, Service, Tail, Transport};
 use crate::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::catalog::{FileKind, OperationError};
 use aquifer_dss_proto::defect::{Defect, fails_with};
-use aquifer_dss_proto::label::LABEL_OFFSETS;
-use aquifer_dss_proto::{Epoch, Incarnation, NodeId, NodeSet};
+use aquifer_dss_proto::label::{LABEL_OFFSETS, body_bytes, journal_offset};
+use aquifer_dss_proto::{Epoch, HomeSlots, Incarnation, NodeId, NodeSet, PageSize};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -132,6 +132,38 @@ fn each_unfit_device_has_its_own_error() {
             Err(StorageError::DamagedLabel)
         ));
     });
+}
+
+#[test]
+fn the_shape_of_a_group_is_kept_and_its_ballot_bodies_leave_the_journal_alone() {
+    let slots = [1, 4096, 16_384, 65_536].map(|count| HomeSlots::new(count).unwrap());
+    for (home_slots, page_size) in slots.into_iter().zip(PageSize::ALL) {
+        let runtime = TestRuntime::new(5);
+        let size = journal_offset(home_slots) + (1 << 20);
+        let disk = SimDisk::new(SimDiskOptions::new(size, 5));
+        let options = GroupOptions {
+            home_slots,
+            page_size,
+            ..tiny()
+        };
+        let device = disk.attach(runtime.clone());
+        runtime.block_on(async {
+            VolumeGroup::format(&*device, &options).await.unwrap();
+            let group = open(&runtime, &disk, 1).await.unwrap();
+            assert_eq!(
+                (group.label().slots(), group.page_size()),
+                (home_slots, page_size)
+            );
+            group.lead(Epoch(1)).await.unwrap();
+            let file = group.create("/a", CreateOptions::default()).await.unwrap();
+            let body = vec![0xFF; body_bytes(home_slots)];
+            group.control().write_body(node(64), 1, &body).await.unwrap();
+            let read = group.control().read_body(node(64), 1).await.unwrap();
+            assert_eq!(*read, *body);
+            let again = open(&runtime, &disk, 2).await.unwrap();
+            assert_eq!(again.lookup("/a").await.unwrap(), Some(file));
+        });
+    }
 }
 
 #[test]

@@ -183,7 +183,7 @@ impl VolumeGroup {
 
     /// Slots, ballot blocks and bodies on the first volume.
     pub fn control(&self) -> ControlBlocks {
-        ControlBlocks::new(self.devices[0].clone())
+        ControlBlocks::new(self.devices[0].clone(), self.label.slots())
     }
 
     /// Requests to another leader go through `transport`; give what peers send to [`receive`](Self::receive).

@@ -237,7 +237,7 @@ impl Membership {
         match message {
             Message::Heartbeat { look: false } => {}
             Message::Heartbeat { look: true } => self.wake_watch.notify_one(),
-            Message::Announce(decree) if decree.is_sound() => {
+            Message::Announce(decree) if decree.is_sound(self.control.home_slots()) => {
                 self.receive_announcement(life, decree, now);
             }
             Message::Announce(_) => tracing::warn!(%from, "announcement of an impossible view"),

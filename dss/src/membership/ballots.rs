@@ -72,7 +72,7 @@ async fn read_body(
     };
     let decree: Option<Decree> = postcard::from_bytes(body).ok();
     Ok(decree
-        .filter(|decree| decree.view.epoch == epoch && decree.is_sound())
+        .filter(|decree| decree.view.epoch == epoch && decree.is_sound(control.home_slots()))
         .map(|d| (body.to_vec(), d)))
 }
 
@@ -105,7 +105,7 @@ pub(super) async fn learn_decided(
             .max()
             .unwrap_or_default();
         if highest == Epoch(0) {
-            return Ok(Decree::none());
+            return Ok(Decree::none(control.home_slots()));
         }
         for (node, block) in blocks.iter().filter(|(_, block)| block.decided == highest) {
             if let Some((_, decree)) = read_body(control, *node, highest, block.decided_value).await? {

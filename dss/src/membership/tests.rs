@@ -10,7 +10,7 @@ use crate::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::ballot::BallotBlock;
 use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::label::ballot_offset;
-use aquifer_dss_proto::{Epoch, Incarnation, Instant, Member, NodeId, NodeSet, View};
+use aquifer_dss_proto::{Epoch, HomeSlots, Incarnation, Instant, Member, NodeId, NodeSet, View};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -18,6 +18,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+
+const SLOTS: HomeSlots = HomeSlots::USUAL;
 
 fn node(id: u8) -> NodeId {
     NodeId::new(id).unwrap()
@@ -224,8 +226,14 @@ impl Cluster {
         let wire = Arc::new(Wire(self.clone(), id, number));
         let locks = Arc::new(Locks(self.clone(), number, Mutex::default()));
         let config = MembershipConfig::new(node(id));
-        let started =
-            Membership::start(runtime.clone(), ControlBlocks::new(device), wire, locks, config).await;
+        let started = Membership::start(
+            runtime.clone(),
+            ControlBlocks::new(device, SLOTS),
+            wire,
+            locks,
+            config,
+        )
+        .await;
         let membership = match started {
             Ok(membership) => membership,
             Err(error) => {
@@ -654,7 +662,7 @@ fn announcements_of_what_was_not_decided_change_nothing() {
             decree.view.members.retain(|member| member.node == node(2));
             decree.view.leader = node(2);
             decree.view.homes = vec![node(2); decree.view.homes.len()];
-            assert!(decree.is_sound());
+            assert!(decree.is_sound(SLOTS));
             postcard::to_allocvec(&super::types::Message::Announce(decree)).unwrap()
         };
         for id in [2, 9] {

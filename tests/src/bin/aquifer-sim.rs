@@ -198,8 +198,9 @@ fn print_line(report: &Report) {
     };
     let (lives, reason) = &report.aborts;
     println!(
-        "seed {} {verdict}: {}; {} copy images; {} events, digest {:016x}, {:.1} virtual s, {lives} lives ended themselves{}",
+        "seed {} ({}) {verdict}: {}; {} copy images; {} events, digest {:016x}, {:.1} virtual s, {lives} lives ended themselves{}",
         report.seed,
+        report.sizes,
         report.summary,
         report.copies,
         report.digest.1,

@@ -277,7 +277,7 @@ impl Pages {
             cluster
                 .pages
                 .iter()
-                .any(|page| receiver.core.view().home(page.slot()) == node)
+                .any(|page| receiver.core.view().home(page.slot(receiver.core.view())) == node)
         };
         match &packet.envelope.message {
             Message::DoneAck { .. }

@@ -60,6 +60,8 @@ impl EngineProgram {
             au_bytes: 1 << 20,
             journal_bytes: 1 << 20,
             checkpoint_bytes: 1 << 20,
+            page_size: self.tuning.page_size,
+            home_slots: self.tuning.home_slots,
             seed: Some(seed),
             ..GroupOptions::default()
         };

@@ -11,4 +11,5 @@ mod definitions;
 mod figures;
 mod isolation;
 mod rig;
+mod shape;
 mod survival;

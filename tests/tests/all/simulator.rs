@@ -1,15 +1,42 @@
 //! The simulator keeps its promises: determinism, ends of lives, the disk's durability, the network's order.
 
 use aquifer_dss::seam::{BoxFuture, Inbound, IoBuffer, Receiver, Service, Transport};
-use aquifer_dss_proto::{Incarnation, NodeId};
+use aquifer_dss_proto::{HomeSlots, Incarnation, NodeId, PageSize};
 use aquifer_tests::sim::{Cluster, ClusterOptions, Faults, Nemesis, NodeContext, NodeProgram};
+use aquifer_tests::swarm::{Configuration, Overrides, Subject};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 fn node(id: u8) -> NodeId {
     NodeId::new(id).unwrap()
+}
+
+#[test]
+fn the_swarm_draws_every_size_there_is() {
+    let overrides = Overrides {
+        nodes: None,
+        workload: None,
+        calm: false,
+        trace: false,
+        subject: Subject::Engine,
+        defect: None,
+    };
+    let drawn: Vec<_> = (1..=1000)
+        .map(|seed| Configuration::draw(seed, &overrides))
+        .collect();
+    let nodes: BTreeSet<u8> = drawn.iter().map(|c| c.cluster.nodes).collect();
+    assert_eq!(nodes, (1..=7).collect());
+    let frames: BTreeSet<usize> = drawn.iter().map(|c| c.frames).collect();
+    assert_eq!((frames.first(), frames.last()), (Some(&8), Some(&256)));
+    let pages: BTreeSet<_> = drawn.iter().map(|c| c.tuning.page_size).collect();
+    assert_eq!(pages, BTreeSet::from(PageSize::ALL));
+    let slots: BTreeSet<usize> = drawn.iter().map(|c| c.tuning.home_slots.count()).collect();
+    assert_eq!((slots.first(), slots.last()), (Some(&1), Some(&65_536)));
+    let usual =
+        |c: &&Configuration| c.tuning.page_size == PageSize::USUAL && c.tuning.home_slots == HomeSlots::USUAL;
+    assert!((400..600).contains(&drawn.iter().filter(usual).count()));
 }
 
 fn options(seed: u64, nodes: u8) -> ClusterOptions {

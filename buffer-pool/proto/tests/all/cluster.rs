@@ -179,7 +179,7 @@ impl Cluster {
                 file: FileId(7),
                 number: group * 64,
             })
-            .filter(|page| view.home(page.slot()) == id(home))
+            .filter(|page| view.home(page.slot(&view)) == id(home))
             .nth(nth)
             .expect("every member is home of a slot")
     }
@@ -917,7 +917,7 @@ impl Hash for Cluster {
         let last = self.view();
         (self.views.len(), self.pending, last.leader).hash(into);
         for page in &self.pages {
-            last.home(page.slot()).hash(into);
+            last.home(page.slot(last)).hash(into);
         }
     }
 }

@@ -331,7 +331,8 @@ impl Hostile {
 
     fn message_of_a_move(&mut self) -> Message {
         let (page, version) = (self.page(), self.version());
-        let slot = self.one_of(&[page.slot() as u16, page.slot() as u16, u16::MAX]);
+        let known = page.slot(self.core.view()) as u16;
+        let slot = self.one_of(&[known, known, u16::MAX]);
         let (chunk, chunks) = self.chunk();
         match self.below(3) {
             0 => Message::Slot {

@@ -1,6 +1,6 @@
 //! What a ballot decides: a view, and who must be proven dead before anybody acts on it.
 
-use crate::{Member, View};
+use crate::{HomeSlots, Member, View};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -19,10 +19,10 @@ pub struct Decree {
 }
 
 impl Decree {
-    /// The decree before the first: nobody.
-    pub fn none() -> Self {
+    /// The decree before the first of a group with so many slots: nobody.
+    pub fn none(slots: HomeSlots) -> Self {
         Self {
-            view: View::none(),
+            view: View::of_nobody(slots),
             dead: Vec::new(),
             left: Vec::new(),
             founding: false,
@@ -30,8 +30,8 @@ impl Decree {
     }
 
     /// A view that a view of `View::successor` can follow, as decoded from a device or a peer: members rise, the
-    /// leader and every home are members.
-    pub fn is_sound(&self) -> bool {
+    /// leader and every home are members, and there are as many slots as the group has.
+    pub fn is_sound(&self, slots: HomeSlots) -> bool {
         let view = &self.view;
         let known = |node: crate::NodeId| crate::NodeId::new(node.get()).is_some();
         let lives = view.members.iter().chain(&self.dead).chain(&self.left);
@@ -43,7 +43,7 @@ impl Decree {
             && !view.members.is_empty()
             && view.members.windows(2).all(|w| w[0].node < w[1].node)
             && nodes.contains(view.leader)
-            && view.homes.len() == crate::HOME_SLOTS
+            && view.homes.len() == slots.count()
             && view
                 .homes
                 .iter()

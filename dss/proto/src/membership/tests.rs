@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::defect::{Defect, fails_with};
-use crate::{Epoch, Incarnation, Instant, Member, NodeId, NodeSet};
+use crate::{Epoch, HomeSlots, Incarnation, Instant, Member, NodeId, NodeSet};
 use ::core::time::Duration;
 use alloc::vec::Vec;
 
@@ -40,13 +40,15 @@ fn slot(id: u8, sequence: u64, state: SlotState, heard: &[u8]) -> SlotFacts {
 
 /// Node `me` of a fenced view of 1, 2, 3, everybody's slot just written and lock held.
 fn member_of_three(me: u8) -> Core {
-    let mut core = Core::new(at(0), life(me), Timing::default(), Decree::none());
-    let view = Decree::none().view.successor([1, 2, 3].map(life).to_vec());
+    let mut core = Core::new(at(0), life(me), Timing::default(), Decree::none(HomeSlots::USUAL));
+    let view = Decree::none(HomeSlots::USUAL)
+        .view
+        .successor([1, 2, 3].map(life).to_vec());
     core.handle_decided(
         at(0),
         Decree {
             view,
-            ..Decree::none()
+            ..Decree::none(HomeSlots::USUAL)
         },
         false,
     );
@@ -175,7 +177,7 @@ fn the_duty_to_fence_passes_to_the_next_view() {
     let decree = Decree {
         view,
         dead: [life(3)].to_vec(),
-        ..Decree::none()
+        ..Decree::none(HomeSlots::USUAL)
     };
     assert_eq!(core.handle_decided(at(2100), decree, false), Seen::Noted);
     assert!(core.poll_install().is_none(), "not before the proof");
@@ -184,7 +186,7 @@ fn the_duty_to_fence_passes_to_the_next_view() {
         panic!("a proposal is due")
     };
     assert_eq!(decree.dead, [life(2), life(3)].to_vec());
-    assert!(decree.is_sound());
+    assert!(decree.is_sound(HomeSlots::USUAL));
 }
 
 #[test]
@@ -193,7 +195,7 @@ fn a_view_without_me_is_exclusion_and_a_wish_when_leaving() {
     let view = core.decided().view.successor([2, 3].map(life).to_vec());
     let decree = Decree {
         view,
-        ..Decree::none()
+        ..Decree::none(HomeSlots::USUAL)
     };
     assert_eq!(
         core.handle_decided(at(2100), decree.clone(), false),

@@ -6,7 +6,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::output::OutputOptions;
 use crate::units::{parse_size, show_size};
 use aquifer_dss::group::GroupOptions;
-use aquifer_dss_proto::PageSize;
+use aquifer_dss_proto::{HomeSlots, PageSize};
 use serde_json::json;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,9 @@ pub struct InitOptions {
     /// Page: 4K, 8K, 16K or 32K. It cannot be changed later.
     #[arg(long, default_value = "8K", value_name = "SIZE", value_parser = parse_page_size)]
     pub page_size: PageSize,
+    /// Slots of the directory, in which nodes answer for pages: a power of two from 4096 to 65536. It cannot be changed later.
+    #[arg(long, default_value = "4096", value_name = "N", value_parser = parse_home_slots)]
+    pub home_slots: HomeSlots,
     /// Who protects the data against the loss of a device.
     #[arg(long, value_enum, default_value_t = Redundancy::External)]
     pub redundancy: Redundancy,
@@ -58,6 +61,13 @@ fn parse_page_size(text: &str) -> Result<PageSize, String> {
     let bytes = parse_size(text)?;
     let size = usize::try_from(bytes).ok().and_then(PageSize::new);
     size.ok_or_else(|| "a page has 4K, 8K, 16K or 32K".to_owned())
+}
+
+/// Reads a number of slots. Fewer than the usual number is for tests: a slot is what moves, and what is rebuilt, at a time.
+fn parse_home_slots(text: &str) -> Result<HomeSlots, String> {
+    let slots = text.parse().ok().and_then(HomeSlots::new);
+    let slots = slots.filter(|slots| *slots >= HomeSlots::USUAL);
+    slots.ok_or_else(|| "the directory has 4096, 8192, 16384, 32768 or 65536 slots".to_owned())
 }
 
 fn plan(options: &InitOptions) -> Result<Plan, Failure> {
@@ -94,10 +104,11 @@ fn plan(options: &InitOptions) -> Result<Plan, Failure> {
         steps.push(format!("use {shown} as it is{lost}"));
     }
     steps.push(format!(
-        "write volume group `{}` on it, allocation unit {}, page {}, redundancy external",
+        "write volume group `{}` on it, allocation unit {}, page {}, {} directory slots, redundancy external",
         options.vg,
         show_size(options.au),
-        options.page_size
+        options.page_size,
+        options.home_slots.count()
     ));
     Ok(Plan { creates, steps })
 }
@@ -125,13 +136,14 @@ pub async fn run(options: InitOptions) -> Outcome {
         name: options.vg.clone(),
         au_bytes: options.au,
         page_size: options.page_size,
+        home_slots: options.home_slots,
         force: options.force,
         ..GroupOptions::default()
     };
     let formatted = initialise(&options.device, &group, plan.creates.then_some(options.size)).await?;
     let object = json!({
         "vg": options.vg, "uuid": formatted.uuid, "device": options.device, "size_bytes": formatted.size,
-        "au_bytes": options.au, "page_bytes": options.page_size.bytes(),
+        "au_bytes": options.au, "page_bytes": options.page_size.bytes(), "home_slots": options.home_slots.count(),
     });
     options.output.emit(object, || {
         format!(

@@ -9,7 +9,7 @@ use aquifer_dss_proto::envelope::EnvelopeError;
 use aquifer_dss_proto::journal::{
     CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry, expected_bytes,
 };
-use aquifer_dss_proto::label::{FORMAT_VERSION, JOURNAL_OFFSET, LABEL_OFFSETS, Label};
+use aquifer_dss_proto::label::{FORMAT_VERSION, JOURNAL_OFFSET_LEAST, LABEL_OFFSETS, Label};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +39,8 @@ pub struct Summary {
     pub au_bytes: u64,
     /// Page.
     pub page_bytes: u32,
+    /// Slots of the directory.
+    pub home_slots: u32,
     /// Bytes that belong to files.
     pub used_bytes: u64,
     /// Bytes that are free for files.
@@ -65,7 +67,7 @@ pub struct OfflineGroup {
 
 /// Both copies of the label, as decoded.
 pub async fn read_labels(device: &PlainDevice) -> Result<[Result<Label, EnvelopeError>; 2], StorageError> {
-    if device.geometry().size < JOURNAL_OFFSET {
+    if device.geometry().size < JOURNAL_OFFSET_LEAST {
         return Ok([Err(EnvelopeError::Absent), Err(EnvelopeError::Absent)]);
     }
     let a = device.read(LABEL_OFFSETS[0], IoBuffer::zeroed(BLOCK)).await?;
@@ -148,6 +150,7 @@ impl OfflineGroup {
             size_bytes: self.device.geometry().size,
             au_bytes: self.label.au_bytes,
             page_bytes: self.label.page_bytes,
+            home_slots: self.label.home_slots,
             used_bytes: (units - free.min(units)) * self.label.au_bytes,
             free_bytes: free * self.label.au_bytes,
             files: self
@@ -215,7 +218,7 @@ async fn read_entry(
     position: u64,
 ) -> Result<Option<Entry>, StorageError> {
     let limit = label.segment_bytes - position % label.segment_bytes;
-    let offset = JOURNAL_OFFSET + position % label.journal_bytes;
+    let offset = label.journal_offset() + position % label.journal_bytes;
     let block = device.read(offset, IoBuffer::zeroed(BLOCK)).await?;
     let Some(length) = expected_bytes(&block, label.group, tail, position, limit) else {
         return Ok(None);

@@ -38,7 +38,7 @@ pub fn report(slot: &SlotView) -> NodeReport {
 
 async fn read(path: &Path) -> Result<Vec<SlotView>, Failure> {
     let group = super::OfflineGroup::open(path).await?;
-    let control = ControlBlocks::new(Arc::new(group.device));
+    let control = ControlBlocks::new(Arc::new(group.device), group.label.slots());
     let blocks = control
         .read_all_slot_blocks()
         .await

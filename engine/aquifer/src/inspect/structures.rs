@@ -49,7 +49,7 @@ fn label_object(label: &Label) -> Value {
         "volume_uuid": label.volume_uuid.to_string(), "generation": label.generation, "size_bytes": label.size,
         "au_bytes": label.au_bytes, "au_offset": label.au_offset, "au_count": label.au_count,
         "journal_bytes": label.journal_bytes, "segment_bytes": label.segment_bytes,
-        "checkpoint_bytes": label.checkpoint_bytes, "page_bytes": label.page_bytes,
+        "checkpoint_bytes": label.checkpoint_bytes, "page_bytes": label.page_bytes, "home_slots": label.home_slots,
     })
 }
 

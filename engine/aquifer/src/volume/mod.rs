@@ -52,6 +52,7 @@ async fn status(options: VolumeOptions) -> Outcome {
             vec!["size".into(), show_size(summary.size_bytes)],
             vec!["allocation unit".into(), show_size(summary.au_bytes)],
             vec!["page".into(), show_size(summary.page_bytes.into())],
+            vec!["directory slots".into(), summary.home_slots.to_string()],
             vec!["used by files".into(), show_size(summary.used_bytes)],
             vec!["files".into(), summary.files.to_string()],
             vec!["redundancy".into(), "external".into()],

@@ -2,6 +2,7 @@
 
 use super::rig::{Cluster, Place, ends, run};
 use aquifer_dss_proto::envelope::crc32c;
+use aquifer_dss_proto::label::FORMAT_VERSION;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -55,15 +56,16 @@ fn devices_that_do_not_fit_are_refused() {
     assert!(made.status.success());
     ends(&init(&blank), 6, &["has volume group", "--force"]);
     // A label of the next version, whole.
+    let next = FORMAT_VERSION + 1;
     for offset in COPIES {
         let mut label = block(&blank, offset);
-        label[8..12].copy_from_slice(&2u32.to_le_bytes());
+        label[8..12].copy_from_slice(&next.to_le_bytes());
         let length = u32::from_le_bytes(label[12..16].try_into().unwrap()) as usize;
         let crc = crc32c(&[&label[..16], &label[32..32 + length]]);
         label[16..20].copy_from_slice(&crc.to_le_bytes());
         open(&blank).write_all_at(&label, offset).unwrap();
     }
-    ends(&start(&blank, "1", &place), 6, &["version 2"]);
+    ends(&start(&blank, "1", &place), 6, &[&format!("version {next}")]);
 }
 
 #[test]

@@ -131,17 +131,15 @@ pub struct Cluster {
 impl Cluster {
     /// A device with a volume group and no node.
     pub fn new(name: &str) -> Self {
+        Self::with(name, &[])
+    }
+
+    /// A device with a volume group that is made with these options, and no node.
+    pub fn with(name: &str, options: &[&str]) -> Self {
         let place = Place::new(name);
-        let made = run(&[
-            "cluster",
-            "init",
-            "--vg",
-            "e2e",
-            "--size",
-            "1G",
-            "--yes",
-            &place.file("device"),
-        ]);
+        let device = place.file("device");
+        let usual = ["cluster", "init", "--vg", "e2e", "--size", "1G", "--yes", &device];
+        let made = run(&[&usual, options].concat());
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let nodes = BTreeMap::new();
         Self {

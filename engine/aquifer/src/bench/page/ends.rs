@@ -241,7 +241,7 @@ impl Ends {
         };
         (0..)
             .map(page)
-            .filter(|page| self.view.home(page.slot()) == self.all[home].node)
+            .filter(|page| self.view.home(page.slot(&self.view)) == self.all[home].node)
             .take(count)
             .collect()
     }
