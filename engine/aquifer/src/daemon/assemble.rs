@@ -205,8 +205,8 @@ impl Running {
         let nodes = slots.iter().map(|slot| {
             let mut report = crate::device::report(slot);
             report.member = view.incarnation(slot.node) == Some(slot.incarnation);
-            report.homes = view.homes.iter().filter(|home| **home == slot.node).count();
             if report.member {
+                report.homes = view.homes.iter().filter(|home| **home == slot.node).count();
                 report.state = "member".into();
                 report.role = if view.leader == slot.node {
                     "leader"
