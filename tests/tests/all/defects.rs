@@ -75,7 +75,7 @@ fn a_copy_from_who_has_given_the_page_up_is_caught() {
 
 #[test]
 fn a_frame_that_is_lost_with_its_page_is_caught() {
-    caught(Defect::KeepArrivingFrame, 23); // BUF-14
+    caught(Defect::KeepArrivingFrame, 16); // BUF-14
 }
 
 #[test]
