@@ -14,7 +14,7 @@ use super::world::{CrashHook, Life, World};
 use aquifer_dss::seam::{Inbound, Receiver, Service, Tail, Transport};
 use aquifer_dss_proto::{Incarnation, NodeId};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -60,12 +60,17 @@ struct Links {
     /// Letters whose tails are on their way, and what waits for them.
     arriving: BTreeMap<u64, (Life, Box<dyn Receiver>)>,
     begun: u64,
+    /// Connections in the middle of a tail, and what came behind it: a life that was stopped takes in at once what came meanwhile.
+    behind: BTreeMap<Connection, VecDeque<(Letter, Option<Duration>)>>,
     /// When the last message of a direction and service arrives.
     last: BTreeMap<(NodeId, NodeId, Option<Service>), u64>,
     /// Messages sent and lost so far.
     sent: u64,
     lost: u64,
 }
+
+/// What keeps its order: a service from a node to a life.
+type Connection = (NodeId, Life, Service);
 
 struct Letter {
     from: Life,
@@ -77,6 +82,10 @@ struct Letter {
 }
 
 impl Letter {
+    fn connection(&self) -> Connection {
+        (self.from.node, self.to, self.service)
+    }
+
     /// As it is recorded.
     fn named(&self, last: u64) -> [u64; 4] {
         let (from, to) = (self.from.node.get(), self.to.node.get());
@@ -224,11 +233,19 @@ impl SimNetwork {
         let target = letter.to;
         world.after(Duration::from_nanos(at - now), Some(target), move || {
             let Some(network) = network.upgrade() else { return };
-            match (letter.tail.clone(), rest) {
-                (Some(tail), Some(rest)) => network.begin_tail(letter, &tail, rest),
-                _ => network.deliver(&letter),
-            }
+            network.take_in(letter, rest);
         });
+    }
+
+    /// A letter without its tail has come, behind those that came before it.
+    fn take_in(&self, letter: Letter, rest: Option<Duration>) {
+        if let Some(behind) = self.links.lock().behind.get_mut(&letter.connection()) {
+            return behind.push_back((letter, rest));
+        }
+        match (letter.tail.clone(), rest) {
+            (Some(tail), Some(rest)) => self.begin_tail(letter, &tail, rest),
+            _ => self.deliver(&letter),
+        }
     }
 
     /// When something sent now arrives: in order within its service, and a closed connection (`None`) after everything.
@@ -322,12 +339,17 @@ impl SimNetwork {
             links.begun += 1;
             let number = links.begun;
             links.arriving.insert(number, (letter.to, receiver));
+            links.behind.insert(letter.connection(), VecDeque::new());
             number
         };
         let network = self.me.clone();
         world.after(rest, Some(letter.to), move || {
             if let Some(network) = network.upgrade() {
                 network.end_tail(&letter, number, breaks);
+                let behind = network.links.lock().behind.remove(&letter.connection());
+                for (letter, rest) in behind.into_iter().flatten() {
+                    network.take_in(letter, rest);
+                }
             }
         });
     }
@@ -385,6 +407,7 @@ impl CrashHook for SimNetwork {
             links
                 .waiting
                 .retain(|letter| letter.to != life && letter.from != life);
+            links.behind.retain(|(_, to, _), _| *to != life);
             links.arriving.extract_if(.., |_, (to, _)| *to == life).collect()
         };
         world.drop_later(receivers);
