@@ -371,6 +371,22 @@ fn harder_deaths() -> Vec<Configuration> {
             },
         ),
         named(
+            "two deaths and a join",
+            "a node dies, it or another one joins, and one more dies in the middle of it; nobody asks for the page",
+            Pages {
+                prelude: vec![(2, Exclusive, 1)],
+                reaches: across_views(&["a page is redone"]),
+                ..model(Budget {
+                    acquires: 0,
+                    exclusives: 0,
+                    changes: 0,
+                    crashes: 2,
+                    joins: 1,
+                    ..DEATH
+                })
+            },
+        ),
+        named(
             "redone and evicted",
             "the leader gives a page up that it redid for another home, before or after that home knows",
             Pages {
