@@ -334,15 +334,25 @@ impl File {
     /// Makes the data durable; the size too, when the file grew.
     pub async fn sync_data(&self) -> Result<(), StorageError> {
         self.group.flush().await?;
-        if self.open.progress.lock().end > 0 {
-            self.report().await?;
-        }
-        Ok(())
+        self.report_size().await
     }
 
     /// Shows size and times to all nodes. What this handle wrote is seen by whoever opens the file afterwards.
     pub async fn close(self) -> Result<(), StorageError> {
         self.report().await
+    }
+
+    /// Whether something was written here that the catalogue was not told yet.
+    pub fn has_unreported(&self) -> bool {
+        *self.open.progress.lock() != Progress::default()
+    }
+
+    /// Shows the size to all nodes when the file grew here; its time stays here.
+    pub async fn report_size(&self) -> Result<(), StorageError> {
+        if self.open.progress.lock().end > 0 {
+            self.report().await?;
+        }
+        Ok(())
     }
 
     /// Tells the catalogue what was written here.

@@ -18,6 +18,7 @@ mod failure;
 mod files;
 mod inspect;
 mod load;
+mod mount;
 mod node;
 mod output;
 mod sql;

@@ -9,6 +9,7 @@ mod clients;
 mod damage;
 mod definitions;
 mod figures;
+mod files;
 mod isolation;
 mod rig;
 mod shape;

@@ -238,8 +238,7 @@ impl Catalog {
             }
             self.bury_units(asked.sequence, file, gone);
         }
-        let attributes = &mut self.inode_mut(file).attributes;
-        (attributes.modified, attributes.changed) = (asked.time, asked.time);
+        self.inode_mut(file).attributes.change_content(asked.time);
         Ok(Reply::Done)
     }
 
@@ -256,9 +255,7 @@ impl Catalog {
         self.require_size(size)?;
         self.require_zeroed_tail(file, size > old)?;
         *self.content(file)?.0 = size.max(old);
-        let attributes = &mut self.inode_mut(file).attributes;
-        attributes.modified = attributes.modified.max(modified);
-        attributes.changed = attributes.changed.max(modified);
+        self.inode_mut(file).attributes.change_content(modified);
         Ok(Reply::Done)
     }
 
@@ -270,8 +267,7 @@ impl Catalog {
         self.require_zeroed_tail(file, length > 0)?;
         self.claim_end(life, file)?;
         *self.content(file)?.0 = size;
-        let attributes = &mut self.inode_mut(file).attributes;
-        (attributes.modified, attributes.changed) = (asked.time, asked.time);
+        self.inode_mut(file).attributes.change_content(asked.time);
         Ok(Reply::Offset(offset))
     }
 
@@ -326,8 +322,7 @@ impl Catalog {
             self.clear_tail(file);
         }
         self.bury_units(asked.sequence, file, gone);
-        let attributes = &mut self.inode_mut(file).attributes;
-        (attributes.modified, attributes.changed) = (asked.time, asked.time);
+        self.inode_mut(file).attributes.change_content(asked.time);
         Ok(Reply::Done)
     }
 

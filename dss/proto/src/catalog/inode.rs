@@ -63,6 +63,13 @@ impl Attributes {
             changed: time,
         }
     }
+
+    /// The content changed at `time`. The times grow by a nanosecond at least, whatever the clocks of the nodes say, so
+    /// that who compares them sees every change.
+    pub(super) fn change_content(&mut self, time: u64) {
+        self.modified = time.max(self.modified.saturating_add(1));
+        self.changed = time.max(self.changed.saturating_add(1));
+    }
 }
 
 /// A file, a directory or a symbolic link.

@@ -1,6 +1,7 @@
 //! What is said over the admin channel.
 
 use crate::failure::{Exit, Failure};
+use crate::files::FileRequest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -19,6 +20,11 @@ pub enum Request {
     History {
         /// At most so many.
         limit: usize,
+    },
+    /// Something about the files of the volume group.
+    Files {
+        /// What.
+        request: FileRequest,
     },
     /// Clean stop; answered before it begins.
     Stop,

@@ -120,7 +120,7 @@ fn frames(buffer: u64, page_size: PageSize) -> Result<usize, Failure> {
 
 impl Running {
     /// Puts the parts together and starts them.
-    pub async fn start(settings: &NodeSettings, sql: SocketAddr) -> Result<Self, Failure> {
+    pub async fn start(settings: &NodeSettings, sql: Option<SocketAddr>) -> Result<Self, Failure> {
         let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current());
         let file = open(&settings.device)?;
         let device: Arc<dyn BlockDevice> = file.clone();
@@ -143,7 +143,7 @@ impl Running {
         let mut config = NodeConfig::new(settings.id, frames);
         config.addresses = Addresses {
             peer: transport.addresses().first().cloned().unwrap_or_default(),
-            sql: sql.to_string(),
+            sql: sql.map(|address| address.to_string()).unwrap_or_default(),
             admin: format!("unix:{}", settings.admin.display()),
         };
         let seams = Seams {
@@ -345,6 +345,11 @@ impl Running {
                 0
             },
         })
+    }
+
+    /// The volume group.
+    pub fn group(&self) -> &Arc<VolumeGroup> {
+        self.node.group()
     }
 
     /// A configuration entry of the volume group, as far as this node knows.

@@ -2,16 +2,20 @@
 
 mod assemble;
 mod history;
+mod member;
 mod service;
 mod views;
 mod watch;
 
 use crate::admin::{self, AdminSocket};
 use crate::failure::{Exit, Failure, Outcome};
+use crate::mount::Mounted;
 use crate::output::{note, print_line};
 use crate::units::Address;
 use aquifer_dss_proto::NodeId;
 pub use assemble::LEAST_PAGES;
+pub use member::ShortMember;
+
 use assemble::Running;
 use service::NodeService;
 use std::fs::OpenOptions;
@@ -34,8 +38,8 @@ pub struct NodeSettings {
     pub id: NodeId,
     /// The shared device.
     pub device: PathBuf,
-    /// Where SQL is served.
-    pub sql: SocketAddr,
+    /// Where SQL is served; a member that only uses files serves none.
+    pub sql: Option<SocketAddr>,
     /// Where peers connect.
     pub peer: Address,
     /// Admin socket.
@@ -44,6 +48,8 @@ pub struct NodeSettings {
     pub buffer: u64,
     /// Log file.
     pub log: Option<PathBuf>,
+    /// Name of the volume group and directory to mount it on.
+    pub mount: Option<(String, PathBuf)>,
 }
 
 /// Sends the log to `file`, or to stderr. The level is AQUIFER_LOG_LEVEL, `info` when unset.
@@ -92,43 +98,49 @@ impl StopSignals {
     }
 }
 
+/// Why a node that served ends.
+enum End {
+    /// Somebody asked for it.
+    Asked(&'static str),
+    /// It had to stop by itself.
+    Lost(String),
+}
+
 /// Runs a node until it is stopped.
 pub async fn run(settings: NodeSettings) -> Outcome {
     let asked = Arc::new(Notify::new());
     let mut signals = StopSignals::new(Arc::clone(&asked))?;
     let socket = AdminSocket::bind(&settings.admin)?;
-    let sql = listen(settings.sql).await?;
-    let sql_address = sql
-        .local_addr()
-        .map_err(|e| Failure::failed(format!("the SQL port has no address: {e}")))?;
+    let sql = match settings.sql {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let sql_address = sql.as_ref().map(TcpListener::local_addr).transpose();
+    let sql_address =
+        sql_address.map_err(|e| Failure::failed(format!("the SQL port has no address: {e}")))?;
     let running = tokio::select! {
         running = Running::start(&settings, sql_address) => Arc::new(running?),
         by = signals.recv() => return Err(Failure::failed(format!("stopped by {by} before it was ready"))),
     };
     let service = Arc::new(NodeService::new(Arc::clone(&running), asked));
-    let admin_task = tokio::spawn(admin::serve(socket, service));
+    let mut tasks = vec![tokio::spawn(admin::serve(socket, service))];
     let ready = tokio::select! {
         ready = running.ready() => Some(ready?),
         by = signals.recv() => { note(format!("stopped by {by} before it was ready")); None },
     };
-    let mut tasks = vec![admin_task];
+    let mut served = Ok(());
     if ready.is_some() {
-        tasks.push(tokio::spawn(Arc::clone(&running).serve_sql(sql)));
+        if let Some(sql) = sql {
+            tasks.push(tokio::spawn(Arc::clone(&running).serve_sql(sql)));
+        }
         tasks.push(tokio::spawn(history::record(Arc::clone(&running))));
-        let status = running.status();
-        print_line(&format!(
-            "node {} ready incarnation={} epoch={} sql={sql_address} peer={} admin={}",
-            settings.id,
-            status.incarnation,
-            status.epoch,
-            settings.peer,
-            settings.admin.display()
-        ))?;
-        let by = tokio::select! {
-            by = signals.recv() => by,
-            reason = running.ended() => return Err(Failure::unavailable(format!("this node had to stop: {reason}"))),
-        };
-        tracing::info!(by, "stopping");
+        match serve(&settings, sql_address, &running, &mut signals).await {
+            Ok(End::Asked(by)) => tracing::info!(by, "stopping"),
+            Ok(End::Lost(reason)) => {
+                return Err(Failure::unavailable(format!("this node had to stop: {reason}")));
+            }
+            Err(failure) => served = Err(failure),
+        }
     }
     let stopped = tokio::time::timeout(STOP_LIMIT, running.stop()).await;
     for task in tasks {
@@ -136,12 +148,54 @@ pub async fn run(settings: NodeSettings) -> Outcome {
         let _ = task.await;
     }
     match stopped {
-        Ok(Ok(())) => Ok(Exit::Done),
-        Ok(Err(failure)) => Err(failure),
+        Ok(stopped) => served.and(stopped).map(|()| Exit::Done),
         Err(_) => Err(Failure::new(
             Exit::Degraded,
             format!("the clean stop took longer than {STOP_LIMIT:?}; the others recover this node"),
         )),
+    }
+}
+
+/// Mounts, when that is asked for, says that the node is ready, and waits for the end.
+async fn serve(
+    settings: &NodeSettings,
+    sql: Option<SocketAddr>,
+    running: &Running,
+    signals: &mut StopSignals,
+) -> Result<End, Failure> {
+    let mut mounted = match &settings.mount {
+        Some((vg, directory)) => Some(Mounted::start(running.group(), vg, directory)?),
+        None => None,
+    };
+    let status = running.status();
+    let front = match (sql, &settings.mount) {
+        (None, Some((_, directory))) => format!("mount={}", directory.display()),
+        (address, _) => format!("sql={}", address.map(|a| a.to_string()).unwrap_or_default()),
+    };
+    print_line(&format!(
+        "node {} ready incarnation={} epoch={} {front} peer={} admin={}",
+        settings.id,
+        status.incarnation,
+        status.epoch,
+        settings.peer,
+        settings.admin.display()
+    ))?;
+    let end = tokio::select! {
+        by = signals.recv() => End::Asked(by),
+        reason = running.ended() => End::Lost(reason),
+        () = unmounted(&mut mounted) => End::Asked("the directory was unmounted"),
+    };
+    if let Some(mounted) = mounted {
+        mounted.end().await;
+    }
+    Ok(end)
+}
+
+/// Returns when somebody unmounts the directory; never without a mount.
+async fn unmounted(mounted: &mut Option<Mounted>) {
+    match mounted {
+        Some(mounted) => mounted.ended().await,
+        None => std::future::pending().await,
     }
 }
 

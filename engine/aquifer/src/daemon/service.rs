@@ -30,6 +30,7 @@ impl AdminService for NodeService {
             Request::History { limit } => {
                 serde_json::to_value(history::read(&self.running, limit.min(10_000)).await?)
             }
+            Request::Files { request } => return crate::files::handle(self.running.group(), request).await,
             Request::Stop => {
                 self.stop.notify_one();
                 Ok(Value::Null)

@@ -49,15 +49,6 @@ impl OfflineGroup {
         })
     }
 
-    /// Entries of a directory.
-    pub fn list(&self, path: &str) -> Result<Vec<FileEntry>, Failure> {
-        let names = self
-            .catalog
-            .list(path)
-            .map_err(|e| Failure::usage(format!("{path}: {e}")))?;
-        names.into_iter().map(|(name, id)| self.entry(name, id)).collect()
-    }
-
     /// One file or directory.
     pub fn stat(&self, path: &str) -> Result<FileEntry, Failure> {
         let id = self

@@ -132,7 +132,22 @@ fn settle(options: &StartOptions) -> Result<NodeSettings, Failure> {
             PageSize::LEAST
         )));
     }
-    let admin = match options.admin.clone().or(file.admin) {
+    let admin = admin_path(options.admin.clone().or(file.admin), id.get(), &device)?;
+    Ok(NodeSettings {
+        id,
+        device,
+        sql: Some(loopback("--sql", &sql, "SQL without passwords is served")?),
+        mount: None,
+        peer: peer_address(&peer)?,
+        admin,
+        buffer,
+        log: options.log.clone().or(file.log),
+    })
+}
+
+/// Where the admin socket is: what was told, or a place of its own.
+fn admin_path(told: Option<String>, id: u8, device: &Path) -> Result<PathBuf, Failure> {
+    let admin = match told {
         Some(text) => match Address::parse(&text) {
             Ok(Address::Unix(path)) => path,
             _ if !text.contains(':') => PathBuf::from(text),
@@ -142,22 +157,13 @@ fn settle(options: &StartOptions) -> Result<NodeSettings, Failure> {
                 )));
             }
         },
-        None => default_admin(id.get(), &device),
+        None => default_admin(id, device),
     };
-    let admin = std::path::absolute(&admin)
-        .map_err(|e| Failure::usage(format!("--admin {}: {e}", admin.display())))?;
-    Ok(NodeSettings {
-        id,
-        device,
-        sql: loopback("--sql", &sql, "SQL without passwords is served")?,
-        peer: peer_address(&peer)?,
-        admin,
-        buffer,
-        log: options.log.clone().or(file.log),
-    })
+    std::path::absolute(&admin).map_err(|e| Failure::usage(format!("--admin {}: {e}", admin.display())))
 }
 
-fn peer_address(text: &str) -> Result<Address, Failure> {
+/// Where peers connect, from what was told.
+pub fn peer_address(text: &str) -> Result<Address, Failure> {
     match Address::parse(text).map_err(|e| Failure::usage(format!("--peer: {e}")))? {
         Address::Tcp(text) => loopback("--peer", &text, "nodes talk in the clear and fence each other")
             .map(|a| Address::Tcp(a.to_string())),
@@ -197,7 +203,7 @@ pub fn runtime_directory() -> PathBuf {
 }
 
 /// A socket that no other cluster's node of the same number uses.
-fn default_admin(id: u8, device: &Path) -> PathBuf {
+pub fn default_admin(id: u8, device: &Path) -> PathBuf {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in device.as_os_str().as_encoded_bytes() {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);

@@ -43,6 +43,7 @@ pub async fn run(options: SqlOptions) -> Outcome {
             let status = admin.status().await?;
             let own = status.nodes.iter().find(|n| n.id == status.node);
             own.map(|n| n.sql.clone())
+                .filter(|address| !address.is_empty())
                 .ok_or_else(|| Failure::unavailable("the node does not say where it serves SQL"))?
         }
     };
