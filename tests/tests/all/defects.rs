@@ -95,7 +95,7 @@ fn a_leader_without_ceilings_is_caught() {
 
 #[test]
 fn pages_without_a_second_copy_are_caught() {
-    caught(Defect::WriteInPlaceOnly, 297); // torn pages
+    caught(Defect::WriteInPlaceOnly, 78); // torn pages
 }
 
 #[test]
