@@ -68,6 +68,7 @@ async fn end(name: &str, node: NodeId, store: Arc<MemoryStore>) -> (Arc<Pool>, A
         group: [7; 16],
         listen: vec![listen],
         patience: PATIENCE,
+        memory: None,
     };
     let transport = NetTransport::bind(net).await.unwrap();
     // Nothing is lost, and nobody looks whether slots should move: both look at a clock, and take memory for that.

@@ -1,13 +1,15 @@
 //! What is on the wire: one hello each way, then frames. Little-endian. Everything a peer sends is checked.
 //!
 //! hello, 64 bytes: magic 8, version u16, node u8, zero u8, reserved 4, group 16, incarnation u64, epoch u64,
-//! reserved 12, crc32c u32 of what is before it.
+//! machine u64 (0: frames go over the socket), reserved 4, crc32c u32 of what is before it. Between two hellos that name the same machine
+//! and the first frame: an [offer](super::offer) of memory, and one byte as the answer.
 //! frame: length u32 of the head, length u32 of the tail, service u8, zero 3, crc32c u32 of the tail, crc32c u32 of the 16 bytes
 //! before and of the head; head; tail. The head is checked before the tail is read, because it says where that goes.
 
 use crate::seam::Service;
 use aquifer_dss_proto::{Incarnation, NodeId};
 use crc_fast::{CrcAlgorithm, Digest};
+use std::num::NonZeroU64;
 
 /// Bytes of a hello.
 pub(super) const HELLO: usize = 64;
@@ -27,6 +29,8 @@ pub(super) struct Hello {
     pub group: [u8; 16],
     pub node: NodeId,
     pub incarnation: Incarnation,
+    /// The boot of its machine, when it would share memory there.
+    pub machine: Option<NonZeroU64>,
 }
 
 /// Why a connection is not wanted.
@@ -50,13 +54,15 @@ pub enum Refusal {
     Timeout,
     /// Half a frame and then nothing, or a peer that takes nothing of what is sent.
     Stalled,
+    /// Shared memory whose other end broke its rules.
+    Memory,
     /// Too many connections without a hello at the same time: the oldest had to go.
     Crowded,
 }
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Garbage,
         Self::Version,
         Self::Group,
@@ -66,6 +72,7 @@ impl Refusal {
         Self::TooLong,
         Self::Timeout,
         Self::Stalled,
+        Self::Memory,
         Self::Crowded,
     ];
 
@@ -81,6 +88,7 @@ impl Refusal {
             Self::TooLong => "too_long",
             Self::Timeout => "timeout",
             Self::Stalled => "stalled",
+            Self::Memory => "memory",
             Self::Crowded => "crowded",
         }
     }
@@ -93,6 +101,7 @@ pub(super) fn encode_hello(hello: &Hello) -> [u8; HELLO] {
     bytes[10] = hello.node.get();
     bytes[16..32].copy_from_slice(&hello.group);
     bytes[32..40].copy_from_slice(&hello.incarnation.0.to_le_bytes());
+    bytes[48..56].copy_from_slice(&hello.machine.map_or(0, NonZeroU64::get).to_le_bytes());
     let crc = checksum(&[&bytes[..60]]);
     bytes[60..].copy_from_slice(&crc.to_le_bytes());
     bytes
@@ -109,6 +118,7 @@ pub(super) fn decode_hello(bytes: &[u8; HELLO]) -> Result<Hello, Refusal> {
         group: bytes[16..32].try_into().expect("16 bytes"),
         node: NodeId::new(bytes[10]).ok_or(Refusal::Garbage)?,
         incarnation: Incarnation(u64::from_le_bytes(bytes[32..40].try_into().expect("8 bytes"))),
+        machine: NonZeroU64::new(u64::from_le_bytes(bytes[48..56].try_into().expect("8 bytes"))),
     })
 }
 
@@ -164,7 +174,7 @@ impl Header {
     }
 }
 
-fn checksum(parts: &[&[u8]]) -> u32 {
+pub(super) fn checksum(parts: &[&[u8]]) -> u32 {
     let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
     for part in parts {
         digest.update(part);

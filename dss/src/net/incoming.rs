@@ -1,10 +1,9 @@
 //! The incoming side of a connection: heads by way of a small buffer, tails straight to where the receiver wants them.
 
 use super::frame::{HEADER, Header, Refusal, decode_header, head_matches};
-use super::stream::Stream;
 use crate::seam::Receiver;
 use std::ops::Range;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Bytes taken from the socket before it is known what they are: several small messages, and of a page the lesser part, which is
 /// copied to its place. The rest of a page is read there.
@@ -13,8 +12,8 @@ const AHEAD: usize = 2 << 10;
 const KEPT: usize = 64 << 10;
 
 /// A connection, and what came of it and was not used yet.
-pub(super) struct Incoming {
-    stream: Stream,
+pub(super) struct Incoming<S> {
+    stream: S,
     bytes: Vec<u8>,
     unused: Range<usize>,
 }
@@ -35,8 +34,8 @@ impl Frame {
     }
 }
 
-impl Incoming {
-    pub fn new(stream: Stream) -> Self {
+impl<S: AsyncRead + Unpin> Incoming<S> {
+    pub fn new(stream: S) -> Self {
         Self {
             stream,
             bytes: vec![0; AHEAD],

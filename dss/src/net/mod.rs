@@ -19,7 +19,10 @@
 mod batch;
 mod frame;
 mod incoming;
+mod link;
+mod offer;
 mod peer;
+mod ring;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -30,15 +33,18 @@ use crate::seam::{Inbound, Service, Tail, Transport, hand_over};
 use aquifer_dss_proto::{Incarnation, NodeId};
 use frame::{HELLO, Hello, decode_hello, encode_hello};
 use incoming::Incoming;
+use offer::Place;
 use parking_lot::Mutex;
 use peer::Queue;
 use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use stream::{Listener, Stream};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -49,6 +55,9 @@ const HELLO_TIME: Duration = Duration::from_secs(2);
 const ARRIVING_MAX: usize = 64;
 /// What [`NetConfig::patience`] usually is. Longer than the shortest lease: a peer that stops altogether is excluded first.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What [`NetConfig::memory`] usually is.
+pub const MEMORY: &str = "/dev/shm";
 
 /// Who this node is on the network.
 #[derive(Clone, Debug)]
@@ -61,6 +70,8 @@ pub struct NetConfig {
     pub listen: Vec<String>,
     /// How long the rest of a frame may take, and a write that makes no progress.
     pub patience: Duration,
+    /// The directory where memory is made for the frames to peers of the same machine, usually [`MEMORY`]; `None`: they go over the socket.
+    pub memory: Option<PathBuf>,
 }
 
 /// Counters since the start.
@@ -70,7 +81,9 @@ pub struct NetCounters {
     pub sent: (u64, u64),
     /// Frames received, and their bytes with headers.
     pub received: (u64, u64),
-    /// Vectored writes: `sent.0 / writes` is the mean batch.
+    /// Frames of these that went through memory: sent, received.
+    pub by_memory: (u64, u64),
+    /// Vectored writes to sockets.
     pub writes: u64,
     /// Frames dropped because there was no connection, or its queue was full.
     pub dropped: u64,
@@ -86,6 +99,8 @@ struct Counters {
     sent_bytes: AtomicU64,
     received: AtomicU64,
     received_bytes: AtomicU64,
+    sent_by_memory: AtomicU64,
+    received_by_memory: AtomicU64,
     writes: AtomicU64,
     dropped: AtomicU64,
     connections: AtomicU64,
@@ -124,6 +139,8 @@ struct Arriving {
 struct Shared {
     config: NetConfig,
     handle: Handle,
+    /// This machine, and where memory is made that its nodes have in common.
+    memory: Option<(NonZeroU64, Place)>,
     life: OnceLock<Life>,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     lives: Mutex<BTreeMap<NodeId, Known>>,
@@ -151,8 +168,14 @@ impl NetTransport {
             addresses.push(listener.address(address));
             listeners.push(listener);
         }
+        let memory = config.memory.as_deref().and_then(|directory| {
+            let place = Place::new(directory, config.group);
+            place.sweep(config.me);
+            Some((offer::machine()?, place))
+        });
         let shared = Shared {
             config,
+            memory,
             handle: Handle::current(),
             life: OnceLock::new(),
             peers: Mutex::default(),
@@ -182,6 +205,7 @@ impl NetTransport {
             group: shared.config.group,
             node: shared.config.me,
             incarnation,
+            machine: shared.memory.as_ref().map(|(machine, _)| *machine),
         };
         let (to_self, mut from_self) = mpsc::unbounded_channel();
         let life = Life {
@@ -254,6 +278,7 @@ impl NetTransport {
         NetCounters {
             sent: (get(&counters.sent), get(&counters.sent_bytes)),
             received: (get(&counters.received), get(&counters.received_bytes)),
+            by_memory: (get(&counters.sent_by_memory), get(&counters.received_by_memory)),
             writes: get(&counters.writes),
             dropped: get(&counters.dropped),
             connections: get(&counters.connections),
@@ -284,7 +309,7 @@ impl Transport for NetTransport {
             return;
         }
         let queue = shared.peers.lock().get(&to).map(|peer| peer.queue.clone());
-        if !queue.is_some_and(|queue| queue.push(service, head, tail)) {
+        if !queue.is_some_and(|queue| queue.push(shared, service, head, tail)) {
             shared.counters.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -294,6 +319,33 @@ impl Shared {
     fn refuse(&self, reason: Refusal, who: &str) {
         *self.counters.refused.lock().entry(reason).or_insert(0) += 1;
         tracing::warn!(?reason, who, "connection refused or broken off");
+    }
+
+    /// Where memory is that this node and the peer can both have, if they are on the same machine.
+    fn common_place(&self, peer: &Hello) -> Option<&Place> {
+        let (machine, place) = self.memory.as_ref()?;
+        (peer.machine == Some(*machine)).then_some(place)
+    }
+
+    fn sent_by_memory(&self, frames: u64, bytes: usize) {
+        let counters = &self.counters;
+        counters.sent.fetch_add(frames, Ordering::Relaxed);
+        counters.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        counters.sent_by_memory.fetch_add(frames, Ordering::Relaxed);
+    }
+
+    /// A frame of so many bytes has come. It is refused when the life that sent it is over.
+    fn received(&self, peer: &Hello, bytes: usize) -> Result<(), Refusal> {
+        self.counters.received.fetch_add(1, Ordering::Relaxed);
+        self.counters
+            .received_bytes
+            .fetch_add(bytes as u64, Ordering::Relaxed);
+        let latest = self.lives.lock().get(&peer.node).map(|known| known.incarnation);
+        if latest == Some(peer.incarnation) {
+            Ok(())
+        } else {
+            Err(Refusal::Stale)
+        }
     }
 
     async fn check(&self, hello: &Hello, expected: Option<NodeId>) -> Result<(), Refusal> {
@@ -422,7 +474,7 @@ async fn serve(shared: Arc<Shared>, mut stream: Stream, arrived: u64) {
         return;
     };
     if stream.write_all(&encode_hello(&life.hello)).await.is_ok()
-        && let Err(reason) = read_frames(&shared, life, &hello, stream).await
+        && let Err(reason) = read(&shared, life, &hello, stream).await
     {
         shared.refuse(reason, "inbound frame");
     }
@@ -432,10 +484,23 @@ async fn serve(shared: Arc<Shared>, mut stream: Stream, arrived: u64) {
     }
 }
 
-async fn read_frames(shared: &Shared, life: &Life, hello: &Hello, stream: Stream) -> Result<(), Refusal> {
+/// Reads frames, wherever they come through.
+async fn read(shared: &Shared, life: &Life, peer: &Hello, mut stream: Stream) -> Result<(), Refusal> {
+    match link::take(shared, &mut stream, peer).await? {
+        Some(reader) => link::read(shared, life, peer, stream, reader).await,
+        None => read_frames(shared, life, peer, stream, None).await,
+    }
+}
+
+async fn read_frames(
+    shared: &Shared,
+    life: &Life,
+    hello: &Hello,
+    stream: impl AsyncRead + Unpin,
+    also: Option<&AtomicU64>,
+) -> Result<(), Refusal> {
     let mut incoming = Incoming::new(stream);
     let mut receiver = life.inbound.clone().connected(hello.node, hello.incarnation);
-    let count = |counter: &AtomicU64, more: usize| counter.fetch_add(more as u64, Ordering::Relaxed);
     // Between frames a peer may be silent as long as it lives.
     while incoming.begins().await {
         let frame = incoming.read_frame(&mut *receiver);
@@ -443,16 +508,10 @@ async fn read_frames(shared: &Shared, life: &Life, hello: &Hello, stream: Stream
         let Some(frame) = frame.map_err(|_| Refusal::Stalled)?? else {
             break;
         };
-        count(&shared.counters.received, 1);
-        count(&shared.counters.received_bytes, frame.bytes());
-        let latest = shared
-            .lives
-            .lock()
-            .get(&hello.node)
-            .map(|known| known.incarnation);
-        if latest != Some(hello.incarnation) {
-            return Err(Refusal::Stale);
+        if let Some(counter) = also {
+            counter.fetch_add(1, Ordering::Relaxed);
         }
+        shared.received(hello, frame.bytes())?;
         incoming.deliver(&frame, &mut *receiver);
     }
     Ok(())

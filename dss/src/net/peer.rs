@@ -1,13 +1,14 @@
 //! The outgoing side of one peer: dial, then write what is queued.
 
 use super::batch::{Batch, Parts, Written, header_of};
-use super::frame::{Refusal, encode_hello};
+use super::frame::{HEADER, Refusal, encode_hello};
+use super::ring::Writer;
 use super::stream::Stream;
-use super::{Shared, read_hello};
+use super::{Shared, link, read_hello};
 use crate::seam::{Service, Tail};
 use aquifer_dss_proto::NodeId;
 use parking_lot::Mutex;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,14 +21,86 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 struct Waiting {
     connected: bool,
     batch: Batch,
+    /// Where frames go, when not over the socket.
+    memory: Option<Outlet>,
+}
+
+/// The way into memory.
+struct Outlet {
+    writer: Writer,
+    /// By which the reader is told that there is something.
+    socket: Arc<Stream>,
+    /// What found no room at once, before all that waits, and how much of it is in the memory.
+    batch: Batch,
+    written: Written,
+}
+
+/// What became of what waited.
+pub(super) struct Flushed {
+    /// Something was taken.
+    pub moved: bool,
+    /// Nothing is left.
+    pub all: bool,
 }
 
 /// What waits to be written to one peer.
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
-    ready: Notify,
+    /// Signalled when something begins to wait.
+    pub ready: Notify,
     /// Signalled when the transport is started.
     pub begin: Notify,
+}
+
+impl Outlet {
+    fn put(&mut self, parts: &[IoSlice<'_>]) -> Result<usize, Refusal> {
+        let (written, tell) = self.writer.write(parts)?;
+        if tell {
+            self.socket.ring();
+        }
+        Ok(written)
+    }
+
+    /// Writes a frame before which nothing waits. Its length when it is whole in the memory; otherwise the rest waits.
+    fn begin(&mut self, header: &[u8; HEADER], head: &[u8], tail: Option<Tail>) -> Option<usize> {
+        let bytes = tail.as_deref().map_or(&[][..], |tail| &tail[..]);
+        let whole = header.len() + head.len() + bytes.len();
+        // Memory that is broken is found out by the task.
+        let parts = [header, head, bytes].map(IoSlice::new);
+        let begun = self.put(&parts).unwrap_or(0);
+        if begun == whole {
+            return Some(whole);
+        }
+        self.batch.push(header, head, tail);
+        self.batch.advance(&mut self.written, begun);
+        None
+    }
+
+    /// Writes what found no room before. Whether that was all.
+    fn write(&mut self, moved: &mut bool) -> Result<bool, Refusal> {
+        let mut parts = Parts::new();
+        let mut promised = false;
+        loop {
+            self.batch.next_parts(&self.written, &mut parts);
+            if parts.slices().is_empty() {
+                return Ok(true);
+            }
+            let (taken, tell) = self.writer.write(parts.slices())?;
+            if tell {
+                self.socket.ring();
+            }
+            *moved |= taken > 0;
+            self.batch.advance(&mut self.written, taken);
+            if taken == 0 && promised {
+                // Only a reader that breaks the rules takes room back.
+                return Err(Refusal::Memory);
+            }
+            if taken == 0 && self.writer.waits()? {
+                return Ok(false);
+            }
+            promised = taken == 0;
+        }
+    }
 }
 
 impl Queue {
@@ -44,25 +117,65 @@ impl Queue {
     }
 
     /// False when the frame was dropped.
-    pub fn push(&self, service: Service, head: &[u8], tail: Option<Tail>) -> bool {
+    pub fn push(&self, shared: &Shared, service: Service, head: &[u8], tail: Option<Tail>) -> bool {
         let header = header_of(service, head, tail.as_ref());
         let mut waiting = self.waiting.lock();
         if !waiting.connected || waiting.batch.bytes() > QUEUE_BYTES_MAX {
             return false;
         }
-        waiting.batch.push(&header, head, tail);
-        let first = waiting.batch.frames() == 1;
-        drop(waiting);
+        let first = waiting.batch.frames() == 0;
+        match &mut waiting.memory {
+            // Nothing waits: straight into the memory.
+            Some(outlet) if first && outlet.batch.frames() == 0 => {
+                let whole = outlet.begin(&header, head, tail);
+                drop(waiting);
+                if let Some(bytes) = whole {
+                    shared.sent_by_memory(1, bytes);
+                    return true;
+                }
+            }
+            _ => {
+                waiting.batch.push(&header, head, tail);
+                drop(waiting);
+            }
+        }
         if first {
             self.ready.notify_one();
         }
         true
     }
 
-    fn connect(&self, connected: bool) {
+    fn connect(&self, connected: bool, memory: Option<(Writer, Arc<Stream>)>) {
         let mut waiting = self.waiting.lock();
         waiting.connected = connected;
         waiting.batch.clear();
+        waiting.memory = memory.map(|(writer, socket)| Outlet {
+            writer,
+            socket,
+            batch: Batch::default(),
+            written: Written::default(),
+        });
+    }
+
+    /// Writes what waits into the memory, as far as there is room.
+    pub fn flush(&self, shared: &Shared) -> Result<Flushed, Refusal> {
+        let mut waiting = self.waiting.lock();
+        let Waiting { batch, memory, .. } = &mut *waiting;
+        let outlet = memory.as_mut().expect("only a connection with memory is flushed");
+        let mut moved = false;
+        loop {
+            let all = outlet.write(&mut moved)?;
+            if !all {
+                return Ok(Flushed { moved, all });
+            }
+            shared.sent_by_memory(outlet.batch.frames(), outlet.batch.bytes());
+            outlet.batch.clear();
+            outlet.written = Written::default();
+            if batch.frames() == 0 {
+                return Ok(Flushed { moved, all });
+            }
+            std::mem::swap(batch, &mut outlet.batch);
+        }
     }
 
     /// Waits for frames and gives them for an empty batch, whose memory the next ones use.
@@ -79,6 +192,22 @@ impl Queue {
     }
 }
 
+/// A connection for which frames are queued. When it ends, also by an abort, nothing is queued any more, and nothing keeps it open.
+struct Connected<'a>(&'a Queue);
+
+impl<'a> Connected<'a> {
+    fn new(queue: &'a Queue, memory: Option<(Writer, Arc<Stream>)>) -> Self {
+        queue.connect(true, memory);
+        Self(queue)
+    }
+}
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        self.0.connect(false, None);
+    }
+}
+
 /// Keeps a connection to `node` for ever.
 pub(super) async fn dial(shared: Arc<Shared>, node: NodeId, address: String, queue: Arc<Queue>) {
     queue.begin.notified().await;
@@ -86,15 +215,20 @@ pub(super) async fn dial(shared: Arc<Shared>, node: NodeId, address: String, que
     let mut told = None;
     loop {
         match connect(&shared, node, &address).await {
-            Ok((stream, hello)) => {
+            Ok((stream, hello, memory)) => {
                 shared.counters.connections.fetch_add(1, Ordering::Relaxed);
                 pause = Duration::from_millis(10);
                 told = None;
-                queue.connect(true);
-                let stalled = carry(&shared, stream, &queue).await;
-                queue.connect(false);
-                if stalled {
-                    shared.refuse(Refusal::Stalled, &address);
+                let ended = if let Some(writer) = memory {
+                    let stream = Arc::new(stream);
+                    let _connected = Connected::new(&queue, Some((writer, stream.clone())));
+                    link::carry(&shared, &stream, &queue).await
+                } else {
+                    let _connected = Connected::new(&queue, None);
+                    carry(&shared, stream, &queue).await
+                };
+                if let Err(reason) = ended {
+                    shared.refuse(reason, &address);
                 }
                 shared.disconnected(&hello);
             }
@@ -113,7 +247,7 @@ async fn connect(
     shared: &Shared,
     node: NodeId,
     address: &str,
-) -> Result<(Stream, super::Hello), Option<Refusal>> {
+) -> Result<(Stream, super::Hello, Option<Writer>), Option<Refusal>> {
     let life = shared.life.get().expect("dialling begins after the start");
     let stream = tokio::time::timeout(super::HELLO_TIME, Stream::connect(address)).await;
     let mut stream = stream.map_err(|_| None)?.map_err(|_| None)?;
@@ -123,18 +257,20 @@ async fn connect(
         .map_err(|_| None)?;
     let hello = read_hello(&mut stream).await?;
     shared.check(&hello, Some(node)).await?;
-    Ok((stream, hello))
+    let memory = link::give(shared, &mut stream, &hello).await?;
+    Ok((stream, hello, memory))
 }
 
-/// Writes until the connection closes, or the peer takes nothing for too long. Whether it was that.
-async fn carry(shared: &Shared, stream: Stream, queue: &Queue) -> bool {
+/// Writes until the connection closes, or the peer takes nothing for too long.
+async fn carry(shared: &Shared, stream: Stream, queue: &Queue) -> Result<(), Refusal> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let writing = async {
         let mut batch = Batch::default();
         loop {
             queue.take(&mut batch).await;
             if let Err(error) = write_batch(shared, &mut writer, &batch).await {
-                return error.kind() == io::ErrorKind::TimedOut;
+                let late = error.kind() == io::ErrorKind::TimedOut;
+                return if late { Err(Refusal::Stalled) } else { Ok(()) };
             }
             batch.clear();
         }
@@ -143,8 +279,8 @@ async fn carry(shared: &Shared, stream: Stream, queue: &Queue) -> bool {
     let mut nothing = [0; 1];
     tokio::select! {
         biased;
-        _ = reader.read(&mut nothing) => false,
-        stalled = writing => stalled,
+        _ = reader.read(&mut nothing) => Ok(()),
+        ended = writing => ended,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -29,6 +29,41 @@ impl Stream {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self::Tcp(stream))
+    }
+}
+
+impl Stream {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// Tells the other end to look at the memory that both have, with a byte that means nothing else.
+    pub fn ring(&self) {
+        // When the connection takes nothing more, many such bytes wait there already; when it is closed, both ends find out.
+        let _ = self.try_write(&[0]);
+    }
+
+    /// Waits until the other end rings. False when it has closed the connection.
+    pub fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut bytes = [0; 64];
+        loop {
+            let ready = match self {
+                Self::Tcp(stream) => ready!(stream.poll_read_ready(cx)),
+                Self::Unix(stream) => ready!(stream.poll_read_ready(cx)),
+            };
+            let read = ready.and_then(|()| match self {
+                Self::Tcp(stream) => stream.try_read(&mut bytes),
+                Self::Unix(stream) => stream.try_read(&mut bytes),
+            });
+            match read {
+                Ok(count) => return Poll::Ready(count > 0),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(false),
+            }
+        }
     }
 }
 

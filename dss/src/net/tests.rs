@@ -1,5 +1,7 @@
 //! Over real sockets of this machine.
 
+mod memory;
+
 use super::*;
 use crate::seam::{IoBuffer, Receiver};
 use crate::testing::fuzz_rounds;
@@ -23,14 +25,20 @@ struct Ear {
     tail: Option<Vec<u8>>,
 }
 
-impl Inbound for Sink {
-    fn connected(self: Arc<Self>, from: NodeId, incarnation: Incarnation) -> Box<dyn Receiver> {
-        Box::new(Ear {
+impl Sink {
+    fn ear(&self, from: NodeId, incarnation: Incarnation) -> Ear {
+        Ear {
             to: self.0.clone(),
             from,
             incarnation,
             tail: None,
-        })
+        }
+    }
+}
+
+impl Inbound for Sink {
+    fn connected(self: Arc<Self>, from: NodeId, incarnation: Incarnation) -> Box<dyn Receiver> {
+        Box::new(self.ear(from, incarnation))
     }
     fn disconnected(&self, peer: NodeId, _: Incarnation) {
         let _ = self.0.send(Seen::Disconnected(peer));
@@ -78,16 +86,41 @@ async fn end_with(
     listen: &str,
     patience: Duration,
 ) -> (Arc<NetTransport>, mpsc::UnboundedReceiver<Seen>) {
-    let config = NetConfig {
+    end_in(id, group, listen, patience, None).await
+}
+
+fn config_of(id: u8, group: u8, listen: &str, patience: Duration, memory: Option<PathBuf>) -> NetConfig {
+    NetConfig {
         me: node(id),
         group: [group; 16],
         listen: vec![listen.to_owned()],
         patience,
-    };
+        memory,
+    }
+}
+
+async fn end_in(
+    id: u8,
+    group: u8,
+    listen: &str,
+    patience: Duration,
+    memory: Option<PathBuf>,
+) -> (Arc<NetTransport>, mpsc::UnboundedReceiver<Seen>) {
+    let config = config_of(id, group, listen, patience, memory);
     let transport = NetTransport::bind(config).await.unwrap();
     let (sender, receiver) = mpsc::unbounded_channel();
     transport.start(Incarnation(u64::from(id)), Arc::new(Sink(sender)));
     (transport, receiver)
+}
+
+/// Numbers below a limit, the same in each run.
+fn numbers(mut state: u64) -> impl FnMut(u64) -> u64 {
+    move |limit| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % limit
+    }
 }
 
 /// Sends until the first message arrives: before the connection stands, messages are lost.
@@ -174,6 +207,7 @@ async fn strangers_and_garbage_are_refused_and_counted() {
         group: [7; 16],
         node: node(3),
         incarnation: Incarnation(1),
+        machine: None,
     };
     let mut liar = TcpStream::connect(&one.addresses()[0]).await.unwrap();
     liar.write_all(&encode_hello(&hello)).await.unwrap();
@@ -204,6 +238,7 @@ async fn introduced(transport: &NetTransport, id: u8) -> TcpStream {
         group: [7; 16],
         node: node(id),
         incarnation: Incarnation(1),
+        machine: None,
     };
     let mut stream = TcpStream::connect(&transport.addresses()[0]).await.unwrap();
     stream.write_all(&encode_hello(&hello)).await.unwrap();
@@ -265,6 +300,7 @@ async fn a_peer_that_takes_nothing_is_hung_up_on_and_dialled_again() {
         group: [7; 16],
         node: node(2),
         incarnation: Incarnation(1),
+        machine: None,
     };
     let mut kept = Vec::new();
     for life in 1..=2 {
@@ -318,6 +354,7 @@ async fn a_life_that_no_slot_names_is_no_peer_and_one_that_is_named_meanwhile_is
         group: [7; 16],
         node: node(id),
         incarnation: Incarnation(1),
+        machine: None,
     };
     for (id, reason) in [(3, Refusal::Stale), (4, Refusal::Unknown)] {
         let mut stranger = TcpStream::connect(&one.addresses()[0]).await.unwrap();
@@ -372,63 +409,81 @@ async fn a_tail_that_is_not_whole_is_not_believed() {
     assert_eq!(one.counters().refused[&Refusal::Stalled], 2);
 }
 
+/// Services, and heads with their tails.
+type Messages = Vec<(Service, Vec<u8>)>;
+
+/// Frames of any length, and the messages in them.
+fn some_frames(below: &mut impl FnMut(u64) -> u64) -> (Vec<Vec<u8>>, Messages) {
+    let mut some = |limit: u64| -> Vec<u8> { (0..below(limit)).map(|_| below(256) as u8).collect() };
+    let mut frames = Vec::new();
+    let mut messages = Vec::new();
+    for _ in 0..=some(3).len() {
+        // Tails that are shorter and longer than what is read ahead; 13 is not wanted.
+        let (head, tail) = ([vec![1], some(40)].concat(), some(5_000));
+        let service = Service::from_byte(1 + some(4).len() as u8).unwrap();
+        frames.push(frame_with(service, &head, &tail));
+        messages.push((service, [head, tail].concat()));
+    }
+    (frames, messages)
+}
+
+/// With a bit altered, cut off, or with something else from somewhere on.
+fn spoiled(good: &[u8], below: &mut impl FnMut(u64) -> u64) -> Vec<u8> {
+    let mut bytes = good.to_vec();
+    let at = below(bytes.len() as u64) as usize;
+    match below(3) {
+        0 => bytes[at] ^= 1 << below(8),
+        1 => bytes.truncate(at),
+        _ => bytes[at..].fill_with(|| below(256) as u8),
+    }
+    bytes
+}
+
+/// How many frames are whole in what is left of them.
+fn intact(frames: &[Vec<u8>], good: &[u8], bytes: &[u8]) -> usize {
+    let same = bytes.iter().zip(good).take_while(|(a, b)| a == b).count();
+    let mut whole = 0;
+    let intact = frames.iter().take_while(|frame| {
+        whole += frame.len();
+        whole <= same
+    });
+    intact.count()
+}
+
+/// These messages come, and then the end of the connection.
+async fn delivered(inbox: &mut mpsc::UnboundedReceiver<Seen>, round: u64, messages: &[(Service, Vec<u8>)]) {
+    for message in messages {
+        let Some(Seen::Message(_, _, service, body)) = inbox.recv().await else {
+            panic!("round {round}: a whole frame is missing");
+        };
+        assert_eq!((service, body), *message, "round {round}");
+    }
+    let mut end = inbox.recv().await;
+    if matches!(end, Some(Seen::Abandoned)) {
+        end = inbox.recv().await;
+    }
+    assert!(
+        matches!(end, Some(Seen::Disconnected(_))),
+        "round {round}: more than the whole frames"
+    );
+}
+
 /// Any bytes: whole frames are delivered as they are, the first that is none ends the connection with a counted reason, and the
 /// transport goes on.
 #[tokio::test]
 async fn streams_of_any_bytes_are_delivered_up_to_the_first_fault() {
     let (one, mut inbox) = end_with(1, 7, "127.0.0.1:0", SHORT).await;
-    let mut state = 41u64;
-    let mut below = move |limit: u64| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % limit
-    };
+    let mut below = numbers(41);
     for round in 0..300 * fuzz_rounds() {
         let mut stream = introduced(&one, 2).await;
-        let mut some = |limit: u64| -> Vec<u8> { (0..below(limit)).map(|_| below(256) as u8).collect() };
-        let mut frames = Vec::new();
-        let mut messages = Vec::new();
-        for _ in 0..=some(3).len() {
-            // Tails that are shorter and longer than what is read ahead; 13 is not wanted.
-            let (head, tail) = ([vec![1], some(40)].concat(), some(5_000));
-            let service = Service::from_byte(1 + some(4).len() as u8).unwrap();
-            frames.push(frame_with(service, &head, &tail));
-            messages.push((service, [head, tail].concat()));
-        }
+        let (frames, messages) = some_frames(&mut below);
         let good = frames.concat();
-        let mut bytes = good.clone();
-        let at = below(bytes.len() as u64) as usize;
-        match below(3) {
-            0 => bytes[at] ^= 1 << below(8),
-            1 => bytes.truncate(at),
-            _ => bytes[at..].fill_with(|| below(256) as u8),
-        }
+        let bytes = spoiled(&good, &mut below);
         // It may be closed before everything is written.
         let _ = stream.write_all(&bytes).await;
         let _ = stream.shutdown().await;
         is_closed(stream).await;
-        let same = bytes.iter().zip(&good).take_while(|(a, b)| a == b).count();
-        let mut whole = 0;
-        let intact = frames.iter().take_while(|frame| {
-            whole += frame.len();
-            whole <= same
-        });
-        for message in messages.iter().take(intact.count()) {
-            let seen = inbox.recv().await;
-            let Some(Seen::Message(_, _, service, body)) = seen else {
-                panic!("round {round}: a whole frame is missing");
-            };
-            assert_eq!((service, body), *message, "round {round}");
-        }
-        let mut end = inbox.recv().await;
-        if matches!(end, Some(Seen::Abandoned)) {
-            end = inbox.recv().await;
-        }
-        assert!(
-            matches!(end, Some(Seen::Disconnected(_))),
-            "round {round}: more than the whole frames"
-        );
+        delivered(&mut inbox, round, &messages[..intact(&frames, &good, &bytes)]).await;
     }
 }
 

@@ -4,13 +4,25 @@
 //! and has no key here.
 
 use crate::failure::Failure;
+use crate::units::Switch;
+use clap::ValueEnum;
 use std::path::{Path, PathBuf};
 
 /// Keys of the file.
-const KEYS: [&str; 8] = ["id", "device", "sql", "peer", "admin", "buffer", "log", "auth"];
+const KEYS: [&str; 9] = [
+    "id",
+    "device",
+    "sql",
+    "peer",
+    "peer_memory",
+    "admin",
+    "buffer",
+    "log",
+    "auth",
+];
 
 /// Environment variables with meaning.
-pub const VARIABLES: [&str; 12] = [
+pub const VARIABLES: [&str; 13] = [
     "AQUIFER_ADMIN",
     "AQUIFER_AUTH",
     "AQUIFER_BUFFER",
@@ -21,6 +33,7 @@ pub const VARIABLES: [&str; 12] = [
     "AQUIFER_LOG_LEVEL",
     "AQUIFER_NODE",
     "AQUIFER_PEER",
+    "AQUIFER_PEER_MEMORY",
     "AQUIFER_SQL",
     "AQUIFER_TEMPORARY",
 ];
@@ -36,6 +49,8 @@ pub struct FileConfig {
     pub sql: Option<String>,
     /// Address for the other nodes.
     pub peer: Option<String>,
+    /// Whether frames go through memory to nodes of the same machine.
+    pub peer_memory: Option<Switch>,
     /// Admin address.
     pub admin: Option<String>,
     /// Memory for pages.
@@ -77,6 +92,7 @@ impl FileConfig {
                 "device" => config.device = devices(value)?,
                 "sql" => config.sql = Some(string()?),
                 "peer" => config.peer = Some(string()?),
+                "peer_memory" => config.peer_memory = Some(switch(key, &string()?)?),
                 "admin" => config.admin = Some(string()?),
                 "buffer" => config.buffer = Some(string()?),
                 "log" => config.log = Some(string()?.into()),
@@ -91,6 +107,10 @@ impl FileConfig {
         }
         Ok(config)
     }
+}
+
+fn switch(key: &str, text: &str) -> Result<Switch, String> {
+    Switch::from_str(text, false).map_err(|_| format!("`{key}` must be \"on\" or \"off\""))
 }
 
 fn devices(value: &toml::Value) -> Result<Vec<PathBuf>, String> {

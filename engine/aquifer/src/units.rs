@@ -41,6 +41,15 @@ pub fn show_size(bytes: u64) -> String {
     }
 }
 
+/// Something that can be had or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// With it.
+    On,
+    /// Without it.
+    Off,
+}
+
 /// Where something listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {

@@ -11,7 +11,7 @@ use aquifer_dss::device::{FileDevice, OpenMode, open_device};
 use aquifer_dss::fence::{Descriptor, LocalFencer};
 use aquifer_dss::group::VolumeGroup;
 use aquifer_dss::membership::{Addresses, MembershipError, SlotView};
-use aquifer_dss::net::{NetConfig, NetTransport, PATIENCE, Refusal};
+use aquifer_dss::net::{MEMORY, NetConfig, NetTransport, PATIENCE, Refusal};
 use aquifer_dss::seam::{BlockDevice, Inbound, Runtime};
 use aquifer_dss::tokio_runtime::TokioRuntime;
 use aquifer_dss_proto::{Incarnation, Instant, NodeId, PageSize};
@@ -79,6 +79,7 @@ async fn listen(settings: &NodeSettings, group: [u8; 16]) -> Result<Arc<NetTrans
         group,
         listen: vec![settings.peer.to_string()],
         patience: PATIENCE,
+        memory: settings.peer_memory.then(|| MEMORY.into()),
     };
     NetTransport::bind(config).await.map_err(|e| {
         Failure::unavailable(format!(
@@ -286,6 +287,8 @@ impl Running {
             ("net_bytes_sent", net.sent.1),
             ("net_frames_received", net.received.0),
             ("net_bytes_received", net.received.1),
+            ("net_frames_sent_by_memory", net.by_memory.0),
+            ("net_frames_received_by_memory", net.by_memory.1),
             ("net_dropped", net.dropped),
             ("net_connections", net.connections),
         ];

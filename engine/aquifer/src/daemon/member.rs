@@ -41,6 +41,7 @@ impl ShortMember {
             sql: None,
             buffer: BUFFER,
             log: None,
+            peer_memory: true,
             mount: None,
         };
         let running = Running::start(&settings, None).await?;

@@ -42,6 +42,8 @@ pub struct NodeSettings {
     pub sql: Option<SocketAddr>,
     /// Where peers connect.
     pub peer: Address,
+    /// Whether messages go through memory to peers of the same machine.
+    pub peer_memory: bool,
     /// Admin socket.
     pub admin: PathBuf,
     /// Memory for pages, in bytes.

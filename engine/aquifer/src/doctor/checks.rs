@@ -1,7 +1,8 @@
 //! The checks. They only read; the lock check uses a temporary file of its own.
 
 use super::{Check, Level};
-use rustix::fs::{Mode, OFlags};
+use aquifer_dss::net::MEMORY;
+use rustix::fs::{Access, Mode, OFlags};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
@@ -11,10 +12,20 @@ use std::time::Instant;
 const LONGEST_IO_MS: f64 = 1000.0;
 /// Reads of the latency check.
 const PROBES: usize = 200;
+/// What three nodes take in each other's memory, in bytes, and some more.
+const LEAST_PEER_MEMORY: u64 = 8 << 20;
 
 /// All checks, those of the device only when there is one.
 pub fn all(device: Option<&Path>) -> Vec<Check> {
-    let mut checks = vec![kernel(), io_uring(), clock(), locks(), memory(), huge_pages()];
+    let mut checks = vec![
+        kernel(),
+        io_uring(),
+        clock(),
+        locks(),
+        memory(),
+        huge_pages(),
+        peer_memory(),
+    ];
     if let Some(path) = device {
         checks.extend(of_device(path));
     }
@@ -154,6 +165,30 @@ fn memory() -> Check {
         ),
         Some(kib) => Check::new("memory", Level::Ok, format!("{} MiB available", kib / 1024)),
         None => Check::new("memory", Level::Warning, "unknown"),
+    }
+}
+
+/// Nodes of one machine give each other messages through memory.
+fn peer_memory() -> Check {
+    let name = "peer memory";
+    let over_sockets = |why: &str| {
+        let what = format!(
+            "{why} {MEMORY}: messages between nodes of this machine go over sockets, which is slower"
+        );
+        Check::new(name, Level::Warning, what)
+    };
+    if rustix::fs::access(MEMORY, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        return over_sockets("no access to");
+    }
+    match rustix::fs::statvfs(MEMORY) {
+        Ok(space) if space.f_bavail * space.f_frsize < LEAST_PEER_MEMORY => {
+            over_sockets("too little room in")
+        }
+        Ok(space) => {
+            let free = (space.f_bavail * space.f_frsize) >> 20;
+            Check::new(name, Level::Ok, format!("{free} MiB free in {MEMORY}"))
+        }
+        Err(_) => over_sockets("no figures of"),
     }
 }
 

@@ -78,6 +78,7 @@ pub async fn run(options: MountOptions) -> Outcome {
         device,
         sql: None,
         peer,
+        peer_memory: true,
         admin,
         buffer: options.buffer,
         log: options.log,

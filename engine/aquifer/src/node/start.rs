@@ -4,7 +4,7 @@ use super::detach;
 use crate::config::FileConfig;
 use crate::daemon::{self, LEAST_PAGES, NodeSettings};
 use crate::failure::{Failure, Outcome};
-use crate::units::{Address, node_id, parse_size};
+use crate::units::{Address, Switch, node_id, parse_size};
 use aquifer_dss_proto::PageSize;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -30,10 +30,13 @@ pub struct StartOptions {
     /// Where the other nodes connect: HOST:PORT or unix:PATH.
     #[arg(long, env = "AQUIFER_PEER", value_name = "ADDR")]
     peer: Option<String>,
+    /// Whether messages go through memory to nodes of the same machine [default: on].
+    #[arg(long, env = "AQUIFER_PEER_MEMORY", value_name = "WHETHER")]
+    peer_memory: Option<Switch>,
     /// Socket for admin commands, in a directory that only this user can enter.
     #[arg(long, env = "AQUIFER_ADMIN", value_name = "PATH")]
     admin: Option<String>,
-    /// TOML file with the keys id, device, sql, peer, admin, buffer, log, auth.
+    /// TOML file with the keys id, device, sql, peer, peer_memory, admin, buffer, log, auth.
     #[arg(long, env = "AQUIFER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// How SQL clients prove who they are: `trust`, on loopback only.
@@ -139,6 +142,7 @@ fn settle(options: &StartOptions) -> Result<NodeSettings, Failure> {
         sql: Some(loopback("--sql", &sql, "SQL without passwords is served")?),
         mount: None,
         peer: peer_address(&peer)?,
+        peer_memory: options.peer_memory.or(file.peer_memory) != Some(Switch::Off),
         admin,
         buffer,
         log: options.log.clone().or(file.log),
@@ -234,6 +238,7 @@ mod tests {
         assert_eq!(settings.id.get(), 2);
         assert_eq!(settings.buffer, 8 << 20);
         assert_eq!(settings.peer, Address::Unix("/tmp/p".into()));
+        assert!(settings.peer_memory, "on when nothing is said");
     }
 
     #[test]
@@ -258,6 +263,7 @@ mod tests {
         assert_eq!(exit("--id 1 --device /tmp/d --sql 127.0.0.1:0"), Exit::Usage);
         let line = "--id 1 --device /tmp/d --sql 127.0.0.1:0 --peer unix:/tmp/p --buffer";
         assert_eq!(exit(&format!("{line} 255K")), Exit::Usage);
-        assert!(settle_line(&format!("{line} 256K")).is_ok());
+        let settings = settle_line(&format!("{line} 256K --peer-memory off")).unwrap();
+        assert!(!settings.peer_memory);
     }
 }

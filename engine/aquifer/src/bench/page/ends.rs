@@ -2,6 +2,7 @@
 //! that moves from memory to memory touches none.
 
 use crate::failure::Failure;
+use crate::units::Switch;
 use aquifer_buffer_pool::testing::{MemoryStore, NullRedo};
 use aquifer_buffer_pool::{Hold, Locality, Lsn, Mode, PageId, PageReceiver, PageSize, Pool, PoolConfig, Psn};
 use aquifer_dss::net::{self, NetConfig, NetTransport};
@@ -88,7 +89,12 @@ impl Inbound for Deliver {
 }
 
 impl End {
-    async fn open(socket: &Path, config: PoolConfig, store: Arc<MemoryStore>) -> Result<Self, Failure> {
+    async fn open(
+        socket: &Path,
+        config: PoolConfig,
+        store: Arc<MemoryStore>,
+        memory: Switch,
+    ) -> Result<Self, Failure> {
         let node = config.me;
         let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current());
         let listen = vec![format!("unix:{}", socket.display())];
@@ -97,6 +103,7 @@ impl End {
             group: [7; 16],
             listen,
             patience: net::PATIENCE,
+            memory: (memory == Switch::On).then(|| net::MEMORY.into()),
         };
         let transport = NetTransport::bind(net).await.map_err(|e| {
             Failure::failed(format!(
@@ -177,6 +184,7 @@ impl Ends {
         name: &str,
         frames: usize,
         locality: Option<Locality>,
+        memory: Switch,
     ) -> Result<Self, Failure> {
         let store = Arc::new(MemoryStore::default());
         let open = |id: u8| {
@@ -186,7 +194,7 @@ impl Ends {
                 ..PoolConfig::new(node, frames)
             };
             let (socket, store) = (directory.join(format!("{name}{id}.peer")), store.clone());
-            async move { End::open(&socket, config, store).await }
+            async move { End::open(&socket, config, store, memory).await }
         };
         let all = [open(1).await?, open(2).await?, open(3).await?];
         let addresses: Vec<_> = all

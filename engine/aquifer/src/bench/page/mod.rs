@@ -13,6 +13,7 @@ use super::figures::{HEADING, ratio};
 use super::place::PlaceOptions;
 use crate::failure::{Exit, Outcome};
 use crate::output::{OutputOptions, table};
+use crate::units::Switch;
 use aquifer_buffer_pool::Mode;
 use ends::Ends;
 use moves::{HOME_ASKS, HOME_OWNS, THREE, fetches};
@@ -32,6 +33,14 @@ pub struct PageOptions {
     /// Pages of the cache whose local hits are measured; twice that memory is used.
     #[arg(long, default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
     pages: u32,
+    /// Whether messages go through memory.
+    #[arg(
+        long,
+        env = "AQUIFER_PEER_MEMORY",
+        value_name = "WHETHER",
+        default_value = "on"
+    )]
+    peer_memory: Switch,
     #[command(flatten)]
     output: OutputOptions,
 }
@@ -40,7 +49,7 @@ pub struct PageOptions {
 pub async fn run(options: PageOptions) -> Outcome {
     let place = options.place.make("page")?;
     // Slots stay: what is measured depends on who is home.
-    let ends = Ends::connect(&place.directory, "", FRAMES, None).await?;
+    let ends = Ends::connect(&place.directory, "", FRAMES, None, options.peer_memory).await?;
     let rounds = options.fetches;
     let owns = fetches(&ends, HOME_OWNS, Mode::Exclusive, rounds).await?;
     let asks = fetches(&ends, HOME_ASKS, Mode::Exclusive, rounds).await?;
@@ -56,7 +65,7 @@ pub async fn run(options: PageOptions) -> Outcome {
     );
     let deep = moves::deep(&ends).await?;
     let beside = copies::measure(&ends).await?;
-    let own = partitioned::measure(&place.directory).await?;
+    let own = partitioned::measure(&place.directory, options.peer_memory).await?;
     let hits = hits::measure(options.pages).await?;
     let over = |f: &moves::Fetches| ratio(f.fetch.microseconds(0.5), f.raw.microseconds(0.5));
     let two_hop = over(&owns).max(over(&asks));

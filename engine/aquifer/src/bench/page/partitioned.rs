@@ -4,6 +4,7 @@
 use super::ends::{End, Ends};
 use super::hits::Walk;
 use crate::failure::Failure;
+use crate::units::Switch;
 use aquifer_buffer_pool::{Locality, Mode, PageId};
 use aquifer_dss_proto::FileId;
 use serde_json::{Value, json};
@@ -52,8 +53,8 @@ impl Partitioned {
 }
 
 /// Runs it on three nodes of its own, which listen in `directory`.
-pub async fn measure(directory: &Path) -> Result<Partitioned, Failure> {
-    let ends = Ends::connect(directory, "own", FRAMES, Some(Locality::default())).await?;
+pub async fn measure(directory: &Path, memory: Switch) -> Result<Partitioned, Failure> {
+    let ends = Ends::connect(directory, "own", FRAMES, Some(Locality::default()), memory).await?;
     let (ended, done) = (AtomicBool::new(false), AtomicU64::new(0));
     let work = ends
         .all
