@@ -39,6 +39,8 @@ pub struct Overrides {
     pub subject: Subject,
     /// The defect planted in them.
     pub defect: Option<Defect>,
+    /// Volumes come and go meanwhile.
+    pub volumes: bool,
 }
 
 /// Everything a run is made from. A function of the seed and the overrides.
@@ -110,7 +112,7 @@ impl Configuration {
             ..WorldOptions::default()
         };
         let network = draw_network(&mut random);
-        let disk = draw_disk(&mut random);
+        let disk = draw_disk(&mut random, overrides.volumes);
         let faults = if overrides.calm {
             Faults::none()
         } else {
@@ -136,6 +138,7 @@ impl Configuration {
             }
             tuning = Tuning::draw(&mut later);
         }
+        tuning.volumes = overrides.volumes;
         tuning.locality = draw_locality(&mut Random::fork(seed, "locality"));
         (tuning.page_size, tuning.home_slots) = draw_shape(&mut Random::fork(seed, SHAPE));
         if Random::fork(seed, "definitions").chance(80_000) {
@@ -240,6 +243,9 @@ impl Configuration {
         if let Some(defect) = self.overrides.defect {
             let _ = write!(command, " --defect {}", defect.name());
         }
+        if self.overrides.volumes {
+            command.push_str(" --volumes");
+        }
         command
     }
 }
@@ -279,6 +285,8 @@ pub struct Tuning {
     pub page_size: PageSize,
     /// Slots of the directory.
     pub home_slots: HomeSlots,
+    /// Volumes come and go meanwhile.
+    pub volumes: bool,
 }
 
 impl Default for Tuning {
@@ -291,6 +299,7 @@ impl Default for Tuning {
             locality: Some(Locality::default()),
             page_size: PageSize::USUAL,
             home_slots: HomeSlots::USUAL,
+            volumes: false,
         }
     }
 }
@@ -336,12 +345,15 @@ fn draw_network(random: &mut Random) -> NetworkOptions {
     }
 }
 
-fn draw_disk(random: &mut Random) -> DiskOptions {
+/// Cut into slices, the disk is so much larger that each has room for what the nodes need.
+fn draw_disk(random: &mut Random, sliced: bool) -> DiskOptions {
+    let usual = DiskOptions::default();
     DiskOptions {
+        size: if sliced { 4 * usual.size } else { usual.size },
         latency_high: Duration::from_micros(*random.pick(&[100, 400, 2_000])),
         slow: *random.pick(&[0, 1_000, 20_000]),
         seen_torn: *random.pick(&[0, 0, 10_000, 200_000]),
-        ..DiskOptions::default()
+        ..usual
     }
 }
 

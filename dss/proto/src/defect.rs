@@ -212,6 +212,12 @@ defects! {
     GrowOverTail,
     /// Two nodes append to one file at the same time.
     AppendTogether,
+
+    // Volumes.
+    /// HZ-7: units are copied while members may still write to them.
+    CopyBesideWriters,
+    /// HZ-7: units that moved are written at the new place, and the old ones used again, before every member knows.
+    ThawBeforeEverybodySwitched,
 }
 
 impl Defect {

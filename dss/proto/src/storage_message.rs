@@ -48,6 +48,16 @@ pub enum StorageMessage {
         /// Of the files that were removed until then, those that are open.
         held: Vec<FileId>,
     },
+    /// From the leader: read the journal past this entry, open what joined, finish I/O on units that move (HZ-7).
+    Barrier {
+        /// Journal sequence.
+        through: u64,
+    },
+    /// To the leader: done.
+    Passed {
+        /// Journal sequence.
+        through: u64,
+    },
 }
 
 impl StorageMessage {

@@ -8,16 +8,20 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// BLKSSZGET: logical block size of a block device.
 const BLKSSZGET: libc::c_ulong = 0x1268;
 /// BLKGETSIZE64: bytes of a block device.
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 
-/// An open device and its geometry.
+/// An open device and its geometry. It may grow while it is open.
 pub(super) struct OpenFile {
     pub(super) file: File,
-    pub(super) geometry: Geometry,
+    is_block_device: bool,
+    block: u32,
+    /// The size as last seen.
+    size: AtomicU64,
 }
 
 /// The system's error as a device error. EBADE is a reservation conflict: this node is fenced.
@@ -61,9 +65,24 @@ impl OpenFile {
             tracing::warn!(path = %path.display(), %errno, "no O_DIRECT here: I/O goes through the page cache");
         }
         let file = File::from(fd);
-        let geometry =
-            geometry(&file, kind == FileType::BlockDevice).map_err(|errno| open_error(path, errno))?;
-        Ok(Self { file, geometry })
+        let is_block_device = kind == FileType::BlockDevice;
+        let Geometry { size, block } =
+            geometry(&file, is_block_device).map_err(|errno| open_error(path, errno))?;
+        Ok(Self {
+            file,
+            is_block_device,
+            block,
+            size: AtomicU64::new(size),
+        })
+    }
+
+    /// What the system says of the device now.
+    pub(super) fn geometry(&self) -> Geometry {
+        if let Ok(Geometry { size, .. }) = geometry(&self.file, self.is_block_device) {
+            self.size.store(size, Ordering::Relaxed);
+        }
+        let (size, block) = (self.size.load(Ordering::Relaxed), self.block);
+        Geometry { size, block }
     }
 
     /// Whether an operation is aligned and inside.
@@ -73,10 +92,11 @@ impl OpenFile {
         offset: u64,
         length: usize,
     ) -> Result<(), DeviceError> {
-        let Geometry { size, block } = self.geometry;
+        let block = self.block;
         let aligned = offset.is_multiple_of(u64::from(block)) && length.is_multiple_of(block as usize);
+        let inside = |end| end <= self.size.load(Ordering::Relaxed) || end <= self.geometry().size;
         match offset.checked_add(length as u64) {
-            Some(end) if aligned && end <= size => Ok(()),
+            Some(end) if aligned && inside(end) => Ok(()),
             _ => Err(DeviceError::OutOfRange {
                 operation,
                 offset,

@@ -60,7 +60,7 @@ impl PlainDevice {
 
 impl BlockDevice for PlainDevice {
     fn geometry(&self) -> Geometry {
-        self.open.geometry
+        self.open.geometry()
     }
 
     fn read(&self, offset: u64, mut buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, DeviceError>> {

@@ -173,6 +173,11 @@ impl SimDisk {
         state.cut = Some((point, state.counters));
     }
 
+    /// Makes the disk another size; what is past its end is not reachable.
+    pub fn resize(&self, size: u64) {
+        self.0.lock().options.size = size;
+    }
+
     /// What happened so far.
     pub fn counters(&self) -> DiskCounters {
         self.0.lock().counters
@@ -329,6 +334,7 @@ impl State {
         self.visible = self.durable.clone();
         self.live.clear();
         self.failing.clear();
+        self.cut = None;
         self.power = false;
     }
 
@@ -351,7 +357,9 @@ impl State {
         planned == point
             && match point {
                 CutPoint::DuringWrite(n) => writes == n,
-                CutPoint::DuringFlush(n) | CutPoint::AfterFlush(n) => flushes == n,
+                CutPoint::DuringFlush(n) => flushes == n,
+                // Another flush may have begun while the nth was under way.
+                CutPoint::AfterFlush(n) => flushes >= n,
             }
     }
 

@@ -324,7 +324,7 @@ impl Drop for UringDevice {
 
 impl BlockDevice for UringDevice {
     fn geometry(&self) -> Geometry {
-        self.shared.open.geometry
+        self.shared.open.geometry()
     }
 
     fn read(&self, offset: u64, buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, DeviceError>> {

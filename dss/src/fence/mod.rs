@@ -19,7 +19,7 @@ use crate::seam::{BoxFuture, FenceError, Fencer, LockState, ProcessIdentity, Run
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::label::slot_offset;
 use aquifer_dss_proto::{Incarnation, Instant, NodeId};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use process::{Victim, open_victim, own_identity};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -37,10 +37,18 @@ struct Observed {
     latest: Incarnation,
 }
 
+/// What locks are taken on.
+struct Volumes {
+    descriptors: Vec<Descriptor>,
+    /// Whose slot is held on each of them.
+    holder: Option<NodeId>,
+}
+
 /// The [`Fencer`] of production for nodes on one machine. `fence` needs to be polled inside a tokio runtime with I/O.
 pub struct LocalFencer {
     runtime: Arc<dyn Runtime>,
-    volumes: Vec<Descriptor>,
+    /// A volume is added while nodes serve: the lock of this node's slot is then taken on it too.
+    volumes: RwLock<Volumes>,
     identity: ProcessIdentity,
     observed: Mutex<BTreeMap<NodeId, Observed>>,
 }
@@ -52,16 +60,37 @@ impl LocalFencer {
         assert!(!volumes.is_empty(), "a fencer has a volume to lock");
         Ok(Self {
             runtime,
-            volumes,
+            volumes: RwLock::new(Volumes {
+                descriptors: volumes,
+                holder: None,
+            }),
             identity: own_identity()?,
             observed: Mutex::default(),
         })
     }
 
-    /// On how many volumes the lock is held.
-    fn held_on(&self, node: NodeId) -> Result<usize, FenceError> {
+    /// Locks a volume that turned up too. Call it before the first write to it; fails when another process has the
+    /// slot of this node there.
+    pub fn add(&self, volume: Descriptor) -> Result<(), FenceError> {
+        let mut volumes = self.volumes.write();
+        if let Some(node) = volumes.holder {
+            take(&volume, node)?;
+        }
+        volumes.descriptors.push(volume);
+        Ok(())
+    }
+
+    /// Locks this volume no more: no I/O of this process on it is left, nor will there be.
+    pub fn remove(&self, volume: &Descriptor) {
+        let mut volumes = self.volumes.write();
+        volumes.descriptors.retain(|known| !Arc::ptr_eq(known, volume));
+    }
+
+    /// On how many volumes the lock is held, and how many volumes there are.
+    fn held_on(&self, node: NodeId) -> Result<(usize, usize), FenceError> {
+        let volumes = self.volumes.read();
         let mut held = 0;
-        for volume in &self.volumes {
+        for volume in &volumes.descriptors {
             let state = lock::look(volume.as_fd(), slot_offset(node));
             let state = state.map_err(|error| FenceError::System {
                 node,
@@ -69,13 +98,13 @@ impl LocalFencer {
             })?;
             held += usize::from(state == LockState::Held);
         }
-        Ok(held)
+        Ok((held, volumes.descriptors.len()))
     }
 
     /// Until the lock is free.
     async fn wait_for_lock(&self, node: NodeId, deadline: Instant) -> Result<(), FenceError> {
         let mut pause = Duration::from_micros(200);
-        while self.held_on(node)? > 0 {
+        while self.held_on(node)?.0 > 0 {
             if self.runtime.now() >= deadline {
                 return Err(FenceError::StillAlive(node));
             }
@@ -132,20 +161,24 @@ impl LocalFencer {
     }
 }
 
+fn take(volume: &Descriptor, node: NodeId) -> Result<(), FenceError> {
+    match lock::take(volume.as_fd(), slot_offset(node)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(FenceError::SlotBusy(node)),
+        Err(error) => Err(FenceError::System {
+            node,
+            message: error.to_string(),
+        }),
+    }
+}
+
 impl Fencer for LocalFencer {
     fn hold(&self, node: NodeId) -> Result<(), FenceError> {
-        for volume in &self.volumes {
-            match lock::take(volume.as_fd(), slot_offset(node)) {
-                Ok(true) => {}
-                Ok(false) => return Err(FenceError::SlotBusy(node)),
-                Err(error) => {
-                    return Err(FenceError::System {
-                        node,
-                        message: error.to_string(),
-                    });
-                }
-            }
+        let mut volumes = self.volumes.write();
+        for volume in &volumes.descriptors {
+            take(volume, node)?;
         }
+        volumes.holder = Some(node);
         Ok(())
     }
 
@@ -154,10 +187,10 @@ impl Fencer for LocalFencer {
     }
 
     fn observe(&self, node: NodeId, incarnation: Incarnation) -> Result<LockState, FenceError> {
-        let held = self.held_on(node)?;
-        if held > 0 && held < self.volumes.len() && !planted(Defect::TrustLockOfOneVolume) {
+        let (held, volumes) = self.held_on(node)?;
+        if held > 0 && held < volumes && !planted(Defect::TrustLockOfOneVolume) {
             // It is being let go, or one volume is another inode here: neither is a life seen, nor later its end.
-            let message = format!("its lock is held on {held} of {} volumes", self.volumes.len());
+            let message = format!("its lock is held on {held} of {volumes} volumes");
             return Err(FenceError::System { node, message });
         }
         let state = if held > 0 {

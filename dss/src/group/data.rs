@@ -16,7 +16,13 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::Notify;
+
+/// How long until the entry of a view's leader is looked for again.
+const NOT_LED: Duration = Duration::from_millis(1);
+/// How long until a write looks again whether units have moved.
+const FROZEN: Duration = Duration::from_millis(1);
 
 /// Operations on files that the devices are not done with.
 #[derive(Default)]
@@ -116,6 +122,13 @@ pub(super) enum Access {
     Opened,
 }
 
+/// What is done with the bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Read,
+    Write,
+}
+
 impl VolumeGroup {
     /// Fills `buffer` from byte `offset` of a file; both are multiples of the device's block. A hole is zeros.
     pub async fn read_at(
@@ -146,7 +159,9 @@ impl VolumeGroup {
         offset: u64,
         buffer: IoBuffer,
     ) -> Result<IoBuffer, StorageError> {
-        let flight = self.begin_io(access, file, offset, buffer.len()).await?;
+        let flight = self
+            .begin_io(access, Use::Read, file, offset, buffer.len())
+            .await?;
         let result = self.read_pieces(&flight.pieces, buffer).await;
         self.in_flight.end(file, flight.generation);
         result
@@ -160,7 +175,7 @@ impl VolumeGroup {
         buffer: IoBuffer,
     ) -> Result<IoBuffer, StorageError> {
         let length = buffer.len();
-        let flight = self.begin_io(access, file, offset, length).await?;
+        let flight = self.begin_io(access, Use::Write, file, offset, length).await?;
         let result = if flight.pieces.iter().all(|piece| piece.place.is_some()) {
             self.write_pieces(&flight.pieces, buffer).await
         } else {
@@ -178,70 +193,96 @@ impl VolumeGroup {
         offset: u64,
         length: usize,
     ) -> Result<(), StorageError> {
-        let flight = self.begin_io(access, file, offset, length).await?;
+        let flight = self.begin_io(access, Use::Write, file, offset, length).await?;
         let mut result = Ok(());
         for piece in &flight.pieces {
             if let Some((volume, offset)) = piece.place
                 && result.is_ok()
             {
-                result = self
-                    .device(volume)
-                    .write_zeroes(offset, piece.length as u64)
-                    .await;
+                result = self.zero_piece(volume, offset, piece.length as u64).await;
             }
         }
         self.in_flight.end(file, flight.generation);
-        Ok(result?)
+        result
     }
 
     /// Zeroes units that are in no file.
     pub(super) async fn zero_units(&self, run: Extent) -> Result<(), StorageError> {
-        let au_bytes = self.label.au_bytes;
-        let offset = self.au_offsets[usize::from(run.volume)] + u64::from(run.start) * au_bytes;
-        let length = u64::from(run.count) * au_bytes;
-        Ok(self.device(run.volume).write_zeroes(offset, length).await?)
+        let (unit_zero, au_bytes) =
+            self.with_catalog(|catalog| (unit_zero(catalog, run.volume), catalog.au_bytes()));
+        let offset = unit_zero + u64::from(run.start) * au_bytes;
+        self.zero_piece(run.volume, offset, u64::from(run.count) * au_bytes)
+            .await
+    }
+
+    async fn zero_piece(&self, volume: u16, offset: u64, length: u64) -> Result<(), StorageError> {
+        self.volume(volume).await?.write_zeroes(offset, length).await
     }
 
     /// Makes what was written durable, on every volume.
     pub async fn flush(&self) -> Result<(), StorageError> {
-        for device in &self.devices {
-            device.flush().await?;
-        }
-        Ok(())
+        self.volumes.flush_written().await
     }
 
-    /// Looks the range up and counts the operation. A miss reads the journal first.
+    /// Looks the range up and counts the operation. A miss reads the journal first; a write waits while units of the
+    /// range move (MOV-1).
     async fn begin_io(
         &self,
         access: Access,
+        what: Use,
         file: FileId,
         offset: u64,
         length: usize,
     ) -> Result<Flight, StorageError> {
-        let views = self.views_followed.load(Ordering::Acquire);
-        if self.views_caught_up.load(Ordering::Acquire) < views {
-            self.catch_up().await?;
-            self.views_caught_up.fetch_max(views, Ordering::AcqRel);
-        }
-        if let Ok(flight) = self.try_begin(access, file, offset, length) {
+        self.follow_view().await?;
+        if let Ok(Some(flight)) = self.try_begin(access, what, file, offset, length) {
             return Ok(flight);
         }
-        self.catch_up().await?;
-        self.try_begin(access, file, offset, length)
+        loop {
+            self.catch_up().await?;
+            if let Some(flight) = self.try_begin(access, what, file, offset, length)? {
+                return Ok(flight);
+            }
+            self.runtime.sleep(FROZEN).await;
+        }
     }
 
+    /// Reads the journal, after a change of views, until its leader's entry is there: what was passed and released
+    /// before it did not wait for this node (DSS-9).
+    async fn follow_view(&self) -> Result<(), StorageError> {
+        loop {
+            let views = self.views_followed.load(Ordering::Acquire);
+            if self.views_caught_up.load(Ordering::Acquire) >= views {
+                return Ok(());
+            }
+            let epoch = self.epoch_followed.load(Ordering::Acquire);
+            self.catch_up().await?;
+            let led = self.with_catalog(|catalog| catalog.history().last().map_or(0, |entry| entry.epoch.0));
+            if led >= epoch || self.leading().is_some() {
+                self.views_caught_up.fetch_max(views, Ordering::AcqRel);
+            } else {
+                self.runtime.sleep(NOT_LED).await;
+            }
+        }
+    }
+
+    /// `None` when nobody may write there now.
     fn try_begin(
         &self,
         access: Access,
+        what: Use,
         file: FileId,
         offset: u64,
         length: usize,
-    ) -> Result<Flight, StorageError> {
+    ) -> Result<Option<Flight>, StorageError> {
         // Counted under the same lock as the look: a removal is applied before it or waits for it.
         let known = self.known.read();
         let pieces = self.locate(&known, access, file, offset, length)?;
+        if what == Use::Write && pieces.iter().any(|piece| is_frozen(&known.catalog, piece)) {
+            return Ok(None);
+        }
         let generation = self.in_flight.begin(file);
-        Ok(Flight { pieces, generation })
+        Ok(Some(Flight { pieces, generation }))
     }
 
     fn locate(
@@ -266,47 +307,13 @@ impl VolumeGroup {
                 length,
                 size,
             })?;
-        Ok(self.pieces(extents, offset, end))
-    }
-
-    /// The bytes from `offset` up to `end` in pieces.
-    fn pieces(&self, extents: &[Extent], offset: u64, end: u64) -> Vec<Piece> {
-        let au_bytes = self.label.au_bytes;
-        let (mut pieces, mut at) = (Vec::with_capacity(1), offset);
-        let first =
-            u32::try_from(offset / au_bytes).map_or(extents.len(), |unit| extents::position(extents, unit));
-        let hole = |from: u64, to: u64| Piece {
-            place: None,
-            length: (to - from) as usize,
-        };
-        for extent in &extents[first..] {
-            let start = u64::from(extent.unit) * au_bytes;
-            let until = (u64::from(extent.end()) * au_bytes).min(end);
-            if start >= end {
-                break;
-            }
-            if at < start {
-                pieces.push(hole(at, start));
-                at = start;
-            }
-            let unit_zero = self.au_offsets[usize::from(extent.volume)];
-            let base = unit_zero + u64::from(extent.start) * au_bytes;
-            pieces.push(Piece {
-                place: Some((extent.volume, base + (at - start))),
-                length: (until - at) as usize,
-            });
-            at = until;
-        }
-        if at < end {
-            pieces.push(hole(at, end));
-        }
-        pieces
+        Ok(pieces(&known.catalog, extents, offset, end))
     }
 
     async fn read_pieces(&self, pieces: &[Piece], mut buffer: IoBuffer) -> Result<IoBuffer, StorageError> {
         if let [piece] = pieces {
             return match piece.place {
-                Some((volume, offset)) => Ok(self.device(volume).read(offset, buffer).await?),
+                Some((volume, offset)) => self.volume(volume).await?.read(offset, buffer).await,
                 None => {
                     buffer.fill(0);
                     Ok(buffer)
@@ -317,7 +324,7 @@ impl VolumeGroup {
             match piece.place {
                 Some((volume, offset)) => {
                     let part = IoBuffer::zeroed(piece.length);
-                    self.device(volume).read(offset, part).await.map(Some)
+                    self.volume(volume).await?.read(offset, part).await.map(Some)
                 }
                 None => Ok(None),
             }
@@ -343,14 +350,14 @@ impl VolumeGroup {
             },
         ] = pieces
         {
-            return Ok(self.device(*volume).write(*offset, buffer).await?);
+            return self.volume(*volume).await?.write(*offset, buffer).await;
         }
         let (mut writes, mut done) = (Vec::with_capacity(pieces.len()), 0);
         for piece in pieces {
             let (volume, offset) = piece.place.expect("a hole is refused before");
             let mut part = IoBuffer::zeroed(piece.length);
             part.copy_from_slice(&buffer[done..done + piece.length]);
-            writes.push(self.device(volume).write(offset, part));
+            writes.push(async move { self.volume(volume).await?.write(offset, part).await });
             done += piece.length;
         }
         // All to their end, also when one fails: a write that is dropped may still land.
@@ -372,4 +379,55 @@ fn content(catalog: &Catalog, access: Access, file: FileId) -> Option<(u64, &[Ex
         Node::File { size, extents, .. } => Some((*size, extents)),
         _ => None,
     }
+}
+
+/// The bytes from `offset` up to `end` in pieces.
+fn pieces(catalog: &Catalog, extents: &[Extent], offset: u64, end: u64) -> Vec<Piece> {
+    let au_bytes = catalog.au_bytes();
+    let (mut pieces, mut at) = (Vec::with_capacity(1), offset);
+    let first =
+        u32::try_from(offset / au_bytes).map_or(extents.len(), |unit| extents::position(extents, unit));
+    let hole = |from: u64, to: u64| Piece {
+        place: None,
+        length: (to - from) as usize,
+    };
+    for extent in &extents[first..] {
+        let start = u64::from(extent.unit) * au_bytes;
+        let until = (u64::from(extent.end()) * au_bytes).min(end);
+        if start >= end {
+            break;
+        }
+        if at < start {
+            pieces.push(hole(at, start));
+            at = start;
+        }
+        let unit_zero = unit_zero(catalog, extent.volume);
+        let base = unit_zero + u64::from(extent.start) * au_bytes;
+        pieces.push(Piece {
+            place: Some((extent.volume, base + (at - start))),
+            length: (until - at) as usize,
+        });
+        at = until;
+    }
+    if at < end {
+        pieces.push(hole(at, end));
+    }
+    pieces
+}
+
+/// Byte offset of allocation unit 0 of a volume.
+fn unit_zero(catalog: &Catalog, volume: u16) -> u64 {
+    catalog.volume(volume).expect("units are on a volume").au_offset
+}
+
+/// Whether units of this piece move now.
+fn is_frozen(catalog: &Catalog, piece: &Piece) -> bool {
+    let Some((volume, offset)) = piece.place.filter(|_| catalog.moves().next().is_some()) else {
+        return false;
+    };
+    let from = offset - unit_zero(catalog, volume);
+    let unit =
+        |offset: u64| u32::try_from(offset / catalog.au_bytes()).expect("a volume has at most 2^26 units");
+    let (start, last) = (unit(from), unit(from + piece.length as u64 - 1));
+    catalog.is_frozen(volume, start, last - start + 1)
 }

@@ -1,9 +1,9 @@
 //! What can go wrong with a volume group. Each text is one line that says what to do.
 
 use crate::seam::DeviceError;
-use aquifer_dss_proto::FileId;
 use aquifer_dss_proto::catalog::OperationError;
 use aquifer_dss_proto::label::Uuid;
+use aquifer_dss_proto::{FileId, NodeId};
 
 /// An operating error of storage.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -58,16 +58,34 @@ pub enum StorageError {
         needed: u64,
     },
     /// The volumes that were named do not belong together.
-    #[error(
-        "volume {volume} belongs to group {found}, not to {expected}: name the volumes of one group, in order"
-    )]
+    #[error("volume {volume} belongs to group {found}, not to {expected}: name the volumes of one group")]
     OtherGroup {
-        /// Position in the list.
-        volume: usize,
+        /// UUID of the volume.
+        volume: Uuid,
         /// Group of that device.
         found: Uuid,
-        /// Group of the first device.
+        /// Group of the volume with the metadata.
         expected: Uuid,
+    },
+    /// A device has a label of this group that the catalogue does not agree with.
+    #[error("the device with volume {uuid} is refused: {reason}")]
+    RefusedVolume {
+        /// UUID of the volume.
+        uuid: Uuid,
+        /// Why.
+        reason: String,
+    },
+    /// A volume of the group cannot be used by this node.
+    #[error("volume {volume} ({uuid}, last seen as '{path}') cannot be used: {reason}")]
+    MissingVolume {
+        /// Its id.
+        volume: u16,
+        /// Its UUID.
+        uuid: Uuid,
+        /// Its device as the node saw it that added it.
+        path: String,
+        /// Why.
+        reason: String,
     },
     /// An option makes no sense.
     #[error("invalid option: {0}")]
@@ -108,6 +126,9 @@ pub enum StorageError {
         /// Bytes.
         length: usize,
     },
+    /// Only the storage leader does this.
+    #[error("only the storage leader does this{}", .0.map_or_else(String::new, |node| format!(": ask node {node}")))]
+    NotLeader(Option<NodeId>),
     /// No leader answered in time; the operation may or may not have been done.
     #[error("no storage leader answered in time: look at `aquifer status`; the outcome is unknown")]
     Unavailable,

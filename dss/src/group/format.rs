@@ -1,8 +1,9 @@
 //! Formatting a device, and reading (and repairing) its label.
 
 use super::error::StorageError;
+use super::volumes::{further_label, write_label};
 use crate::seam::{BLOCK, BlockDevice, IoBuffer};
-use aquifer_dss_proto::catalog::Catalog;
+use aquifer_dss_proto::catalog::{Catalog, NewVolume, VOLUMES_MAX};
 use aquifer_dss_proto::envelope::EnvelopeError;
 use aquifer_dss_proto::journal::{Tail, encode_checkpoint};
 use aquifer_dss_proto::label::{
@@ -65,7 +66,16 @@ pub struct GroupIdentity {
     /// Its name.
     pub name: String,
     /// Allocation units for files.
-    pub units: u32,
+    pub units: u64,
+}
+
+/// A device that shall become a volume of a fresh group.
+#[derive(Clone, Copy)]
+pub struct NewDevice<'a> {
+    /// The device.
+    pub device: &'a dyn BlockDevice,
+    /// Where every node finds it; empty for the first, which every node is told.
+    pub path: &'a str,
 }
 
 /// What both copies of a label say.
@@ -139,7 +149,7 @@ pub(super) async fn read_label(device: &dyn BlockDevice) -> Result<Label, Storag
 }
 
 /// Refuses a device that something is on.
-async fn require_blank(device: &dyn BlockDevice) -> Result<(), StorageError> {
+pub(super) async fn require_blank(device: &dyn BlockDevice) -> Result<(), StorageError> {
     match find_label(device, false).await? {
         Found::Label(label) => {
             return Err(StorageError::InUse {
@@ -216,49 +226,91 @@ fn plan(size: u64, options: &GroupOptions) -> Result<Label, StorageError> {
     })
 }
 
-fn draw_uuids(seed: Option<[u8; 16]>) -> (Uuid, Uuid) {
+fn draw_uuid(seed: Option<[u8; 16]>) -> Uuid {
     let mut group = seed.unwrap_or_default();
     if seed.is_none() {
         crate::random_bytes(&mut group);
     }
-    let mut volume = group;
-    volume[15] = volume[15].wrapping_add(1);
-    (Uuid(group), Uuid(volume))
+    Uuid(group)
 }
 
-/// Writes a fresh volume group of one volume. The labels go last, after everything else is durable, so that a
-/// format that was cut off leaves no group.
+/// UUID of a volume of a fresh group.
+fn volume_uuid(group: Uuid, volume: u16) -> Uuid {
+    let mut uuid = group.0;
+    let last = u16::from_le_bytes([uuid[14], uuid[15]]).wrapping_add(volume + 1);
+    uuid[14..].copy_from_slice(&last.to_le_bytes());
+    Uuid(uuid)
+}
+
+/// The labels of all volumes of a fresh group, that of volume 0 first.
+fn plan_all(devices: &[NewDevice<'_>], options: &GroupOptions) -> Result<Vec<Label>, StorageError> {
+    let Some(first) = devices.first() else {
+        return Err(StorageError::Invalid("name at least one device".into()));
+    };
+    if devices.len() > VOLUMES_MAX {
+        return Err(StorageError::Invalid("a group has at most 256 volumes".into()));
+    }
+    let mut label = plan(first.device.geometry().size, options)?;
+    label.group = draw_uuid(options.seed);
+    label.volume_uuid = volume_uuid(label.group, 0);
+    let mut labels = vec![label];
+    for (volume, device) in (1u16..).zip(&devices[1..]) {
+        let uuid = volume_uuid(labels[0].group, volume);
+        let mut further = further_label(&labels[0], uuid, device.device.geometry().size)?;
+        (further.volume, further.generation) = (volume, 1);
+        labels.push(further);
+    }
+    Ok(labels)
+}
+
+fn fresh_catalog(devices: &[NewDevice<'_>], labels: &[Label]) -> Catalog {
+    let volume = |(device, label): (&NewDevice<'_>, &Label)| NewVolume {
+        volume: label.volume,
+        uuid: label.volume_uuid,
+        units: label.au_count,
+        au_offset: label.au_offset,
+        failure_group: 0,
+        path: device.path.into(),
+    };
+    let volumes: Vec<_> = devices.iter().zip(labels).map(volume).collect();
+    let capacity = (labels[0].checkpoint_bytes - BLOCK as u64) as usize;
+    Catalog::with_volumes(labels[0].au_bytes, &volumes, capacity)
+}
+
+/// Writes a fresh volume group. The labels go last, that of volume 0 behind all others, after everything else is
+/// durable, so that a format that was cut off leaves no group.
 pub(super) async fn format(
-    device: &dyn BlockDevice,
+    devices: &[NewDevice<'_>],
     options: &GroupOptions,
 ) -> Result<GroupIdentity, StorageError> {
-    let mut label = plan(device.geometry().size, options)?;
-    if !options.force {
-        require_blank(device).await?;
+    let labels = plan_all(devices, options)?;
+    for device in devices.iter().filter(|_| !options.force) {
+        require_blank(device.device).await?;
     }
-    (label.group, label.volume_uuid) = draw_uuids(options.seed);
-    device.write_zeroes(0, label.journal_offset()).await?;
-    device.flush().await?;
+    for device in devices {
+        device.device.write_zeroes(0, labels[0].journal_offset()).await?;
+        device.device.flush().await?;
+    }
+    let (first, label) = (devices[0].device, &labels[0]);
     // Old journal entries need no wiping: the chain starts from the new group's id (DSS-3).
-    let capacity = (label.checkpoint_bytes - BLOCK as u64) as usize;
-    let catalog = Catalog::new(label.au_bytes, &[label.au_count], capacity);
-    let checkpoint = encode_checkpoint(label.group, Tail::first(label.group), &catalog);
-    device
+    let checkpoint = encode_checkpoint(
+        label.group,
+        Tail::first(label.group),
+        &fresh_catalog(devices, &labels),
+    );
+    first
         .write(label.checkpoint_offset(0), IoBuffer::copy_padded(&checkpoint))
         .await?;
-    device
+    first
         .write(label.checkpoint_offset(1), IoBuffer::zeroed(BLOCK))
         .await?;
-    device.flush().await?;
-    for offset in LABEL_OFFSETS {
-        device
-            .write(offset, IoBuffer::copy_padded(&label.encode()))
-            .await?;
-        device.flush().await?;
+    first.flush().await?;
+    for (device, label) in devices.iter().zip(&labels).rev() {
+        write_label(device.device, label).await?;
     }
     Ok(GroupIdentity {
         group: label.group,
-        name: label.name,
-        units: label.au_count,
+        name: label.name.clone(),
+        units: labels.iter().map(|label| u64::from(label.au_count)).sum(),
     })
 }

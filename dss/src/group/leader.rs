@@ -108,6 +108,7 @@ impl VolumeGroup {
         self.apply(&journal, &[lead]);
         self.role.send_replace(Role::Leader { epoch });
         drop(journal);
+        self.wake_mover();
         let starts = !std::mem::replace(&mut *self.leadership.writing.lock(), true);
         if starts {
             let group = self.clone();
@@ -130,10 +131,13 @@ impl VolumeGroup {
         let mut known = self.known.write();
         known.applied = journal.tail.sequence - 1;
         let sequence = known.applied;
-        records
+        let outcomes = records
             .iter()
             .map(|record| known.catalog.apply(sequence, record))
-            .collect()
+            .collect();
+        drop(known);
+        self.volumes_changed();
+        outcomes
     }
 
     /// The task that writes while this node leads.
@@ -152,7 +156,8 @@ impl VolumeGroup {
             if self.leading().is_none() && self.stop_writing() {
                 return;
             }
-            if self.drain_step() {
+            let drains = self.drain_step();
+            if self.barrier_step() || drains {
                 tokio::select! {
                     biased;
                     () = self.leadership.arrived.notified() => {}
@@ -173,6 +178,7 @@ impl VolumeGroup {
         *writing = false;
         self.leadership.queue.lock().clear();
         *self.leadership.drain.lock() = None;
+        self.barrier.start_again();
         true
     }
 
@@ -256,12 +262,17 @@ impl VolumeGroup {
         }
     }
 
+    /// Whom to ask: the members of the view, or this node when it is alone; `None` before anybody was named.
+    pub(super) fn members_to_wait_for(&self) -> Option<NodeSet> {
+        let alone = self.transport.lock().is_none();
+        let members = *self.leadership.members.lock();
+        members.or_else(|| alone.then(|| NodeSet::of(self.me)))
+    }
+
     /// Asks members to let go of what was removed; true when somebody must be asked again later.
     fn drain_step(self: &Arc<Self>) -> bool {
-        let members = match *self.leadership.members.lock() {
-            Some(members) => members,
-            None if self.transport.lock().is_none() => NodeSet::of(self.me),
-            None => return false,
+        let Some(members) = self.members_to_wait_for() else {
+            return false;
         };
         self.forfeit_of_others(members);
         let newest = self.with_catalog(|catalog| catalog.limbo().next_back().map(|limbo| limbo.sequence));

@@ -3,6 +3,7 @@
 //! Rules (DSS-n) are in this crate's README. The catalogue is one state machine in memory, persisted as a journal
 //! with two checkpoints; one leader appends, the others read.
 
+mod barrier;
 mod control;
 mod data;
 mod error;
@@ -15,6 +16,9 @@ mod fill;
 mod format;
 mod journal;
 mod leader;
+#[cfg(test)]
+mod move_tests;
+mod moves;
 mod names;
 mod open_files;
 mod range_lock;
@@ -22,10 +26,15 @@ mod request;
 #[cfg(test)]
 mod tests;
 mod volume_group;
+#[cfg(test)]
+mod volume_tests;
+mod volumes;
 
 pub use control::{AllBlocks, ControlBlocks};
 pub use error::StorageError;
 pub use file::{FILE_BYTES, File, FileBytes, OpenOptions};
-pub use format::{GroupIdentity, GroupOptions};
+pub use format::{GroupIdentity, GroupOptions, NewDevice};
+pub use moves::{MOVE_RATE_KEY, MoveStatus, Problem};
 pub use names::Owner;
 pub use volume_group::{CreateOptions, FileStat, FileType, Space, VolumeGroup};
+pub use volumes::{AddVolumeOptions, DISCARD_KEY, OpenVolumes, VolumeStatus};

@@ -189,9 +189,10 @@ impl VolumeGroup {
         loop {
             let (sequence, outcome) = self.ask(&operation).await?;
             self.catch_up_to(sequence).await?;
-            let waiting = self.with_catalog(|catalog| catalog.limbo().next().is_some());
+            let waiting =
+                self.with_catalog(|catalog| catalog.awaited().is_some() || catalog.limbo().next().is_some());
             if outcome == Err(OperationError::NoSpace) && waiting && retries < SPACE_RETRIES {
-                // Removed files still hold space: a fresh request, after the members let go.
+                // Removed files still hold space, or a volume is joining: a fresh request, after the members let go.
                 retries += 1;
                 self.runtime.sleep(Duration::from_millis(50)).await;
                 continue;
@@ -287,18 +288,21 @@ impl VolumeGroup {
             StorageMessage::NotLeader { .. } => {}
             StorageMessage::Drain { through } => self.receive_drain(from, through),
             StorageMessage::Drained { through, held } => self.member_drained(from, through, &held),
+            StorageMessage::Barrier { through } => self.receive_barrier(from, through),
+            StorageMessage::Passed { through } => self.member_passed(from, through),
         }
     }
 
     /// DSS-10: members ask the leader, and the leader answers them.
     fn has_part(&self, from: NodeId, message: &StorageMessage) -> bool {
         match message {
-            StorageMessage::Request { .. } | StorageMessage::Drained { .. } => {
-                self.leadership.is_member(from)
-            }
+            StorageMessage::Request { .. }
+            | StorageMessage::Drained { .. }
+            | StorageMessage::Passed { .. } => self.leadership.is_member(from),
             StorageMessage::Answer { .. }
             | StorageMessage::NotLeader { .. }
-            | StorageMessage::Drain { .. } => {
+            | StorageMessage::Drain { .. }
+            | StorageMessage::Barrier { .. } => {
                 matches!(*self.role.borrow(), Role::Follower { leader } if leader.is_none_or(|leader| leader == from))
             }
         }
@@ -311,11 +315,7 @@ impl VolumeGroup {
             return;
         }
         // What only a leader may say is refused from outside.
-        let leaders_own = matches!(
-            operation,
-            Operation::Release { .. } | Operation::Lead { .. } | Operation::Forfeit { .. }
-        );
-        if leaders_own {
+        if operation.is_leaders() {
             return;
         }
         self.enqueue(Pending {

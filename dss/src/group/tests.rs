@@ -16,7 +16,7 @@ pub(super) fn node(id: u8) -> NodeId {
     NodeId::new(id).unwrap()
 }
 
-fn tiny() -> GroupOptions {
+pub(super) fn tiny() -> GroupOptions {
     GroupOptions {
         au_bytes: 8192,
         journal_bytes: 64 << 10,
@@ -419,7 +419,7 @@ fn cut_and_verify(seed: u64, point: CutPoint) -> bool {
 }
 
 /// Encoding and decoding checks that each unit has one owner.
-fn check_units(group: &VolumeGroup) {
+pub(super) fn check_units(group: &VolumeGroup) {
     group.with_catalog(|catalog| {
         let copy = aquifer_dss_proto::catalog::Catalog::decode(&catalog.encode()).expect("sound");
         assert_eq!(copy, *catalog);

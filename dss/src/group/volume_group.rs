@@ -2,22 +2,25 @@
 //!
 //! Lock order: `journal` (async), then `known`, then the small mutexes. No small mutex is held across an await.
 
+use super::barrier::Barrier;
 use super::control::ControlBlocks;
 use super::data::InFlight;
 use super::error::StorageError;
 use super::fill::Kept;
-use super::format::{self, GroupIdentity, GroupOptions};
+use super::format::{self, GroupIdentity, GroupOptions, NewDevice};
 use super::journal::Journal;
 use super::leader::Leadership;
+use super::moves::Mover;
 use super::open_files::OpenFiles;
 use super::request::Requests;
-use crate::seam::{BlockDevice, Runtime, Transport};
+use super::volumes::{self, OpenVolumes, Opening};
+use crate::seam::{BlockDevice, Runtime, Transport, VolumeOpener};
 use aquifer_dss_proto::catalog::{Attributes, Catalog, Extent, FileKind, HistoryEntry, Inode, Node};
 use aquifer_dss_proto::label::Label;
 use aquifer_dss_proto::{Epoch, FileId, NodeId, NodeSet, PageSize};
 use parking_lot::{Mutex, RwLock};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use tokio::sync::watch;
 
 /// How a file shall be made.
@@ -96,9 +99,11 @@ pub struct VolumeGroup {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) me: NodeId,
     pub(super) label: Label,
-    pub(super) devices: Vec<Arc<dyn BlockDevice>>,
-    /// Allocation unit 0 of each volume.
-    pub(super) au_offsets: Vec<u64>,
+    /// The device of volume 0, which has the metadata.
+    first: Arc<dyn BlockDevice>,
+    pub(super) volumes: Arc<OpenVolumes>,
+    pub(super) opening: Opening,
+    pub(super) itself: Weak<Self>,
     pub(super) journal: tokio::sync::Mutex<Journal>,
     pub(super) known: RwLock<Known>,
     pub(super) role: watch::Sender<Role>,
@@ -107,9 +112,13 @@ pub struct VolumeGroup {
     /// change (HZ-7).
     pub(super) views_followed: AtomicU64,
     pub(super) views_caught_up: AtomicU64,
+    /// The epoch that was followed last: its leader's entry has to be read first.
+    pub(super) epoch_followed: AtomicU64,
     pub(super) in_flight: InFlight,
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) kept: Kept,
+    pub(super) barrier: Barrier,
+    pub(super) mover: Mover,
     pub(super) requests: Requests,
     pub(super) leadership: Leadership,
 }
@@ -120,44 +129,67 @@ impl VolumeGroup {
         device: &dyn BlockDevice,
         options: &GroupOptions,
     ) -> Result<GroupIdentity, StorageError> {
-        format::format(device, options).await
+        let path = "";
+        let devices = [NewDevice { device, path }];
+        format::format(&devices, options).await
     }
 
-    /// Opens a group as a follower: labels (damaged copies are repaired), checkpoint, journal to its end.
+    /// Writes a fresh volume group onto several devices. The first gets the metadata.
+    pub async fn format_all(
+        devices: &[NewDevice<'_>],
+        options: &GroupOptions,
+    ) -> Result<GroupIdentity, StorageError> {
+        format::format(devices, options).await
+    }
+
+    /// As [`open_with`](Self::open_with), with every volume among the devices.
     pub async fn open(
         runtime: Arc<dyn Runtime>,
         devices: Vec<Arc<dyn BlockDevice>>,
         me: NodeId,
     ) -> Result<Arc<Self>, StorageError> {
-        let labels = read_labels(&devices).await?;
-        let label = labels[0].clone();
-        let (journal, catalog) = Journal::load(devices[0].clone(), label.clone()).await?;
-        if catalog.volume_units() != labels.iter().map(|label| label.au_count).collect::<Vec<_>>() {
-            return Err(StorageError::Invalid(
-                "name every volume of the group, in order".into(),
-            ));
-        }
+        Self::open_with(runtime, devices, None, me).await
+    }
+
+    /// Opens a group as a follower: labels (damaged copies are repaired), checkpoint, journal to its end. Labels say
+    /// which device is which volume; those that are not among `devices` come from `opener`, by their path in the
+    /// catalogue.
+    pub async fn open_with(
+        runtime: Arc<dyn Runtime>,
+        devices: Vec<Arc<dyn BlockDevice>>,
+        opener: Option<Arc<dyn VolumeOpener>>,
+        me: NodeId,
+    ) -> Result<Arc<Self>, StorageError> {
+        let mut labelled = volumes::read_labels(devices).await?;
+        let (label, first) = labelled.remove(0);
+        let (journal, catalog) = Journal::load(first.clone(), label.clone()).await?;
         let applied = journal.tail.sequence - 1;
         let session = runtime.random();
-        let group = Arc::new(Self {
+        let group = Arc::new_cyclic(|itself| Self {
             me,
-            au_offsets: labels.iter().map(|label| label.au_offset).collect(),
+            volumes: OpenVolumes::new(label.volume_uuid, first.clone()),
+            opening: Opening::new(opener),
+            itself: itself.clone(),
             label,
-            devices,
+            first,
             journal: tokio::sync::Mutex::new(journal),
             known: RwLock::new(Known { catalog, applied }),
             role: watch::Sender::new(Role::Follower { leader: None }),
             transport: Mutex::new(None),
             views_followed: AtomicU64::new(0),
             views_caught_up: AtomicU64::new(0),
+            epoch_followed: AtomicU64::new(0),
             in_flight: InFlight::default(),
             open_files: Arc::default(),
             kept: Kept::default(),
+            barrier: Barrier::default(),
+            mover: Mover::default(),
             requests: Requests::new(session),
             leadership: Leadership::default(),
             runtime,
         });
         group.catch_up().await?;
+        group.adopt(labelled).await?;
         Ok(group)
     }
 
@@ -176,14 +208,14 @@ impl VolumeGroup {
         self.label.page_size()
     }
 
-    /// The device of a volume.
-    pub fn device(&self, volume: u16) -> &Arc<dyn BlockDevice> {
-        &self.devices[usize::from(volume)]
-    }
-
     /// Slots, ballot blocks and bodies on the first volume.
     pub fn control(&self) -> ControlBlocks {
-        ControlBlocks::new(self.devices[0].clone(), self.label.slots())
+        ControlBlocks::new(self.first.clone(), self.label.slots())
+    }
+
+    /// The volumes that this node has open, for whoever must flush them.
+    pub fn open_volumes_handle(&self) -> Arc<OpenVolumes> {
+        self.volumes.clone()
     }
 
     /// Requests to another leader go through `transport`; give what peers send to [`receive`](Self::receive).
@@ -194,6 +226,7 @@ impl VolumeGroup {
     /// Another node leads: requests go to it, and the journal is read before the next use of an extent map.
     pub fn follow(&self, epoch: Epoch, leader: NodeId) {
         tracing::debug!(epoch = epoch.0, %leader, "following the storage leader");
+        self.epoch_followed.fetch_max(epoch.0, Ordering::AcqRel);
         self.views_followed.fetch_add(1, Ordering::AcqRel);
         let leader = Some(leader).filter(|leader| *leader != self.me);
         self.role.send_replace(Role::Follower { leader });
@@ -203,6 +236,7 @@ impl VolumeGroup {
     /// The members of the view. Units of removed files are reused when all of them let go (HZ-7); before this was
     /// called, with a transport attached, they are not reused at all.
     pub fn set_members(&self, members: NodeSet) {
+        self.barrier.start_again();
         self.leadership.set_members(members);
     }
 
@@ -243,6 +277,7 @@ impl VolumeGroup {
                     catalog,
                     applied: journal.tail.sequence - 1,
                 };
+                self.volumes_changed();
                 continue;
             }
             journal.flush().await?;
@@ -255,6 +290,8 @@ impl VolumeGroup {
                 known.applied = entry.sequence;
             }
             journal.tail = tail;
+            drop(known);
+            self.volumes_changed();
         }
     }
 
@@ -336,27 +373,6 @@ impl VolumeGroup {
             waiting: catalog.waiting_units(),
         })
     }
-}
-
-/// The labels of a group's volumes, which must belong together in this order.
-async fn read_labels(devices: &[Arc<dyn BlockDevice>]) -> Result<Vec<Label>, StorageError> {
-    let mut labels: Vec<Label> = Vec::new();
-    for (position, device) in devices.iter().enumerate() {
-        let label = format::read_label(&**device).await?;
-        let expected = labels.first().map_or(label.group, |first| first.group);
-        if label.group != expected || usize::from(label.volume) != position {
-            return Err(StorageError::OtherGroup {
-                volume: position,
-                found: label.group,
-                expected,
-            });
-        }
-        labels.push(label);
-    }
-    if labels.is_empty() {
-        return Err(StorageError::Invalid("name at least one device".into()));
-    }
-    Ok(labels)
 }
 
 /// What the catalogue knows of an inode that has a name.

@@ -3,10 +3,11 @@
 use super::api::Membership;
 use super::ballots::{Outcome, learn_decided};
 use super::types::{MembershipError, MembershipEvent, Message, Timeline};
-use crate::seam::{FenceError, ProcessIdentity};
+use crate::seam::{BlockDevice, FenceError, ProcessIdentity};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::membership::{Decree, Plan, Proposal};
 use aquifer_dss_proto::{Instant, Member};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -98,7 +99,7 @@ impl Membership {
         match self.run_ballot(&decree).await? {
             Outcome::Decided(decree) => {
                 // The last flush of the ballot counts as the one after the fence for lives dead before it began.
-                let proven = self.config.volumes.is_empty() && self.all_dead_at(&decree, before);
+                let proven = self.further_volumes().is_empty() && self.all_dead_at(&decree, before);
                 let epoch = decree.view.epoch;
                 self.handle_decided(decree.clone(), true);
                 if proven {
@@ -118,6 +119,12 @@ impl Membership {
             }
         }
         Ok(())
+    }
+
+    /// The devices besides that of the control blocks.
+    fn further_volumes(&self) -> Vec<Arc<dyn BlockDevice>> {
+        let volumes = self.config.volumes.as_ref();
+        volumes.map_or_else(Vec::new, |volumes| volumes.further())
     }
 
     fn all_dead_at(&self, decree: &Decree, instant: Instant) -> bool {
@@ -145,7 +152,7 @@ impl Membership {
             return Ok(true);
         }
         self.control.flush().await?;
-        for volume in &self.config.volumes {
+        for volume in self.further_volumes() {
             volume.flush().await?;
         }
         self.announce(&decree);

@@ -1,7 +1,8 @@
 //! What goes in and out of [`Membership`](super::Membership).
 
 use super::slot::Addresses;
-use crate::seam::{BlockDevice, DeviceError, FenceError};
+use crate::group::OpenVolumes;
+use crate::seam::{DeviceError, FenceError};
 use aquifer_dss_proto::membership::{Decree, Timing};
 use aquifer_dss_proto::{Epoch, Instant, Member, NodeId, View};
 use serde::{Deserialize, Serialize};
@@ -15,8 +16,8 @@ pub struct MembershipConfig {
     pub timing: Timing,
     /// Published in the slot; each at most 120 bytes.
     pub addresses: Addresses,
-    /// Devices besides that of the control blocks, to be flushed after a fence (HZ-10).
-    pub volumes: Vec<Arc<dyn BlockDevice>>,
+    /// The volumes; those besides that of the control blocks are flushed after a fence (HZ-10).
+    pub volumes: Option<Arc<OpenVolumes>>,
     /// Take a lease that is over for proof of death where nothing better exists (no lock, no reservations). It
     /// assumes that a node without storage stops in time and that no I/O outlives `longest_io` (HZ-20).
     pub lease_is_proof: bool,
@@ -30,7 +31,7 @@ impl MembershipConfig {
             me,
             timing,
             addresses,
-            volumes: Vec::new(),
+            volumes: None,
             lease_is_proof: false,
         }
     }

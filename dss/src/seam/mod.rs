@@ -3,11 +3,13 @@
 mod buffer;
 mod device;
 mod fencer;
+mod opener;
 mod runtime;
 mod transport;
 
 pub use buffer::{BLOCK, IoBuffer};
 pub use device::{BlockDevice, DeviceError, Geometry, write_zeros};
 pub use fencer::{FenceError, Fencer, LockState, ProcessIdentity};
+pub use opener::VolumeOpener;
 pub use runtime::{BoxFuture, Runtime};
 pub use transport::{Inbound, Receiver, Service, Tail, Transport, hand_over};

@@ -5,7 +5,7 @@ use crate::transaction::TransactionConfig;
 use crate::wal::RedoConfig;
 use aquifer_buffer_pool::PoolConfig;
 use aquifer_dss::membership::{Addresses, SlotView};
-use aquifer_dss::seam::{BlockDevice, Fencer, Runtime, Transport};
+use aquifer_dss::seam::{BlockDevice, Fencer, Runtime, Transport, VolumeOpener};
 use aquifer_dss_proto::membership::Timing;
 use aquifer_dss_proto::{Incarnation, NodeId};
 use std::sync::Arc;
@@ -67,8 +67,10 @@ pub trait Links: Send + Sync + 'static {
 pub struct Seams {
     /// Clock, tasks, randomness.
     pub runtime: Arc<dyn Runtime>,
-    /// The volumes of the group, in order.
+    /// Volumes of the group, in any order; volume 0 is among them.
     pub devices: Vec<Arc<dyn BlockDevice>>,
+    /// Opens the other volumes, by their path in the catalogue.
+    pub opener: Option<Arc<dyn VolumeOpener>>,
     /// Messages to peers.
     pub transport: Arc<dyn Transport>,
     /// Connections of the transport.

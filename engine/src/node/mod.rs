@@ -26,7 +26,7 @@ use crate::wal::RedoStream;
 use aquifer_buffer_pool::Pool;
 use aquifer_dss::group::{StorageError, VolumeGroup};
 use aquifer_dss::membership::{Membership, MembershipConfig, MembershipError, MembershipEvent};
-use aquifer_dss::seam::{BlockDevice, Runtime, Service, Transport};
+use aquifer_dss::seam::{Runtime, Service, Transport};
 use aquifer_dss_proto::{Epoch, NodeId, View};
 use parking_lot::Mutex;
 use status::Unclean;
@@ -82,6 +82,7 @@ impl Node {
         let Seams {
             runtime,
             devices,
+            opener,
             transport,
             links,
             fencer,
@@ -90,7 +91,7 @@ impl Node {
         if config.pool.frames < LEAST_FRAMES {
             return Err(NodeError::Memory(config.pool.frames));
         }
-        let group = VolumeGroup::open(runtime.clone(), devices.clone(), config.id).await?;
+        let group = VolumeGroup::open_with(runtime.clone(), devices, opener, config.id).await?;
         let mut config = config;
         config.pool.page_size = group.page_size();
         let membership = Membership::start(
@@ -98,7 +99,7 @@ impl Node {
             group.control(),
             transport.clone(),
             fencer,
-            membership_config(&config, &devices),
+            membership_config(&config, &group),
         )
         .await?;
         links.start(membership.incarnation());
@@ -297,11 +298,11 @@ impl Node {
     }
 }
 
-fn membership_config(config: &NodeConfig, devices: &[Arc<dyn BlockDevice>]) -> MembershipConfig {
+fn membership_config(config: &NodeConfig, group: &VolumeGroup) -> MembershipConfig {
     let mut membership = MembershipConfig::new(config.id);
     membership.timing = config.timing;
     membership.addresses = config.addresses.clone();
-    membership.volumes = devices[1..].to_vec();
+    membership.volumes = Some(group.open_volumes_handle());
     membership
 }
 

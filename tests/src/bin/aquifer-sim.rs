@@ -51,6 +51,9 @@ struct Arguments {
     /// A defect planted in the nodes, to see that it is caught.
     #[arg(long, value_parser = |name: &str| Defect::named(name).ok_or("no defect of this name"))]
     defect: Option<Defect>,
+    /// Volumes are added, drained and removed while the nodes serve.
+    #[arg(long)]
+    volumes: bool,
     /// Writes the history of the one seed there, for `isocheck`, where the workload keeps one (append).
     #[arg(long, requires = "seed")]
     history: Option<PathBuf>,
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
             SubjectName::Memory => Subject::Memory(planted),
         },
         defect: arguments.defect,
+        volumes: arguments.volumes,
     };
     if arguments.trace {
         show_logs();

@@ -2,6 +2,7 @@
 
 use super::client::Sessions;
 use super::database::{Change, Database, DatabaseError, Pairs, TransactionHandle};
+use super::volumes;
 use crate::sim::{Cluster, NodeContext, NodeProgram, SimTransport, World};
 use crate::swarm::Tuning;
 use aquifer_dss::group::{GroupOptions, VolumeGroup};
@@ -65,7 +66,7 @@ impl EngineProgram {
             seed: Some(seed),
             ..GroupOptions::default()
         };
-        let port = cluster.disk.port(None);
+        let port = volumes::first(cluster.disk.port(None), self.tuning.volumes);
         let formatted = VolumeGroup::format(&*port, &options).await;
         formatted.map(|_| ()).map_err(|error| format!("format: {error}"))
     }
@@ -83,6 +84,7 @@ impl Links for SimLinks {
 impl NodeProgram for EngineProgram {
     fn start(&self, context: NodeContext) -> BoxFuture<'static, ()> {
         let (sessions, nodes) = (self.sessions.clone(), self.nodes.clone());
+        let with_volumes = self.tuning.volumes;
         let world = self
             .world
             .get()
@@ -102,7 +104,8 @@ impl NodeProgram for EngineProgram {
             context.transport.attach(router.clone());
             let seams = Seams {
                 runtime: context.runtime.clone(),
-                devices: vec![context.device.clone()],
+                devices: vec![volumes::first(context.device.clone(), with_volumes)],
+                opener: with_volumes.then(|| volumes::opener(context.device.clone())),
                 transport: context.transport.clone(),
                 links: Arc::new(SimLinks(context.transport.clone())),
                 fencer: context.fencer.clone(),
@@ -118,6 +121,9 @@ impl NodeProgram for EngineProgram {
             };
             nodes.lock().insert(context.node, Arc::downgrade(&node));
             if node.serving().await {
+                if with_volumes {
+                    volumes::operate(&context.runtime, &node);
+                }
                 world.record(
                     "serving",
                     [context.node.get().into(), context.life.number, 0, 0],

@@ -18,6 +18,7 @@ fn engine(seed: u64, defect: Option<Defect>) -> Report {
         trace: false,
         subject: Subject::Engine,
         defect,
+        volumes: false,
     };
     let report = run(&Configuration::draw(seed, &overrides));
     release_panics();

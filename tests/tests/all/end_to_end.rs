@@ -14,3 +14,4 @@ mod isolation;
 mod rig;
 mod shape;
 mod survival;
+mod volumes;

@@ -14,6 +14,7 @@ fn overrides(workload: &str, calm: bool) -> Overrides {
         trace: false,
         subject: Subject::Engine,
         defect: None,
+        volumes: false,
     }
 }
 

@@ -22,6 +22,7 @@ fn the_swarm_draws_every_size_there_is() {
         trace: false,
         subject: Subject::Engine,
         defect: None,
+        volumes: false,
     };
     let drawn: Vec<_> = (1..=1000)
         .map(|seed| Configuration::draw(seed, &overrides))

@@ -23,6 +23,7 @@ fn with_small_ring(seed: u64, workload: Option<&str>, calm: bool) -> Configurati
         trace: false,
         subject: Subject::Engine,
         defect: None,
+        volumes: false,
     };
     let mut configuration = Configuration::draw(seed, &overrides);
     configuration.redo_bytes = 1 << 20;

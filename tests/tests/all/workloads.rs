@@ -12,6 +12,7 @@ fn overrides(workload: &str, planted: Planted) -> Overrides {
         trace: false,
         subject: Subject::Memory(planted),
         defect: None,
+        volumes: false,
     }
 }
 

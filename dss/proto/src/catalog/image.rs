@@ -4,8 +4,8 @@
 use super::claims::Claims;
 use super::tree::is_name;
 use super::{
-    Attributes, Catalog, Entry, Extent, FreeMap, HistoryEntry, Inode, Limbo, Node, PATH_BYTES, ROOT, Removed,
-    Session, Volume, extents,
+    Attributes, Catalog, DEVICE_PATH_BYTES, Entry, Extent, FreeMap, HistoryEntry, Inode, Limbo, MOVES_MAX,
+    Move, Node, PATH_BYTES, ROOT, Removed, Session, UNITS_MAX, VOLUMES_MAX, Volume, extents,
 };
 use crate::envelope::EnvelopeError;
 use crate::{FileId, NodeId};
@@ -20,7 +20,9 @@ pub struct CatalogImage {
     au_bytes: u64,
     capacity: u64,
     next_file: u64,
-    volumes: Vec<Volume>,
+    volumes: Vec<StoredVolume>,
+    moves: Vec<Move>,
+    next_move: u64,
     inodes: Vec<(FileId, Vec<Entry>, Attributes, Content)>,
     config: Vec<(String, String)>,
     limbo: Vec<Limbo>,
@@ -28,6 +30,14 @@ pub struct CatalogImage {
     next_number: u64,
     sessions: Vec<(NodeId, Session)>,
     history: Vec<HistoryEntry>,
+}
+
+/// A volume without what the files say already.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StoredVolume {
+    entry: Volume,
+    units: u32,
+    cursor: u32,
 }
 
 /// An inode without what its children say already.
@@ -82,7 +92,8 @@ impl Content {
 impl Catalog {
     /// The bytes of a checkpoint's body.
     pub fn encode(&self) -> Vec<u8> {
-        let volume = |map: &FreeMap| Volume {
+        let volume = |(map, entry): (&FreeMap, &Volume)| StoredVolume {
+            entry: entry.clone(),
             units: map.units(),
             cursor: map.cursor(),
         };
@@ -98,7 +109,9 @@ impl Catalog {
             au_bytes: self.au_bytes,
             capacity: self.capacity as u64,
             next_file: self.next_file,
-            volumes: self.volumes.iter().map(volume).collect(),
+            volumes: self.volumes.iter().zip(&self.table).map(volume).collect(),
+            moves: self.moves.clone(),
+            next_move: self.next_move,
             inodes: self.inodes.iter().map(inode).collect(),
             config: self
                 .config
@@ -127,12 +140,18 @@ impl Catalog {
 
 impl CatalogImage {
     fn build(self) -> Option<Catalog> {
-        let units_fit = |volume: &Volume| volume.units <= 1 << 26;
+        let is_sound = |volume: &StoredVolume| {
+            volume.units <= UNITS_MAX
+                && volume.entry.au_offset <= 1 << 60
+                && volume.entry.path.len() <= DEVICE_PATH_BYTES
+        };
         if self.au_bytes == 0
             || self.next_file > 1 << 62
             || self.next_number > 1 << 62
-            || self.volumes.len() > 64
-            || !self.volumes.iter().all(units_fit)
+            || self.next_move > 1 << 62
+            || self.moves.len() > MOVES_MAX
+            || self.volumes.len() > VOLUMES_MAX
+            || !self.volumes.iter().all(is_sound)
         {
             return None;
         }
@@ -149,6 +168,9 @@ impl CatalogImage {
             weight: 0,
             next_file: self.next_file,
             volumes,
+            table: self.volumes.into_iter().map(|volume| volume.entry).collect(),
+            moves: self.moves,
+            next_move: self.next_move,
             inodes: inodes(self.inodes, self.next_file)?,
             config: self.config.into_iter().collect(),
             limbo: self
@@ -305,6 +327,6 @@ impl Catalog {
         for reservation in self.claims.reservations.values() {
             take(&reservation.extents)?;
         }
-        Some(())
+        Self::take_spares(&mut self.volumes, &self.moves)
     }
 }

@@ -18,19 +18,25 @@ mod inode;
 mod limbo;
 #[cfg(test)]
 mod model_tests;
+mod moves;
 mod record;
 #[cfg(test)]
 mod tests;
 mod tree;
+#[cfg(test)]
+mod volume_tests;
+mod volumes;
 
-pub use allocator::FreeMap;
+pub use allocator::{FreeMap, UNITS_MAX};
 pub use claims::{Life, Reservation};
 pub use file_operation::{AttributeChange, FileOperation, NewNode};
 pub use image::CatalogImage;
 pub use inode::{Attributes, Entry, Inode, Node};
+pub use moves::{MOVES_MAX, Move, MoveState};
 pub use record::{
     Extent, FileKind, HistoryEntry, Limbo, Operation, OperationError, Origin, Outcome, Record, Removed, Reply,
 };
+pub use volumes::{DEVICE_PATH_BYTES, NewVolume, VOLUMES_MAX, Volume, VolumeState};
 
 use claims::Claims;
 use files::Asked;
@@ -52,15 +58,6 @@ pub const VALUE_BYTES: usize = 2048;
 /// Entries of history that are kept.
 const HISTORY: usize = 64;
 
-/// A volume as the catalogue knows it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Volume {
-    /// Allocation units.
-    pub units: u32,
-    /// Where the next search for free units starts.
-    pub cursor: u32,
-}
-
 /// One life of a node and the outcomes it may ask for again.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 struct Session {
@@ -78,7 +75,12 @@ pub struct Catalog {
     /// Upper bound of the bytes of a checkpoint now.
     weight: usize,
     next_file: u64,
+    /// Free space of each volume of the table.
     volumes: Vec<FreeMap>,
+    table: Vec<Volume>,
+    /// Units on their way, oldest first.
+    moves: Vec<Move>,
+    next_move: u64,
     inodes: BTreeMap<FileId, Inode>,
     config: BTreeMap<String, String>,
     /// By number, which is the order of removal too.
@@ -95,6 +97,7 @@ impl Catalog {
     pub fn new(au_bytes: u64, volumes: &[u32], capacity: usize) -> Self {
         let mut inodes = BTreeMap::new();
         inodes.insert(ROOT, Inode::root());
+        let table = volumes.iter().map(|_| Volume::unnamed(au_bytes)).collect();
         let volumes: Vec<_> = volumes.iter().map(|units| FreeMap::new(*units, 0)).collect();
         let mut catalog = Self {
             au_bytes,
@@ -102,6 +105,9 @@ impl Catalog {
             weight: 0,
             next_file: ROOT.0 + 1,
             volumes,
+            table,
+            moves: Vec::new(),
+            next_move: 1,
             inodes,
             config: BTreeMap::new(),
             limbo: BTreeMap::new(),
@@ -198,6 +204,14 @@ impl Catalog {
                 Ok(Reply::Done)
             }
             Operation::Files(operation) => self.perform_on_files(asked, operation),
+            Operation::AddVolume(new) => self.add_volume(sequence, new),
+            Operation::ResizeVolume { volume, units } => self.resize_volume(*volume, *units),
+            Operation::DrainVolume { volume, drain } => self.drain_volume(*volume, *drain),
+            Operation::RemoveVolume { volume } => self.remove_volume(*volume),
+            Operation::Passed { through } => self.pass(*through),
+            Operation::BeginMove { file, from } => self.begin_move(sequence, *file, *from),
+            Operation::EndMove { number } => self.end_move(sequence, *number),
+            Operation::CancelMove { number } => self.cancel_move(sequence, *number),
         }
     }
 
@@ -244,6 +258,7 @@ impl Catalog {
     fn emptiest_volume(&self) -> usize {
         let volumes = self.volumes.iter().enumerate();
         volumes
+            .filter(|(index, _)| self.table[*index].takes_units())
             .max_by_key(|(index, map)| (map.free(), usize::MAX - index))
             .map_or(0, |(index, _)| index)
     }
@@ -303,7 +318,8 @@ impl Catalog {
     }
 
     fn weigh(&self) -> usize {
-        let fixed = 128 + HISTORY * 24 + self.volumes.len() * 16;
+        let fixed = 128 + HISTORY * 24 + moves::MOVES_WEIGHT;
+        let volumes: usize = self.table.iter().map(Volume::weight).sum();
         let inodes: usize = self.inodes.values().map(Inode::weight).sum();
         let config: usize = self
             .config
@@ -311,7 +327,7 @@ impl Catalog {
             .map(|(key, value)| key.len() + value.len() + 10)
             .sum();
         let limbo: usize = self.limbo.values().map(limbo::weight).sum();
-        fixed + inodes + config + limbo + self.claims.weight()
+        fixed + volumes + inodes + config + limbo + self.claims.weight()
     }
 
     /// Size of an allocation unit in bytes.
@@ -319,9 +335,13 @@ impl Catalog {
         self.au_bytes
     }
 
-    /// Free allocation units of the group.
+    /// Free allocation units of the volumes from which units are taken.
     pub fn free_units(&self) -> u64 {
-        self.volumes.iter().map(|map| u64::from(map.free())).sum()
+        let volumes = self.volumes.iter().zip(&self.table);
+        volumes
+            .filter(|(_, volume)| volume.takes_units())
+            .map(|(map, _)| u64::from(map.free()))
+            .sum()
     }
 
     /// Allocation units of each volume.

@@ -1,6 +1,6 @@
 //! What is asked of the catalogue and what it answers: the records of the journal.
 
-use super::FileOperation;
+use super::{FileOperation, NewVolume};
 use crate::{Epoch, FileId, NodeId};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -110,6 +110,69 @@ pub enum Operation {
     },
     /// Of files, directories and links.
     Files(FileOperation),
+    /// Adds a volume whose label is on its device and durable.
+    AddVolume(NewVolume),
+    /// Gives a volume another number of units. Units that would go must be free.
+    ResizeVolume {
+        /// Which volume.
+        volume: u16,
+        /// Units afterwards.
+        units: u32,
+    },
+    /// Takes no new units from a volume and moves those it has away, or (`drain` false) uses it again.
+    DrainVolume {
+        /// Which volume.
+        volume: u16,
+        /// Drain, or use again.
+        drain: bool,
+    },
+    /// Takes a drained, empty volume away for good.
+    RemoveVolume {
+        /// Which volume.
+        volume: u16,
+    },
+    /// Every member read the journal up to this entry and finished what it began before (HZ-7): volumes that joined and
+    /// units that move go on.
+    Passed {
+        /// Journal sequence.
+        through: u64,
+    },
+    /// Moves units of a file to a volume that takes units; as many of them as fit there in one run.
+    BeginMove {
+        /// Which file.
+        file: FileId,
+        /// The units, inside one of its extents.
+        from: Extent,
+    },
+    /// The units of a move are copied, and the copy is durable.
+    EndMove {
+        /// Which move.
+        number: u64,
+    },
+    /// Gives a move up; nobody copies any more.
+    CancelMove {
+        /// Which move.
+        number: u64,
+    },
+}
+
+impl Operation {
+    /// Whether only the storage leader itself may say so.
+    pub const fn is_leaders(&self) -> bool {
+        matches!(
+            self,
+            Self::Release { .. }
+                | Self::Lead { .. }
+                | Self::Forfeit { .. }
+                | Self::AddVolume(_)
+                | Self::ResizeVolume { .. }
+                | Self::RemoveVolume { .. }
+                | Self::Passed { .. }
+                | Self::BeginMove { .. }
+                | Self::EndMove { .. }
+                | Self::CancelMove { .. }
+        )
+    }
 }
 
 /// Who asked, so that a repetition is answered and not done again.
@@ -147,6 +210,8 @@ pub enum Reply {
     Offset(u64),
     /// The reservation.
     Reservation(u64),
+    /// The volume.
+    Volume(u16),
 }
 
 /// Why an operation changed nothing.
@@ -191,6 +256,18 @@ pub enum OperationError {
     /// A repetition of a request that was already answered.
     #[error("request was already answered")]
     Settled,
+    /// No such volume, or it was removed.
+    #[error("no such volume")]
+    NoSuchVolume,
+    /// The volume holds units of files, or is not drained.
+    #[error("the volume is in use: drain it first")]
+    VolumeInUse,
+    /// Somebody else changed the volumes meanwhile, or a volume is still joining.
+    #[error("the volumes are being changed by somebody else: look at `vg status` and try again")]
+    VolumeRaced,
+    /// The group has had as many volumes as it can.
+    #[error("a volume group has at most 256 volumes in its life")]
+    TooManyVolumes,
 }
 
 /// What an operation came to.

@@ -28,6 +28,36 @@ pub enum Request {
     },
     /// Clean stop; answered before it begins.
     Stop,
+    /// A [`GroupReport`](crate::volume::GroupReport).
+    Volumes,
+    /// Adds a device to the volume group; the answer is the id of the volume.
+    VolumeAdd {
+        /// Where it is, for every node.
+        path: String,
+        /// Overwrite what is on it.
+        force: bool,
+        /// Volumes of one failure group fail together.
+        failure_group: u8,
+    },
+    /// Gives a volume the size of its device, or another one; the answer is the number of its units.
+    VolumeResize {
+        /// Which volume.
+        volume: u16,
+        /// Bytes, or the whole device.
+        bytes: Option<u64>,
+    },
+    /// Moves the units of a volume away, or uses it again.
+    VolumeDrain {
+        /// Which volume.
+        volume: u16,
+        /// Drain, or use again.
+        drain: bool,
+    },
+    /// Takes a drained volume out of the group.
+    VolumeRemove {
+        /// Which volume.
+        volume: u16,
+    },
 }
 
 /// An answer line.
@@ -123,6 +153,9 @@ pub struct StatusReport {
     /// Why a decided view cannot be installed, while that is so.
     #[serde(default)]
     pub alarm: Option<String>,
+    /// A line for each volume that the node cannot use.
+    #[serde(default)]
+    pub volumes_missing: Vec<String>,
     /// Every node that ever took a slot.
     pub nodes: Vec<NodeReport>,
     /// The last reform.

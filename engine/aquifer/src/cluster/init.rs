@@ -14,8 +14,10 @@ use std::path::{Path, PathBuf};
 /// Options of `cluster init` and `vg create`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct InitOptions {
-    /// File or block device that all nodes share. One that does not exist is made as a sparse file.
-    pub device: PathBuf,
+    /// Files or block devices that all nodes share; the first has the metadata. One that does not exist is made as a
+    /// sparse file.
+    #[arg(required = true, value_name = "DEVICE")]
+    pub devices: Vec<PathBuf>,
     /// Name of the volume group.
     #[arg(long, value_name = "NAME")]
     pub vg: String,
@@ -52,7 +54,8 @@ pub enum Redundancy {
 
 /// What will be done.
 struct Plan {
-    creates: bool,
+    /// Devices that are made as sparse files.
+    creates: Vec<PathBuf>,
     steps: Vec<String>,
 }
 
@@ -70,8 +73,20 @@ fn parse_home_slots(text: &str) -> Result<HomeSlots, String> {
     slots.ok_or_else(|| "the directory has 4096, 8192, 16384, 32768 or 65536 slots".to_owned())
 }
 
+/// Whether a device has to be made.
+fn must_be_made(path: &Path) -> Result<bool, Failure> {
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Ok(attributes) if attributes.is_file() || attributes.file_type().is_block_device() => Ok(false),
+        Ok(_) => Err(Failure::usage(format!(
+            "{shown} is neither a file nor a block device"
+        ))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(Failure::usage(format!("cannot look at {shown}: {e}"))),
+    }
+}
+
 fn plan(options: &InitOptions) -> Result<Plan, Failure> {
-    let shown = options.device.display();
     check_name(&options.vg)?;
     if !options.au.is_power_of_two() || !(64 << 10..=64 << 20).contains(&options.au) {
         return Err(Failure::usage(format!(
@@ -79,23 +94,20 @@ fn plan(options: &InitOptions) -> Result<Plan, Failure> {
             show_size(options.au)
         )));
     }
-    let creates = match std::fs::metadata(&options.device) {
-        Ok(attributes) if attributes.is_file() || attributes.file_type().is_block_device() => false,
-        Ok(_) => {
-            return Err(Failure::usage(format!(
-                "{shown} is neither a file nor a block device"
-            )));
+    let (mut creates, mut steps) = (Vec::new(), Vec::new());
+    for (number, device) in options.devices.iter().enumerate() {
+        let shown = device.display();
+        if options.devices[..number].contains(device) {
+            return Err(Failure::usage(format!("{shown} is named twice")));
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
-        Err(e) => return Err(Failure::usage(format!("cannot look at {shown}: {e}"))),
-    };
-    let mut steps = Vec::new();
-    if creates {
-        steps.push(format!(
-            "make the sparse file {shown} of {}",
-            show_size(options.size)
-        ));
-    } else {
+        if must_be_made(device)? {
+            creates.push(device.clone());
+            steps.push(format!(
+                "make the sparse file {shown} of {}",
+                show_size(options.size)
+            ));
+            continue;
+        }
         let lost = if options.force {
             "; WHAT IS ON IT IS LOST"
         } else {
@@ -104,8 +116,9 @@ fn plan(options: &InitOptions) -> Result<Plan, Failure> {
         steps.push(format!("use {shown} as it is{lost}"));
     }
     steps.push(format!(
-        "write volume group `{}` on it, allocation unit {}, page {}, {} directory slots, redundancy external",
+        "write volume group `{}` on {}, allocation unit {}, page {}, {} directory slots, redundancy external",
         options.vg,
+        if options.devices.len() == 1 { "it" } else { "them" },
         show_size(options.au),
         options.page_size,
         options.home_slots.count()
@@ -128,30 +141,63 @@ fn check_name(name: &str) -> Result<(), Failure> {
 /// Runs `cluster init`.
 pub async fn run(options: InitOptions) -> Outcome {
     let plan = plan(&options)?;
-    let title = format!("volume group `{}` on {}", options.vg, options.device.display());
+    let shown: Vec<_> = options
+        .devices
+        .iter()
+        .map(|device| device.display().to_string())
+        .collect();
+    let (first, shown) = (&shown[0], shown.join(", "));
+    let title = format!("volume group `{}` on {shown}", options.vg);
     if options.change.decide(&title, &plan.steps)? == Decision::DryRun {
         return Ok(Exit::Done);
     }
-    let group = GroupOptions {
+    let formatted = initialise_all(&options, &plan.creates).await?;
+    let object = json!({
+        "vg": options.vg, "uuid": formatted.uuid, "device": options.devices[0], "devices": options.devices,
+        "size_bytes": formatted.size, "au_bytes": options.au, "page_bytes": options.page_size.bytes(),
+        "home_slots": options.home_slots.count(),
+    });
+    options.output.emit(object, || {
+        format!(
+            "volume group `{}` is ready on {shown} ({})\nnext: aquifer node start --id 1 --device {first} --sql 127.0.0.1:5433 --peer 127.0.0.1:7001",
+            options.vg, show_size(formatted.size)
+        )
+    })?;
+    Ok(Exit::Done)
+}
+
+fn group_options(options: &InitOptions) -> GroupOptions {
+    GroupOptions {
         name: options.vg.clone(),
         au_bytes: options.au,
         page_size: options.page_size,
         home_slots: options.home_slots,
         force: options.force,
         ..GroupOptions::default()
+    }
+}
+
+/// Makes the files of `creates` and the volume group on all devices. Files made here are taken away on failure.
+async fn initialise_all(options: &InitOptions, creates: &[PathBuf]) -> Result<Formatted, Failure> {
+    let mut made = Vec::new();
+    let mut result = Ok(());
+    for path in creates {
+        result = device::create(path, options.size);
+        if result.is_err() {
+            break;
+        }
+        made.push(path);
+    }
+    let formatted = match result {
+        Ok(()) => device::format(&options.devices, &group_options(options)).await,
+        Err(failure) => Err(failure),
     };
-    let formatted = initialise(&options.device, &group, plan.creates.then_some(options.size)).await?;
-    let object = json!({
-        "vg": options.vg, "uuid": formatted.uuid, "device": options.device, "size_bytes": formatted.size,
-        "au_bytes": options.au, "page_bytes": options.page_size.bytes(), "home_slots": options.home_slots.count(),
-    });
-    options.output.emit(object, || {
-        format!(
-            "volume group `{}` is ready on {} ({})\nnext: aquifer node start --id 1 --device {} --sql 127.0.0.1:5433 --peer 127.0.0.1:7001",
-            options.vg, options.device.display(), show_size(formatted.size), options.device.display()
-        )
-    })?;
-    Ok(Exit::Done)
+    if formatted.is_err() {
+        for path in made {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    formatted
 }
 
 /// Makes the file when `create` has a size, and the volume group on it. A file made here is taken away on failure.
@@ -163,7 +209,7 @@ pub async fn initialise(
     if let Some(size) = create {
         device::create(path, size)?;
     }
-    let result = device::format(path, options).await;
+    let result = device::format(&[path.to_owned()], options).await;
     if result.is_err() && create.is_some() {
         let _ = std::fs::remove_file(path);
     }

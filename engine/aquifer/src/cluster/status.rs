@@ -100,6 +100,10 @@ pub fn judge(report: &StatusReport) -> Verdict {
         };
         return with("degraded", why, next);
     }
+    if !report.volumes_missing.is_empty() {
+        let next = "aquifer vg status".into();
+        return with("degraded", report.volumes_missing.join("; "), next);
+    }
     if report.redo_outstanding > 0 {
         let why = format!("{} pages wait for redo", report.redo_outstanding);
         return with("degraded", why, "aquifer cluster status --watch".into());
@@ -183,8 +187,9 @@ async fn look(locator: &Locator) -> Result<(StatusReport, Verdict), Failure> {
     Ok((report, verdict))
 }
 
-/// Asks every other member for its own lease: nobody else knows it.
+/// Asks every other member for its own lease and the volumes that it misses: nobody else knows them.
 async fn probe(report: &mut StatusReport) {
+    let mut missing = Vec::new();
     for node in report
         .nodes
         .iter_mut()
@@ -197,8 +202,10 @@ async fn probe(report: &mut StatusReport) {
                 .iter()
                 .find(|n| n.id == node.id)
                 .and_then(|n| n.lease_left_ms);
+            missing.extend(status.volumes_missing);
         }
     }
+    report.volumes_missing.extend(missing);
 }
 
 fn object(report: &StatusReport, verdict: &Verdict) -> Value {

@@ -1,14 +1,13 @@
 //! A node from its production parts: io_uring device, tokio, sockets, locks. The only place that knows them all.
 
 use super::NodeSettings;
+use super::opener::Devices;
 use super::views;
 use super::watch::ViewWatch;
 use crate::admin::{Counters, NodeReport, Reform, StatusReport};
 use crate::device::storage_failure;
 use crate::failure::{Exit, Failure};
 use crate::units::{Address, boottime, show_size};
-use aquifer_dss::device::{FileDevice, OpenMode, open_device};
-use aquifer_dss::fence::{Descriptor, LocalFencer};
 use aquifer_dss::group::VolumeGroup;
 use aquifer_dss::membership::{Addresses, MembershipError, SlotView};
 use aquifer_dss::net::{MEMORY, NetConfig, NetTransport, PATIENCE, Refusal};
@@ -17,8 +16,7 @@ use aquifer_dss::tokio_runtime::TokioRuntime;
 use aquifer_dss_proto::{Incarnation, Instant, NodeId, PageSize};
 use aquifer_engine::node::{Links, Node, NodeConfig, NodeError, Router, Seams};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -29,15 +27,6 @@ pub struct Running {
     transport: Arc<NetTransport>,
     views: ViewWatch,
     shutdown: watch::Sender<bool>,
-}
-
-/// The device's descriptor for the slot locks (HZ-17: the one of its I/O).
-struct DeviceDescriptor(Arc<FileDevice>);
-
-impl AsFd for DeviceDescriptor {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.descriptor()
-    }
 }
 
 /// Tells the transport what the node learns from the slots.
@@ -60,14 +49,20 @@ impl Links for NetLinks {
     }
 }
 
-fn open(path: &Path) -> Result<Arc<FileDevice>, Failure> {
-    if !path.exists() {
+/// Opens the devices that this node was told of.
+fn open(devices: &Devices, paths: &[PathBuf]) -> Result<Vec<Arc<dyn BlockDevice>>, Failure> {
+    let mut opened: Vec<Arc<dyn BlockDevice>> = Vec::new();
+    for path in paths {
         let shown = path.display();
-        return Err(Failure::usage(format!(
-            "{shown} does not exist: make it with `aquifer cluster init --vg NAME {shown}`"
-        )));
+        if !path.exists() {
+            return Err(Failure::usage(format!(
+                "{shown} does not exist: make it with `aquifer cluster init --vg NAME {shown}`"
+            )));
+        }
+        let device = devices.open_path(path);
+        opened.push(device.map_err(|e| Failure::unavailable(format!("{shown}: {e}")))?);
     }
-    open_device(path, OpenMode::Best).map_err(|e| Failure::unavailable(format!("{}: {e}", path.display())))
+    Ok(opened)
 }
 
 async fn listen(settings: &NodeSettings, group: [u8; 16]) -> Result<Arc<NetTransport>, Failure> {
@@ -123,18 +118,23 @@ impl Running {
     /// Puts the parts together and starts them.
     pub async fn start(settings: &NodeSettings, sql: Option<SocketAddr>) -> Result<Self, Failure> {
         let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current());
-        let file = open(&settings.device)?;
-        let device: Arc<dyn BlockDevice> = file.clone();
-        // Opened once before the node does, because the transport has to know the group.
-        let storage = |e| storage_failure(&settings.device, &e);
-        let group = VolumeGroup::open(runtime.clone(), vec![device.clone()], settings.id)
-            .await
-            .map_err(storage)?;
+        let opener = Arc::new(Devices::default());
+        let devices = open(&opener, &settings.devices)?;
+        // Opened once before the node does, because the transport has to know the group, and the fencer its volumes.
+        let storage = |e| storage_failure(&settings.shown_devices(), &e);
+        let group = VolumeGroup::open_with(
+            runtime.clone(),
+            devices.clone(),
+            Some(opener.clone()),
+            settings.id,
+        )
+        .await
+        .map_err(storage)?;
         let transport = listen(settings, group.label().group.0).await?;
         let frames = frames(settings.buffer, group.page_size())?;
         drop(group);
-        let descriptor: Descriptor = Arc::new(DeviceDescriptor(file));
-        let fencer = LocalFencer::new(runtime.clone(), vec![descriptor])
+        let fencer = opener
+            .fencer(runtime.clone())
             .map_err(|e| Failure::failed(format!("/proc does not say who this process is: {e}")))?;
         let router = Arc::new(Router::new());
         let links = NetLinks {
@@ -149,10 +149,11 @@ impl Running {
         };
         let seams = Seams {
             runtime,
-            devices: vec![device],
+            devices,
+            opener: Some(opener),
             transport: transport.clone(),
             links: Arc::new(links),
-            fencer: Arc::new(fencer),
+            fencer,
             router,
         };
         let node = Node::start(config, seams)
@@ -235,9 +236,20 @@ impl Running {
             serving: status.serving && status.lease_valid,
             redo_outstanding: self.node.pool().redo_outstanding() as u64,
             alarm: status.alarm.clone(),
+            volumes_missing: self.volumes_missing(),
             nodes,
             reform: self.timeline(),
         }
+    }
+
+    /// A line for each volume that this node cannot use.
+    fn volumes_missing(&self) -> Vec<String> {
+        let status = self.group().volume_status().into_iter();
+        let missing = status.filter_map(|volume| Some((volume.missing?, volume.id, volume.volume.path)));
+        let id = self.node.id();
+        missing
+            .map(|(reason, volume, path)| format!("node {id} cannot use volume {volume} ({path}): {reason}"))
+            .collect()
     }
 
     fn lease_left_ms(&self) -> Option<u64> {
@@ -402,12 +414,14 @@ fn wall_clock_microseconds() -> i64 {
 /// The one line for a node that does not start.
 fn start_failure(settings: &NodeSettings, error: &NodeError) -> Failure {
     match error {
-        NodeError::Storage(e) => storage_failure(&settings.device, e),
+        NodeError::Storage(e) => storage_failure(&settings.shown_devices(), e),
         NodeError::Membership(MembershipError::SlotBusy(id)) => Failure::refused(format!(
             "node {id} runs already on {}: choose another --id, or stop it with `aquifer node stop {id}`",
-            settings.device.display()
+            settings.shown_devices().display()
         )),
         NodeError::Memory(_) => Failure::usage(error.to_string()),
-        NodeError::Membership(e) => Failure::unavailable(format!("{}: {e}", settings.device.display())),
+        NodeError::Membership(e) => {
+            Failure::unavailable(format!("{}: {e}", settings.shown_devices().display()))
+        }
     }
 }

@@ -37,7 +37,7 @@ impl ShortMember {
             id,
             peer: Address::Unix(admin.with_extension("peer")),
             admin,
-            device,
+            devices: vec![device],
             sql: None,
             buffer: BUFFER,
             log: None,
@@ -49,7 +49,7 @@ impl ShortMember {
             Ok(ready) => ready.map(|()| Self { running }),
             Err(_) => Err(Failure::refused(format!(
                 "cannot join the cluster on {} within {} s: its nodes live and do not answer, or cannot be proven dead",
-                settings.device.display(),
+                settings.shown_devices().display(),
                 JOIN_LIMIT.as_secs()
             ))),
         }

@@ -3,8 +3,10 @@
 mod assemble;
 mod history;
 mod member;
+mod opener;
 mod service;
 mod views;
+mod volumes;
 mod watch;
 
 use crate::admin::{self, AdminSocket};
@@ -36,8 +38,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(55);
 pub struct NodeSettings {
     /// Which node.
     pub id: NodeId,
-    /// The shared device.
-    pub device: PathBuf,
+    /// Devices of the volume group, in any order; those that are missing here are opened by their path in the catalogue.
+    pub devices: Vec<PathBuf>,
     /// Where SQL is served; a member that only uses files serves none.
     pub sql: Option<SocketAddr>,
     /// Where peers connect.
@@ -52,6 +54,14 @@ pub struct NodeSettings {
     pub log: Option<PathBuf>,
     /// Name of the volume group and directory to mount it on.
     pub mount: Option<(String, PathBuf)>,
+}
+
+impl NodeSettings {
+    /// The devices as one text, for messages.
+    pub fn shown_devices(&self) -> PathBuf {
+        let shown = self.devices.iter().map(|device| device.display().to_string());
+        shown.collect::<Vec<_>>().join(", ").into()
+    }
 }
 
 /// Sends the log to `file`, or to stderr. The level is AQUIFER_LOG_LEVEL, `info` when unset.

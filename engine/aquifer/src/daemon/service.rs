@@ -2,6 +2,7 @@
 
 use super::assemble::Running;
 use super::history;
+use super::volumes;
 use crate::admin::{AdminService, Request};
 use crate::failure::Failure;
 use serde_json::Value;
@@ -31,6 +32,21 @@ impl AdminService for NodeService {
                 serde_json::to_value(history::read(&self.running, limit.min(10_000)).await?)
             }
             Request::Files { request } => return crate::files::handle(self.running.group(), request).await,
+            Request::Volumes => serde_json::to_value(volumes::report(&self.running)),
+            Request::VolumeAdd {
+                path,
+                force,
+                failure_group,
+            } => serde_json::to_value(volumes::add(&self.running, &path, force, failure_group).await?),
+            Request::VolumeResize { volume, bytes } => {
+                serde_json::to_value(volumes::resize(&self.running, volume, bytes).await?)
+            }
+            Request::VolumeDrain { volume, drain } => {
+                serde_json::to_value(volumes::drain(&self.running, volume, drain).await?)
+            }
+            Request::VolumeRemove { volume } => {
+                serde_json::to_value(volumes::remove(&self.running, volume).await?)
+            }
             Request::Stop => {
                 self.stop.notify_one();
                 Ok(Value::Null)

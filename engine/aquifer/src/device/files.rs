@@ -83,11 +83,11 @@ impl OfflineGroup {
             let at = offset + bytes.len() as u64;
             let (place, contiguous) = self.locate(entry, at);
             let piece = contiguous.min((length - bytes.len()) as u64) as usize;
-            let Some(place) = place else {
+            let Some((volume, place)) = place else {
                 bytes.resize(bytes.len() + piece, 0);
                 continue;
             };
-            let read = self.device.read(place, IoBuffer::zeroed(piece)).await;
+            let read = self.device_of(volume)?.read(place, IoBuffer::zeroed(piece)).await;
             bytes.extend_from_slice(
                 &read.map_err(|e| Failure::unavailable(format!("{}: {e}", self.path.display())))?,
             );
@@ -95,17 +95,18 @@ impl OfflineGroup {
         Ok(bytes)
     }
 
-    /// Device offset of a byte of a file, none in a hole, and how many bytes follow it there.
-    fn locate(&self, entry: &FileEntry, offset: u64) -> (Option<u64>, u64) {
+    /// Volume and device offset of a byte of a file, none in a hole, and how many bytes follow it there.
+    fn locate(&self, entry: &FileEntry, offset: u64) -> (Option<(u16, u64)>, u64) {
         let au = self.label.au_bytes;
-        for (unit, _, start, count) in &entry.extents {
+        for (unit, volume, start, count) in &entry.extents {
             let (from, to) = (u64::from(*unit) * au, u64::from(unit + count) * au);
             if offset < from {
                 return (None, from - offset);
             }
             if offset < to {
-                let place = self.label.au_offset + u64::from(*start) * au + (offset - from);
-                return (Some(place), to - offset);
+                let unit_zero = self.catalog.volume(*volume).map_or(0, |volume| volume.au_offset);
+                let place = unit_zero + u64::from(*start) * au + (offset - from);
+                return (Some((*volume, place)), to - offset);
             }
         }
         (None, u64::MAX)

@@ -2,9 +2,9 @@
 
 use super::plain::PlainDevice;
 use crate::failure::{Exit, Failure};
-use aquifer_dss::group::{GroupOptions, StorageError, VolumeGroup};
+use aquifer_dss::group::{GroupOptions, NewDevice, StorageError, VolumeGroup};
 use aquifer_dss::seam::BlockDevice;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What `format` made.
 pub struct Formatted {
@@ -27,22 +27,32 @@ pub fn create(path: &Path, size: u64) -> Result<(), Failure> {
     file.set_len(size).map_err(failed)
 }
 
-/// Writes a volume group on a device.
-pub async fn format(path: &Path, options: &GroupOptions) -> Result<Formatted, Failure> {
-    let device = PlainDevice::open(path, true)?;
-    if super::slots::anybody_runs(path)? {
-        return Err(Failure::refused(format!(
-            "a node is running on {}: stop it first",
-            path.display()
-        )));
+/// Writes a volume group on devices; the first has the metadata.
+pub async fn format(paths: &[PathBuf], options: &GroupOptions) -> Result<Formatted, Failure> {
+    let mut devices = Vec::new();
+    for path in paths {
+        let device = PlainDevice::open(path, true)?;
+        let shown = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        if super::slots::anybody_runs(path)? {
+            return Err(Failure::refused(format!(
+                "a node is running on {}: stop it first",
+                path.display()
+            )));
+        }
+        devices.push((device, shown.display().to_string()));
     }
-    let options = options.clone().sized_for(device.geometry().size);
-    let identity = VolumeGroup::format(&device, &options)
+    let options = &options.clone().sized_for(devices[0].0.geometry().size);
+    let new: Vec<_> = devices
+        .iter()
+        .map(|(device, path)| NewDevice { device, path })
+        .collect();
+    let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    let identity = VolumeGroup::format_all(&new, options)
         .await
-        .map_err(|e| storage_failure(path, &e))?;
+        .map_err(|e| storage_failure(Path::new(&shown.join(", ")), &e))?;
     Ok(Formatted {
         uuid: identity.group.to_string(),
-        size: device.geometry().size,
+        size: devices.iter().map(|(device, _)| device.geometry().size).sum(),
     })
 }
 
@@ -71,6 +81,13 @@ pub fn storage_failure(path: &Path, error: &StorageError) -> Failure {
         StorageError::Damaged(what) => Failure::failed(format!(
             "{shown}: metadata is damaged ({what}); look with `aquifer vg check --device {shown}`"
         )),
+        StorageError::RefusedVolume { .. } | StorageError::OtherGroup { .. } => {
+            Failure::refused(format!("{shown}: {error}"))
+        }
+        StorageError::MissingVolume { .. } => {
+            Failure::unavailable(format!("{shown}: {error}; name its device with --device too"))
+        }
+        StorageError::NotLeader(_) => Failure::unavailable(format!("{shown}: {error}")),
         StorageError::Unavailable => Failure::new(
             Exit::Unknown,
             "no storage leader answered in time, so the outcome is unknown; look with `aquifer cluster status`",

@@ -2,15 +2,17 @@
 
 use super::plain::PlainDevice;
 use crate::failure::Failure;
+use crate::volume::GroupReport;
 use aquifer_dss::group::StorageError;
 use aquifer_dss::seam::{BLOCK, BlockDevice, IoBuffer};
-use aquifer_dss_proto::catalog::Catalog;
+use aquifer_dss_proto::catalog::{Catalog, Volume};
 use aquifer_dss_proto::envelope::EnvelopeError;
 use aquifer_dss_proto::journal::{
     CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry, expected_bytes,
 };
 use aquifer_dss_proto::label::{FORMAT_VERSION, JOURNAL_OFFSET_LEAST, LABEL_OFFSETS, Label};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// One thing that was checked.
@@ -24,37 +26,14 @@ pub struct Finding {
     pub detail: String,
 }
 
-/// A volume group in a few figures.
-#[derive(Clone, Debug, Serialize)]
-pub struct Summary {
-    /// Its name.
-    pub name: String,
-    /// Its UUID.
-    pub uuid: String,
-    /// Path of its device.
-    pub device: String,
-    /// Size of the device.
-    pub size_bytes: u64,
-    /// Allocation unit.
-    pub au_bytes: u64,
-    /// Page.
-    pub page_bytes: u32,
-    /// Slots of the directory.
-    pub home_slots: u32,
-    /// Bytes that belong to files.
-    pub used_bytes: u64,
-    /// Bytes that are free for files.
-    pub free_bytes: u64,
-    /// Number of files.
-    pub files: u64,
-}
-
 /// A volume group opened without being a node.
 pub struct OfflineGroup {
     /// Where it was found.
     pub path: PathBuf,
     /// Its device, read-only.
     pub device: PlainDevice,
+    /// The other volumes, read-only, or why they cannot be read.
+    pub further: BTreeMap<u16, Result<PlainDevice, String>>,
     /// What the device says of itself.
     pub label: Label,
     /// The metadata at the end of the journal.
@@ -129,9 +108,11 @@ impl OfflineGroup {
                 let _ = catalog.apply(entry.sequence, record);
             }
         }
+        let further = open_further(&label, &catalog).await;
         Ok(Self {
             path: path.to_owned(),
             device,
+            further,
             label,
             catalog,
             entries,
@@ -140,28 +121,56 @@ impl OfflineGroup {
     }
 
     /// Its figures.
-    pub fn summary(&self) -> Summary {
-        let units = u64::from(self.label.au_count);
-        let free = self.catalog.free_units();
-        Summary {
-            name: self.label.name.clone(),
-            uuid: self.label.group.to_string(),
-            device: self.path.display().to_string(),
-            size_bytes: self.device.geometry().size,
-            au_bytes: self.label.au_bytes,
-            page_bytes: self.label.page_bytes,
-            home_slots: self.label.home_slots,
-            used_bytes: (units - free.min(units)) * self.label.au_bytes,
-            free_bytes: free * self.label.au_bytes,
-            files: self
-                .catalog
-                .inodes()
-                .filter(|(id, inode)| {
-                    matches!(inode.node, aquifer_dss_proto::catalog::Node::File { .. })
-                        && !inode.is_removed(*id)
-                })
-                .count() as u64,
+    pub fn report(&self) -> GroupReport {
+        let mut report = GroupReport::of(&self.label, &self.catalog);
+        for volume in &mut report.volumes {
+            let missing = self
+                .further
+                .get(&volume.id)
+                .and_then(|found| found.as_ref().err());
+            volume.missing = missing.cloned();
         }
+        report
+    }
+
+    /// The device of a volume.
+    pub fn device_of(&self, volume: u16) -> Result<&PlainDevice, Failure> {
+        if volume == 0 {
+            return Ok(&self.device);
+        }
+        match self.further.get(&volume) {
+            Some(Ok(device)) => Ok(device),
+            Some(Err(reason)) => Err(Failure::unavailable(format!("volume {volume}: {reason}"))),
+            None => Err(Failure::failed(format!("the catalogue has no volume {volume}"))),
+        }
+    }
+}
+
+/// The other volumes by their path in the catalogue, or why they cannot be read.
+async fn open_further(label: &Label, catalog: &Catalog) -> BTreeMap<u16, Result<PlainDevice, String>> {
+    let mut further = BTreeMap::new();
+    for (id, volume) in catalog
+        .volumes()
+        .filter(|(id, volume)| *id > 0 && volume.exists())
+    {
+        further.insert(id, open_volume(label, volume).await);
+    }
+    further
+}
+
+async fn open_volume(label: &Label, volume: &Volume) -> Result<PlainDevice, String> {
+    let device = PlainDevice::open(Path::new(&volume.path), false).map_err(|e| e.message)?;
+    let found = read_labels(&device)
+        .await
+        .and_then(choose)
+        .map_err(|e| e.to_string())?;
+    if (found.group, found.volume_uuid) == (label.group, volume.uuid) {
+        Ok(device)
+    } else {
+        Err(format!(
+            "{} has volume {} of group {}",
+            volume.path, found.volume_uuid, found.group
+        ))
     }
 }
 
@@ -268,29 +277,35 @@ pub async fn check(path: &Path) -> Result<Vec<Finding>, Failure> {
         ok: true,
         detail,
     });
+    findings.extend(check_volumes(&group).await.map_err(failed)?);
     findings.push(check_extents(&group));
     Ok(findings)
 }
 
-/// No allocation unit belongs to two files, and all are inside the volume.
+/// No allocation unit belongs to two files, and all are inside their volume.
 fn check_extents(group: &OfflineGroup) -> Finding {
     use aquifer_dss_proto::catalog::Node;
-    let mut runs: Vec<(u32, u32, u64)> = Vec::new();
+    let mut runs: Vec<(u16, u32, u32, u64)> = Vec::new();
     for (id, inode) in group.catalog.inodes() {
         if let Node::File { extents, .. } = &inode.node {
             runs.extend(
                 extents
                     .iter()
-                    .map(|e| (e.start, e.start.saturating_add(e.count), id.0)),
+                    .map(|e| (e.volume, e.start, e.start.saturating_add(e.count), id.0)),
             );
         }
     }
     runs.sort_unstable();
-    let overlap = runs.windows(2).find(|pair| pair[0].1 > pair[1].0);
-    let outside = runs.iter().find(|run| run.1 > group.label.au_count);
+    let overlap = runs
+        .windows(2)
+        .find(|pair| pair[0].0 == pair[1].0 && pair[0].2 > pair[1].1);
+    let outside = runs.iter().find(|run| run.2 > group.catalog.units_of(run.0).0);
     let detail = match (overlap, outside) {
-        (Some(pair), _) => format!("files {} and {} share unit {}", pair[0].2, pair[1].2, pair[1].0),
-        (_, Some(run)) => format!("file {} reaches past the end of the volume", run.2),
+        (Some(pair), _) => format!(
+            "files {} and {} share unit {} of volume {}",
+            pair[0].3, pair[1].3, pair[1].1, pair[1].0
+        ),
+        (_, Some(run)) => format!("file {} reaches past the end of volume {}", run.3, run.0),
         _ => format!("{} extents, none shared, all inside", runs.len()),
     };
     Finding {
@@ -298,4 +313,38 @@ fn check_extents(group: &OfflineGroup) -> Finding {
         ok: overlap.is_none() && outside.is_none(),
         detail,
     }
+}
+
+/// Every other volume is there, has the label that the catalogue names in two good copies, and room for its units.
+async fn check_volumes(group: &OfflineGroup) -> Result<Vec<Finding>, StorageError> {
+    let mut findings = Vec::new();
+    for (id, found) in &group.further {
+        let (ok, detail) = match found {
+            Ok(device) => check_volume(group, *id, device).await?,
+            Err(reason) => (false, reason.clone()),
+        };
+        findings.push(Finding {
+            what: format!("volume {id}"),
+            ok,
+            detail,
+        });
+    }
+    Ok(findings)
+}
+
+async fn check_volume(
+    group: &OfflineGroup,
+    id: u16,
+    device: &PlainDevice,
+) -> Result<(bool, String), StorageError> {
+    for (copy, label) in read_labels(device).await?.iter().enumerate() {
+        if let Err(error) = label {
+            return Ok((false, format!("label copy {copy}: {error}")));
+        }
+    }
+    let (size, units) = (device.geometry().size, group.catalog.units_of(id).0);
+    let au_offset = group.catalog.volume(id).map_or(0, |volume| volume.au_offset);
+    let needed = au_offset + u64::from(units) * group.catalog.au_bytes();
+    let detail = format!("two good labels, {units} units, {size} bytes of {needed}");
+    Ok((size >= needed, detail))
 }

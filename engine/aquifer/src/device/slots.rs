@@ -9,7 +9,7 @@ use aquifer_dss::membership::{SlotState, SlotView};
 use aquifer_dss::seam::{BlockDevice, FenceError, Fencer, LockState, Runtime};
 use aquifer_dss::tokio_runtime::TokioRuntime;
 use aquifer_dss_proto::NodeId;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,15 +94,34 @@ pub async fn fence(path: &Path, id: NodeId) -> Result<(), Failure> {
     let slot = slots.iter().find(|s| s.node == id);
     let slot = slot.ok_or_else(|| Failure::usage(format!("node {id} never ran on {}", path.display())))?;
     let (runtime, fencer) = fencer(path)?;
+    let group = super::OfflineGroup::open(path).await?;
+    let further = further_volumes(&group)?;
+    for volume in &further {
+        let device = PlainDevice::open(volume, false)?;
+        fencer
+            .add(Arc::new(device.into_file()))
+            .map_err(Failure::failed)?;
+    }
     fencer.observe(id, slot.incarnation).map_err(Failure::failed)?;
     let deadline = runtime.now() + FENCE_LIMIT;
     fencer.fence(id, slot.incarnation, slot.identity.clone(), deadline).await.map_err(|e| match e {
         FenceError::NoProof(_) => Failure::refused(format!("node {id} ran on another machine or before the last boot: it cannot be proven dead from here; fence it there")),
         other => Failure::new(Exit::Unknown, format!("node {id} is not proven dead: {other}")),
     })?;
-    let device = PlainDevice::open(path, true)?;
-    device
-        .flush()
-        .await
-        .map_err(|e| Failure::unavailable(format!("{}: {e}", path.display())))
+    for volume in std::iter::once(path).chain(further.iter().map(PathBuf::as_path)) {
+        let device = PlainDevice::open(volume, true)?;
+        let flushed = device.flush().await;
+        flushed.map_err(|e| Failure::unavailable(format!("{}: {e}", volume.display())))?;
+    }
+    Ok(())
+}
+
+/// Paths of the volumes besides the first: the proof of a fence has to hold on each (HZ-17).
+fn further_volumes(group: &super::OfflineGroup) -> Result<Vec<PathBuf>, Failure> {
+    let further = group
+        .catalog
+        .volumes()
+        .filter(|(id, volume)| *id > 0 && volume.exists());
+    let paths = further.map(|(id, volume)| group.device_of(id).map(|_| PathBuf::from(&volume.path)));
+    paths.collect()
 }

@@ -75,7 +75,7 @@ pub async fn run(options: MountOptions) -> Outcome {
     clear_dead_mount(&directory)?;
     let settings = NodeSettings {
         id,
-        device,
+        devices: vec![device],
         sql: None,
         peer,
         peer_memory: true,

@@ -21,9 +21,9 @@ pub struct StartOptions {
     /// Number of this node, 1 to 64.
     #[arg(long, env = "AQUIFER_ID", value_name = "N")]
     id: Option<u8>,
-    /// Device of the volume group.
+    /// Device of the volume group; again for each further one that is elsewhere on this machine than the catalogue says.
     #[arg(long, env = "AQUIFER_DEVICE", value_name = "DEV")]
-    device: Option<PathBuf>,
+    device: Vec<PathBuf>,
     /// Where SQL clients connect; port 0 takes a free one.
     #[arg(long, env = "AQUIFER_SQL", value_name = "ADDR")]
     sql: Option<String>,
@@ -96,17 +96,16 @@ fn settle(options: &StartOptions) -> Result<NodeSettings, Failure> {
         ))
     };
     let id = node_id(options.id.or(file.id).ok_or_else(|| missing("id"))?)?;
-    let device = match (&options.device, file.device.as_slice()) {
-        (Some(device), _) | (None, [device]) => device.clone(),
-        (None, []) => return Err(missing("device")),
-        (None, _) => {
-            return Err(Failure::usage(
-                "`device` must name one device: a volume group has one volume in this version",
-            ));
-        }
+    let named = if options.device.is_empty() {
+        &file.device
+    } else {
+        &options.device
     };
-    let device =
-        std::path::absolute(&device).map_err(|e| Failure::usage(format!("{}: {e}", device.display())))?;
+    let absolute = |device: &PathBuf| {
+        std::path::absolute(device).map_err(|e| Failure::usage(format!("{}: {e}", device.display())))
+    };
+    let devices = named.iter().map(absolute).collect::<Result<Vec<_>, _>>()?;
+    let first = devices.first().ok_or_else(|| missing("device"))?;
     let sql = options.sql.clone().or(file.sql).ok_or_else(|| missing("sql"))?;
     let peer = options
         .peer
@@ -135,10 +134,10 @@ fn settle(options: &StartOptions) -> Result<NodeSettings, Failure> {
             PageSize::LEAST
         )));
     }
-    let admin = admin_path(options.admin.clone().or(file.admin), id.get(), &device)?;
+    let admin = admin_path(options.admin.clone().or(file.admin), id.get(), first)?;
     Ok(NodeSettings {
         id,
-        device,
+        devices,
         sql: Some(loopback("--sql", &sql, "SQL without passwords is served")?),
         mount: None,
         peer: peer_address(&peer)?,

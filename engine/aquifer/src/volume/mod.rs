@@ -1,8 +1,15 @@
-//! `aquifer vg`: what the volume group is and whether its metadata is sound.
+//! `aquifer vg`: the volumes of the group: what they are, adding and growing them, and whether the metadata is sound.
 
+mod change;
+mod drain;
+mod report;
+
+pub use report::{GroupReport, MoveReport, VolumeReport};
+
+use crate::admin::{AdminClient, Locator, Request};
 use crate::cluster::InitOptions;
 use crate::device;
-use crate::failure::{Exit, Outcome};
+use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{OutputOptions, table};
 use crate::units::show_size;
 use serde_json::json;
@@ -13,15 +20,34 @@ use std::path::PathBuf;
 pub enum VolumeCommand {
     /// Make a volume group; the same as `cluster init`
     Create(Box<InitOptions>),
-    /// Name, size, what is used
-    Status(VolumeOptions),
+    /// Add a device to the volume group while nodes serve
+    Add(change::AddOptions),
+    /// Give a volume the size of its device, or another one
+    Resize(change::ResizeOptions),
+    /// Take a device out: drain its volume, then forget it
+    Remove(drain::RemoveOptions),
+    /// Put a new device in the place of one
+    Replace(drain::ReplaceOptions),
+    /// Move what is on a volume away, or use it again
+    Drain(drain::DrainOptions),
+    /// Name, volumes, what is used
+    Status(StatusOptions),
     /// Read labels, journal and catalogue and say what is wrong with them
-    Check(VolumeOptions),
+    Check(CheckOptions),
 }
 
 /// Which volume group.
 #[derive(Clone, Debug, clap::Args)]
-pub struct VolumeOptions {
+pub struct StatusOptions {
+    #[command(flatten)]
+    locator: Locator,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// Which volume group.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CheckOptions {
     /// Device of the volume group.
     #[arg(long, env = "AQUIFER_DEVICE", value_name = "DEV")]
     device: PathBuf,
@@ -34,35 +60,100 @@ impl VolumeCommand {
     pub async fn run(self) -> Outcome {
         match self {
             Self::Create(options) => crate::cluster::create(*options).await,
+            Self::Add(options) => change::add(options).await,
+            Self::Resize(options) => change::resize(options).await,
+            Self::Remove(options) => drain::remove(options).await,
+            Self::Replace(options) => drain::replace(options).await,
+            Self::Drain(options) => drain::drain(options).await,
             Self::Status(options) => status(options).await,
             Self::Check(options) => check(options).await,
         }
     }
 }
 
-async fn status(options: VolumeOptions) -> Outcome {
-    let group = device::OfflineGroup::open(&options.device).await?;
-    let summary = group.summary();
-    let object = serde_json::to_value(&summary).expect("a summary is plain data");
-    options.output.emit(object, || {
-        let lines = vec![
-            vec!["volume group".into(), summary.name.clone()],
-            vec!["uuid".into(), summary.uuid.clone()],
-            vec!["device".into(), summary.device.clone()],
-            vec!["size".into(), show_size(summary.size_bytes)],
-            vec!["allocation unit".into(), show_size(summary.au_bytes)],
-            vec!["page".into(), show_size(summary.page_bytes.into())],
-            vec!["directory slots".into(), summary.home_slots.to_string()],
-            vec!["used by files".into(), show_size(summary.used_bytes)],
-            vec!["files".into(), summary.files.to_string()],
-            vec!["redundancy".into(), "external".into()],
-        ];
-        table(&["", ""], lines)
-    })?;
-    Ok(Exit::Done)
+/// The storage leader, which knows how moves go on; the node that answers, when the leader does not.
+async fn connect_to_leader(locator: &Locator) -> Result<AdminClient, Failure> {
+    let mut client = locator.connect(None).await?;
+    let status = client.status().await?;
+    if status.leader == status.node {
+        return Ok(client);
+    }
+    Ok(locator.connect(Some(status.leader)).await.unwrap_or(client))
 }
 
-async fn check(options: VolumeOptions) -> Outcome {
+/// The volumes as a node sees them; when none answers and the device is known, as the device says.
+async fn look(locator: &Locator) -> Result<GroupReport, Failure> {
+    let failure = match connect_to_leader(locator).await {
+        Ok(mut client) => return change::ask(&mut client, &Request::Volumes).await,
+        Err(failure) => failure,
+    };
+    let Some(path) = locator
+        .device
+        .as_ref()
+        .filter(|_| failure.exit == Exit::Unavailable)
+    else {
+        return Err(failure);
+    };
+    let group = device::OfflineGroup::open(path).await?;
+    Ok(group.report())
+}
+
+async fn status(options: StatusOptions) -> Outcome {
+    let report = look(&options.locator).await?;
+    let degraded = report.degraded();
+    let mut object = serde_json::to_value(&report).expect("a report is plain data");
+    object["degraded"] = json!(degraded);
+    options
+        .output
+        .emit(object, || text(&report, degraded.as_deref()))?;
+    Ok(if degraded.is_some() {
+        Exit::Degraded
+    } else {
+        Exit::Done
+    })
+}
+
+fn text(report: &GroupReport, degraded: Option<&str>) -> String {
+    let mut lines = vec![
+        vec!["volume group".into(), report.name.clone()],
+        vec!["uuid".into(), report.uuid.clone()],
+        vec!["size".into(), show_size(report.size_bytes)],
+        vec!["allocation unit".into(), show_size(report.au_bytes)],
+        vec!["page".into(), show_size(report.page_bytes.into())],
+        vec!["directory slots".into(), report.home_slots.to_string()],
+        vec!["used by files".into(), show_size(report.used_bytes)],
+        vec!["files".into(), report.files.to_string()],
+        vec!["redundancy".into(), report.redundancy.clone()],
+    ];
+    if report.space != "ok" {
+        lines.push(vec!["space".into(), format!("{} <<<<", report.space)]);
+    }
+    if let Some(why) = degraded {
+        lines.push(vec!["degraded".into(), format!("{why} <<<<")]);
+    }
+    if let Some(moving) = &report.moving {
+        lines.push(vec!["draining".into(), drain::progress(moving)]);
+    }
+    let row = |volume: &VolumeReport| {
+        vec![
+            volume.id.to_string(),
+            volume.state.clone(),
+            show_size(volume.size_bytes),
+            show_size(volume.free_bytes),
+            volume.failure_group.to_string(),
+            volume.path.clone(),
+            volume
+                .missing
+                .as_ref()
+                .map_or_else(String::new, |why| format!("{why} <<<<")),
+        ]
+    };
+    let heading = ["volume", "state", "size", "free", "failure group", "device", ""];
+    let volumes = table(&heading, report.volumes.iter().map(row).collect());
+    format!("{}\n\n{volumes}", table(&["", ""], lines))
+}
+
+async fn check(options: CheckOptions) -> Outcome {
     let findings = device::check(&options.device).await?;
     let sound = findings.iter().all(|f| f.ok);
     let object = json!({ "sound": sound, "checks": findings });

@@ -1,0 +1,244 @@
+//! Volumes of the group: which there are, what is on them, and how they come and go while nodes serve.
+//!
+//! Rules (VOL-n, README of `aquifer-dss`):
+//! - an id is given once and never again, also not after the volume is removed;
+//! - a volume takes new units only when every member opened it (or said that it cannot): until then it is `Joining`;
+//! - a volume is removed only when no unit of it is taken, in limbo or the place of a move.
+
+use super::allocator::{FreeMap, UNITS_MAX};
+use super::{Catalog, OperationError, Outcome, Reply};
+use crate::label::Uuid;
+use alloc::string::String;
+use serde::{Deserialize, Serialize};
+
+/// Most volumes that a group ever has, removed ones included.
+pub const VOLUMES_MAX: usize = 256;
+/// Longest path of a device, in bytes.
+pub const DEVICE_PATH_BYTES: usize = 512;
+
+/// What may be done with a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum VolumeState {
+    /// Members are opening it; no unit of it is taken.
+    Joining {
+        /// Journal sequence of its entry.
+        since: u64,
+    },
+    /// Read and written, and new units are taken from it.
+    Active,
+    /// Read and written; its units move away, and no new ones are taken from it.
+    Draining,
+    /// Gone. Its id and its label are never used again.
+    Removed,
+}
+
+/// A volume as the catalogue knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Volume {
+    /// What its label says.
+    pub uuid: Uuid,
+    /// Byte offset of its unit 0.
+    pub au_offset: u64,
+    /// Volumes of one failure group fail together.
+    pub failure_group: u8,
+    /// What may be done with it.
+    pub state: VolumeState,
+    /// Its device, as the node saw it that added it; empty when nobody said.
+    pub path: String,
+}
+
+/// A volume that shall be added. Its label is on the device and durable before this is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NewVolume {
+    /// The id that its label has: the next one that is free.
+    pub volume: u16,
+    /// What its label says.
+    pub uuid: Uuid,
+    /// Its allocation units.
+    pub units: u32,
+    /// Byte offset of its unit 0.
+    pub au_offset: u64,
+    /// Volumes of one failure group fail together.
+    pub failure_group: u8,
+    /// Its device, as the node sees it that adds it.
+    pub path: String,
+}
+
+impl Volume {
+    /// A volume of which nobody said what it is.
+    pub(super) const fn unnamed(au_offset: u64) -> Self {
+        Self {
+            uuid: Uuid([0; 16]),
+            au_offset,
+            failure_group: 0,
+            state: VolumeState::Active,
+            path: String::new(),
+        }
+    }
+
+    /// Bytes it takes in a checkpoint at most.
+    pub(super) fn weight(&self) -> usize {
+        64 + self.path.len()
+    }
+
+    /// Whether new units may be taken from it.
+    pub fn takes_units(&self) -> bool {
+        self.state == VolumeState::Active
+    }
+
+    /// Whether it is there at all.
+    pub fn exists(&self) -> bool {
+        self.state != VolumeState::Removed
+    }
+}
+
+impl NewVolume {
+    fn is_sound(&self, au_bytes: u64) -> bool {
+        (1..=UNITS_MAX).contains(&self.units)
+            && self.au_offset > 0
+            && self.au_offset <= 1 << 60
+            && self.au_offset.is_multiple_of(au_bytes)
+            && self.path.len() <= DEVICE_PATH_BYTES
+    }
+
+    fn entry(&self, state: VolumeState) -> Volume {
+        Volume {
+            uuid: self.uuid,
+            au_offset: self.au_offset,
+            failure_group: self.failure_group,
+            state,
+            path: self.path.clone(),
+        }
+    }
+}
+
+impl Catalog {
+    /// Names the volumes of a fresh group, in the order of their ids, which start at 0.
+    pub fn with_volumes(au_bytes: u64, volumes: &[NewVolume], capacity: usize) -> Self {
+        let units: alloc::vec::Vec<u32> = volumes.iter().map(|volume| volume.units).collect();
+        let mut catalog = Self::new(au_bytes, &units, capacity);
+        catalog.table = volumes
+            .iter()
+            .map(|volume| volume.entry(VolumeState::Active))
+            .collect();
+        catalog.weight = catalog.weigh();
+        catalog
+    }
+
+    pub(super) fn add_volume(&mut self, sequence: u64, new: &NewVolume) -> Outcome {
+        if self.table.len() >= VOLUMES_MAX {
+            return Err(OperationError::TooManyVolumes);
+        }
+        if usize::from(new.volume) != self.table.len() {
+            return Err(OperationError::VolumeRaced);
+        }
+        if !new.is_sound(self.au_bytes) {
+            return Err(OperationError::Invalid);
+        }
+        let taken = |volume: &Volume| {
+            volume.uuid == new.uuid || (volume.exists() && !new.path.is_empty() && volume.path == new.path)
+        };
+        if self.table.iter().any(taken) {
+            return Err(OperationError::AlreadyExists);
+        }
+        let entry = new.entry(VolumeState::Joining { since: sequence });
+        self.require_room(entry.weight())?;
+        self.weight += entry.weight();
+        self.table.push(entry);
+        self.volumes.push(FreeMap::new(new.units, 0));
+        Ok(Reply::Volume(new.volume))
+    }
+
+    pub(super) fn resize_volume(&mut self, volume: u16, units: u32) -> Outcome {
+        let index = self.existing(volume)?;
+        if !(1..=UNITS_MAX).contains(&units) {
+            return Err(OperationError::Invalid);
+        }
+        if self.volumes[index].resize(units) {
+            Ok(Reply::Volume(volume))
+        } else {
+            Err(OperationError::VolumeInUse)
+        }
+    }
+
+    /// Stops or resumes taking units from a volume.
+    pub(super) fn drain_volume(&mut self, volume: u16, drain: bool) -> Outcome {
+        let index = self.existing(volume)?;
+        let entry = &mut self.table[index];
+        entry.state = match (entry.state, drain) {
+            // Not every member has it yet: it goes on joining, and may be drained then.
+            (VolumeState::Joining { .. }, _) => return Err(OperationError::VolumeRaced),
+            (_, true) => VolumeState::Draining,
+            (_, false) => VolumeState::Active,
+        };
+        Ok(Reply::Volume(volume))
+    }
+
+    pub(super) fn remove_volume(&mut self, volume: u16) -> Outcome {
+        let index = self.existing(volume)?;
+        if index == 0 {
+            return Err(OperationError::Invalid);
+        }
+        let map = &self.volumes[index];
+        if self.table[index].state != VolumeState::Draining || map.free() != map.units() {
+            return Err(OperationError::VolumeInUse);
+        }
+        self.table[index].state = VolumeState::Removed;
+        self.volumes[index] = FreeMap::new(0, 0);
+        Ok(Reply::Volume(volume))
+    }
+
+    /// Every member read past `through`: volumes that were added before are used from now on.
+    pub(super) fn activate_volumes(&mut self, through: u64) {
+        for volume in &mut self.table {
+            if matches!(volume.state, VolumeState::Joining { since } if since <= through) {
+                volume.state = VolumeState::Active;
+            }
+        }
+    }
+
+    /// Journal sequences of the volumes that members are opening.
+    pub(super) fn joining(&self) -> impl Iterator<Item = u64> {
+        self.table.iter().filter_map(|volume| match volume.state {
+            VolumeState::Joining { since } => Some(since),
+            _ => None,
+        })
+    }
+
+    fn existing(&self, volume: u16) -> Result<usize, OperationError> {
+        let index = usize::from(volume);
+        let entry = self.table.get(index).filter(|entry| entry.exists());
+        entry.map(|_| index).ok_or(OperationError::NoSuchVolume)
+    }
+
+    /// A volume, also when it was removed.
+    pub fn volume(&self, volume: u16) -> Option<&Volume> {
+        self.table.get(usize::from(volume))
+    }
+
+    /// Every volume that ever was, in the order of ids.
+    pub fn volumes(&self) -> impl Iterator<Item = (u16, &Volume)> {
+        (0u16..).zip(&self.table)
+    }
+
+    /// Units of a volume, and how many of them nobody has. None of either when it was removed.
+    pub fn units_of(&self, volume: u16) -> (u32, u32) {
+        let map = self.volumes.get(usize::from(volume));
+        map.map_or((0, 0), |map| (map.units(), map.free()))
+    }
+
+    /// The id of the next volume.
+    pub fn next_volume(&self) -> u16 {
+        u16::try_from(self.table.len()).expect("a group has at most 256 volumes")
+    }
+
+    /// The oldest and the newest journal entry that every member must read before somebody goes on (HZ-7).
+    pub fn awaited(&self) -> Option<(u64, u64)> {
+        let moves = self.moves.iter().filter_map(super::Move::awaited);
+        let all = moves.chain(self.joining());
+        all.fold(None, |range: Option<(u64, u64)>, sequence| {
+            let (oldest, newest) = range.unwrap_or((sequence, sequence));
+            Some((oldest.min(sequence), newest.max(sequence)))
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! Commands about volumes, done by a running node.
+
+use super::assemble::Running;
+use crate::device::storage_failure;
+use crate::failure::Failure;
+use crate::volume::{GroupReport, MoveReport};
+use aquifer_dss::group::{AddVolumeOptions, Problem, StorageError};
+use aquifer_dss_proto::catalog::OperationError;
+use std::path::Path;
+
+fn failure(path: &str, error: &StorageError) -> Failure {
+    storage_failure(Path::new(path), error)
+}
+
+/// The volume group as this node sees it.
+pub fn report(running: &Running) -> GroupReport {
+    let group = running.group();
+    let status = group.volume_status();
+    let mut report = group.with_catalog(|catalog| GroupReport::of(group.label(), catalog));
+    for volume in &mut report.volumes {
+        let seen = status.iter().find(|status| status.id == volume.id);
+        volume.missing = seen.and_then(|status| status.missing.clone());
+    }
+    let moves = group.move_status();
+    report.moving = (moves.left > 0).then(|| MoveReport {
+        left_bytes: moves.left,
+        moved_bytes: moves.moved,
+        bytes_per_second: moves.rate,
+        seconds_left: moves.left.checked_div(moves.rate),
+        problem: moves.problem.map(|problem| match problem {
+            Problem::NoSpace => "the other volumes have no space".into(),
+            Problem::Device => "a device failed; see the log of the storage leader".into(),
+        }),
+    });
+    report
+}
+
+/// Adds a device; the id of its volume.
+pub async fn add(running: &Running, path: &str, force: bool, failure_group: u8) -> Result<u16, Failure> {
+    let options = AddVolumeOptions {
+        failure_group,
+        force,
+        size: None,
+    };
+    let added = running.group().add_volume(path, &options).await;
+    added.map_err(|error| failure(path, &error))
+}
+
+/// Gives a volume another size; its units.
+pub async fn resize(running: &Running, volume: u16, bytes: Option<u64>) -> Result<u32, Failure> {
+    let resized = running.group().resize_volume(volume, bytes).await;
+    resized.map_err(|error| refusal(&error))
+}
+
+/// Moves the units of a volume away, or uses it again.
+pub async fn drain(running: &Running, volume: u16, drain: bool) -> Result<(), Failure> {
+    let drained = running.group().drain_volume(volume, drain).await;
+    drained.map_err(|error| refusal(&error))
+}
+
+/// Takes a drained volume out of the group.
+pub async fn remove(running: &Running, volume: u16) -> Result<(), Failure> {
+    let removed = running.group().remove_volume(volume).await;
+    removed.map_err(|error| refusal(&error))
+}
+
+/// What the catalogue refuses about volumes is refused for safety, or was typed wrongly.
+fn refusal(error: &StorageError) -> Failure {
+    if error.is(OperationError::NoSuchVolume) || error.is(OperationError::Invalid) {
+        Failure::usage(error)
+    } else if error.is(OperationError::VolumeInUse) || error.is(OperationError::VolumeRaced) {
+        Failure::refused(error)
+    } else {
+        failure("the volume group", error)
+    }
+}

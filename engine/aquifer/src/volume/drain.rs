@@ -1,0 +1,282 @@
+//! `vg drain`, `vg remove` and `vg replace`: what is on a volume moves to the others while nodes serve.
+
+use super::change::{add_device, ask};
+use super::{GroupReport, MoveReport, VolumeReport, connect_to_leader};
+use crate::admin::{Locator, Request};
+use crate::confirm::{ChangeOptions, Decision};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{OutputOptions, note};
+use crate::units::{parse_size, show_size};
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How often the progress is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// No node may answer for so long, while views change, before the command gives up watching.
+const LOOKS_IN_VAIN: u32 = 60;
+
+/// Options of `vg drain`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DrainOptions {
+    /// Which volume, as `vg status` shows it.
+    volume: u16,
+    /// Use it again instead.
+    #[arg(long)]
+    undo: bool,
+    /// Return at once; the storage leader goes on.
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    locator: Locator,
+    #[command(flatten)]
+    change: ChangeOptions,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// Options of `vg remove`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RemoveOptions {
+    /// Which volume, as `vg status` shows it.
+    volume: u16,
+    #[command(flatten)]
+    locator: Locator,
+    #[command(flatten)]
+    change: ChangeOptions,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// Options of `vg replace`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ReplaceOptions {
+    /// Which volume goes, as `vg status` shows it.
+    volume: u16,
+    /// The device that comes. One that does not exist is made as a sparse file.
+    path: PathBuf,
+    /// Size of a file that is made.
+    #[arg(long, default_value = "4G", value_parser = parse_size)]
+    size: u64,
+    /// Overwrite a device that is not blank.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    locator: Locator,
+    #[command(flatten)]
+    change: ChangeOptions,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// Bytes, rate and time left, for people.
+pub(super) fn progress(moving: &MoveReport) -> String {
+    if let Some(problem) = &moving.problem {
+        return format!("{} left; {problem} <<<<", show_size(moving.left_bytes));
+    }
+    let left = moving
+        .seconds_left
+        .map_or_else(|| "not known yet".into(), |seconds| format!("{seconds} s"));
+    format!(
+        "{} left, {} moved, {}/s, time left {left}",
+        show_size(moving.left_bytes),
+        show_size(moving.moved_bytes),
+        show_size(moving.bytes_per_second)
+    )
+}
+
+async fn look(locator: &Locator) -> Result<GroupReport, Failure> {
+    let mut client = connect_to_leader(locator).await?;
+    ask(&mut client, &Request::Volumes).await
+}
+
+async fn find(locator: &Locator, volume: u16) -> Result<(GroupReport, VolumeReport), Failure> {
+    let report = look(locator).await?;
+    let found = report.volumes.iter().find(|found| found.id == volume).cloned();
+    let found = found
+        .ok_or_else(|| Failure::usage(format!("there is no volume {volume}; see `aquifer vg status`")))?;
+    Ok((report, found))
+}
+
+/// Refuses at once what would never end.
+fn require_space(report: &GroupReport, volume: &VolumeReport, coming: u64) -> Result<(), Failure> {
+    let others = report
+        .volumes
+        .iter()
+        .filter(|other| other.id != volume.id && other.state == "active");
+    let free: u64 = others.map(|other| other.free_bytes).sum::<u64>() + coming;
+    if free >= volume.used_bytes {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "{} are used on volume {} and the others have {} free: add a volume first",
+        show_size(volume.used_bytes),
+        volume.id,
+        show_size(free)
+    )))
+}
+
+fn require_removable(volume: u16) -> Result<(), Failure> {
+    if volume == 0 {
+        return Err(Failure::refused(
+            "volume 0 has the metadata of the group and stays; `vg drain 0` moves the files off it",
+        ));
+    }
+    Ok(())
+}
+
+async fn set_drain(locator: &Locator, volume: u16, drain: bool) -> Result<(), Failure> {
+    let mut client = locator.connect(None).await?;
+    ask(&mut client, &Request::VolumeDrain { volume, drain }).await
+}
+
+/// Waits until nothing is on the volume, showing progress.
+async fn wait_until_drained(locator: &Locator, volume: u16) -> Result<(), Failure> {
+    let mut in_vain = 0;
+    loop {
+        match find(locator, volume).await {
+            Ok((_, found)) if found.state != "draining" => {
+                return Err(Failure::failed(format!(
+                    "volume {volume} is {} again: somebody stopped this",
+                    found.state
+                )));
+            }
+            Ok((_, found)) if found.used_bytes == 0 => return Ok(()),
+            Ok((report, _)) => {
+                in_vain = 0;
+                if let Some(moving) = &report.moving {
+                    note(progress(moving));
+                }
+            }
+            Err(failure) if failure.exit == Exit::Usage => return Err(failure),
+            Err(failure) => {
+                in_vain += 1;
+                if in_vain >= LOOKS_IN_VAIN {
+                    return Err(Failure::new(
+                        Exit::Unknown,
+                        format!("no node answers any more: {failure}"),
+                    ));
+                }
+            }
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn forget(locator: &Locator, volume: u16) -> Result<(), Failure> {
+    let mut client = connect_to_leader(locator).await?;
+    ask(&mut client, &Request::VolumeRemove { volume }).await
+}
+
+/// Runs `vg drain`.
+pub async fn drain(options: DrainOptions) -> Outcome {
+    let (report, found) = find(&options.locator, options.volume).await?;
+    let volume = options.volume;
+    let step = if options.undo {
+        format!("use volume {volume} again; what has moved stays where it is")
+    } else {
+        require_space(&report, &found, 0)?;
+        format!(
+            "move {} from volume {volume} to the others while nodes serve",
+            show_size(found.used_bytes)
+        )
+    };
+    if options
+        .change
+        .decide(&format!("volume {volume} ({})", found.path), &[step])?
+        == Decision::DryRun
+    {
+        return Ok(Exit::Done);
+    }
+    set_drain(&options.locator, volume, !options.undo).await?;
+    if !options.undo && !options.no_wait {
+        wait_until_drained(&options.locator, volume).await?;
+    }
+    let state = if options.undo { "active" } else { "draining" };
+    options
+        .output
+        .emit(json!({ "volume": volume, "state": state }), || {
+            format!("volume {volume} is {state}")
+        })?;
+    Ok(Exit::Done)
+}
+
+/// Runs `vg remove`.
+pub async fn remove(options: RemoveOptions) -> Outcome {
+    let volume = options.volume;
+    require_removable(volume)?;
+    let (report, found) = find(&options.locator, volume).await?;
+    require_space(&report, &found, 0)?;
+    let steps = [
+        format!(
+            "move {} from it to the others while nodes serve",
+            show_size(found.used_bytes)
+        ),
+        "take it out of the catalogue; its id is never used again".to_owned(),
+        format!("erase its label on {}", found.path),
+    ];
+    if options
+        .change
+        .decide(&format!("remove volume {volume} ({})", found.path), &steps)?
+        == Decision::DryRun
+    {
+        return Ok(Exit::Done);
+    }
+    set_drain(&options.locator, volume, true).await?;
+    wait_until_drained(&options.locator, volume).await?;
+    forget(&options.locator, volume).await?;
+    let object = json!({ "volume": volume, "path": found.path });
+    options.output.emit(object, || {
+        format!(
+            "volume {volume} is gone; {} is free for something else",
+            found.path
+        )
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Runs `vg replace`.
+pub async fn replace(options: ReplaceOptions) -> Outcome {
+    let volume = options.volume;
+    require_removable(volume)?;
+    let (report, found) = find(&options.locator, volume).await?;
+    let path = std::path::absolute(&options.path)
+        .map_err(|e| Failure::usage(format!("{}: {e}", options.path.display())))?;
+    let size = std::fs::metadata(&path).map_or(options.size, |_| found.size_bytes);
+    require_space(&report, &found, size)?;
+    let steps = [
+        format!("add {} to the volume group", path.display()),
+        format!(
+            "move {} from volume {volume} to the others while nodes serve",
+            show_size(found.used_bytes)
+        ),
+        format!(
+            "take volume {volume} out of the catalogue and erase its label on {}",
+            found.path
+        ),
+    ];
+    if options
+        .change
+        .decide(&format!("replace volume {volume} ({})", found.path), &steps)?
+        == Decision::DryRun
+    {
+        return Ok(Exit::Done);
+    }
+    let mut client = connect_to_leader(&options.locator).await?;
+    let added = add_device(
+        &mut client,
+        &path,
+        options.size,
+        options.force,
+        found.failure_group,
+    )
+    .await?;
+    set_drain(&options.locator, volume, true).await?;
+    wait_until_drained(&options.locator, volume).await?;
+    forget(&options.locator, volume).await?;
+    let object = json!({ "volume": volume, "path": found.path, "by": added });
+    options.output.emit(object, || {
+        format!("volume {volume} is gone, volume {added} is in its place")
+    })?;
+    Ok(Exit::Done)
+}

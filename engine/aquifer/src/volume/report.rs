@@ -1,0 +1,177 @@
+//! The volume group in figures: the same whether a node answers or the device is read without one.
+
+use aquifer_dss_proto::catalog::{Catalog, Node, VolumeState};
+use aquifer_dss_proto::label::Label;
+use serde::{Deserialize, Serialize};
+
+/// Of all units of the group, in percent: from here on `vg status` and the log warn.
+const LOW_SPACE_PERCENT: u64 = 80;
+/// ... and from here on the group counts as degraded.
+const NO_SPACE_PERCENT: u64 = 95;
+
+/// One volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeReport {
+    /// Its id.
+    pub id: u16,
+    /// Its UUID.
+    pub uuid: String,
+    /// Its device, as the node saw it that added it; empty for the device that every node is told of.
+    pub path: String,
+    /// "joining", "active" or "draining".
+    pub state: String,
+    /// Volumes of one failure group fail together.
+    pub failure_group: u8,
+    /// Bytes for files.
+    pub size_bytes: u64,
+    /// Bytes that files have, or that wait for the members.
+    pub used_bytes: u64,
+    /// Bytes that nobody has.
+    pub free_bytes: u64,
+    /// Why the answering node cannot use it.
+    #[serde(default)]
+    pub missing: Option<String>,
+}
+
+/// Units that move from volumes that are drained.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveReport {
+    /// Bytes that are still there.
+    pub left_bytes: u64,
+    /// Bytes that the answering node moved, as the storage leader.
+    pub moved_bytes: u64,
+    /// Of the last seconds; 0 when another node leads.
+    pub bytes_per_second: u64,
+    /// At that rate.
+    pub seconds_left: Option<u64>,
+    /// Why it does not go on.
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
+/// A volume group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupReport {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// Allocation unit.
+    pub au_bytes: u64,
+    /// Page.
+    pub page_bytes: u32,
+    /// Slots of the directory.
+    pub home_slots: u32,
+    /// Bytes for files on all volumes.
+    pub size_bytes: u64,
+    /// Bytes that belong to files, or wait for the members.
+    pub used_bytes: u64,
+    /// Bytes that are free for files.
+    pub free_bytes: u64,
+    /// Number of files.
+    pub files: u64,
+    /// Who protects the data against the loss of a device.
+    pub redundancy: String,
+    /// "ok", "low" from 80 % on, "full" from 95 % on.
+    pub space: String,
+    /// Units that move, when a volume is drained.
+    #[serde(default)]
+    pub moving: Option<MoveReport>,
+    /// The volumes, without those that were removed.
+    pub volumes: Vec<VolumeReport>,
+}
+
+const fn state(state: VolumeState) -> &'static str {
+    match state {
+        VolumeState::Joining { .. } => "joining",
+        VolumeState::Active => "active",
+        VolumeState::Draining => "draining",
+        VolumeState::Removed => "removed",
+    }
+}
+
+impl GroupReport {
+    /// What the catalogue says.
+    pub fn of(label: &Label, catalog: &Catalog) -> Self {
+        let au_bytes = catalog.au_bytes();
+        let volumes = catalog.volumes().filter(|(_, volume)| volume.exists());
+        let volumes: Vec<_> = volumes
+            .map(|(id, volume)| {
+                let (units, free) = catalog.units_of(id);
+                VolumeReport {
+                    id,
+                    uuid: volume.uuid.to_string(),
+                    path: volume.path.clone(),
+                    state: state(volume.state).into(),
+                    failure_group: volume.failure_group,
+                    size_bytes: u64::from(units) * au_bytes,
+                    used_bytes: u64::from(units - free) * au_bytes,
+                    free_bytes: u64::from(free) * au_bytes,
+                    missing: None,
+                }
+            })
+            .collect();
+        let size_bytes: u64 = volumes.iter().map(|volume| volume.size_bytes).sum();
+        let used_bytes: u64 = volumes.iter().map(|volume| volume.used_bytes).sum();
+        Self {
+            name: label.name.clone(),
+            uuid: label.group.to_string(),
+            au_bytes,
+            page_bytes: label.page_bytes,
+            home_slots: label.home_slots,
+            size_bytes,
+            used_bytes,
+            free_bytes: catalog.free_units() * au_bytes,
+            files: catalog
+                .inodes()
+                .filter(|(id, inode)| matches!(inode.node, Node::File { .. }) && !inode.is_removed(*id))
+                .count() as u64,
+            redundancy: "external".into(),
+            space: space(size_bytes, used_bytes).into(),
+            moving: None,
+            volumes,
+        }
+    }
+
+    /// Why the group is not as it should be.
+    pub fn degraded(&self) -> Option<String> {
+        let missing = self.volumes.iter().find(|volume| volume.missing.is_some());
+        if let Some(volume) = missing {
+            let reason = volume.missing.as_deref().unwrap_or_default();
+            return Some(format!(
+                "volume {} ({}) cannot be used: {reason}",
+                volume.id, volume.path
+            ));
+        }
+        if let Some(problem) = self.moving.as_ref().and_then(|moving| moving.problem.as_ref()) {
+            return Some(format!("a volume cannot be drained: {problem}"));
+        }
+        (self.space == "full").then(|| format!("more than {NO_SPACE_PERCENT} % of the space is used"))
+    }
+}
+
+fn space(size: u64, used: u64) -> &'static str {
+    match u128::from(used) * 100 / u128::from(size.max(1)) {
+        percent if percent >= u128::from(NO_SPACE_PERCENT) => "full",
+        percent if percent >= u128::from(LOW_SPACE_PERCENT) => "low",
+        _ => "ok",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watermarks_are_at_80_and_95_percent() {
+        let levels = [
+            (1000, 799),
+            (1000, 800),
+            (1000, 949),
+            (1000, 950),
+            (u64::MAX, u64::MAX),
+        ];
+        let found = levels.map(|(size, used)| space(size, used));
+        assert_eq!(found, ["ok", "low", "low", "full", "full"]);
+    }
+}
