@@ -49,12 +49,16 @@ impl Hello {
     }
 }
 
-fn frame(service: u8, announced: u32, body: &[u8]) -> Vec<u8> {
-    let mut bytes = announced.to_le_bytes().to_vec();
+/// A frame that announces a head and a tail of these lengths, and has these bytes.
+fn frame(service: u8, announced: (u32, u32), head: &[u8], tail: &[u8]) -> Vec<u8> {
+    let mut bytes = announced.0.to_le_bytes().to_vec();
+    bytes.extend(announced.1.to_le_bytes());
     bytes.extend([service, 0, 0, 0]);
-    let crc = crc32c(&[&bytes, body]);
+    bytes.extend(crc32c(&[tail]).to_le_bytes());
+    let crc = crc32c(&[&bytes, head]);
     bytes.extend(crc.to_le_bytes());
-    bytes.extend(body);
+    bytes.extend(head);
+    bytes.extend(tail);
     bytes
 }
 
@@ -84,7 +88,7 @@ fn status(cluster: &Cluster, id: u8) -> serde_json::Value {
 
 /// Each stranger by what he is refused for, and what he sends. `good` is a life that a slot names: everybody else comes no further.
 fn strangers(good: Hello) -> Vec<(&'static str, Vec<u8>)> {
-    let other_version = Hello { version: 2, ..good };
+    let other_version = Hello { version: 3, ..good };
     let other_group = Hello {
         group: [0xAB; 16],
         ..good
@@ -95,8 +99,8 @@ fn strangers(good: Hello) -> Vec<(&'static str, Vec<u8>)> {
     let noise: Vec<u8> = (0..4096_u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
-    let mut altered = frame(3, 8, &[1; 8]);
-    altered[15] ^= 1;
+    let mut altered = frame(3, (8, 0), &[1; 8], &[]);
+    altered[20] ^= 1;
     vec![
         ("version", other_version.bytes()),
         ("group", other_group.bytes()),
@@ -106,11 +110,16 @@ fn strangers(good: Hello) -> Vec<(&'static str, Vec<u8>)> {
         ("unknown", of_node(9).bytes()),
         ("garbage", of_node(65).bytes()),
         ("garbage", noise),
-        ("garbage", after_hello(frame(9, 0, &[]))),
+        ("garbage", after_hello(frame(9, (0, 0), &[], &[]))),
         ("garbage", after_hello(altered)),
-        ("too_long", after_hello(frame(3, u32::MAX, &[1; 64]))),
+        ("too_long", after_hello(frame(3, (u32::MAX, 0), &[1; 64], &[]))),
+        (
+            "too_long",
+            after_hello(frame(3, (8, u32::MAX), &[1; 8], &[1; 64])),
+        ),
         ("timeout", good.bytes()[..30].to_vec()),
-        ("stalled", after_hello(frame(3, 4096, &[1; 64]))),
+        ("stalled", after_hello(frame(3, (4096, 0), &[1; 64], &[]))),
+        ("stalled", after_hello(frame(3, (8, 8192), &[1; 8], &[1; 64]))),
     ]
 }
 
@@ -125,7 +134,7 @@ fn a_dead_life(cluster: &mut Cluster) -> Hello {
         assert!(begun.elapsed() < LIMIT, "the dead node stays a member");
     }
     Hello {
-        version: 1,
+        version: 2,
         group,
         node: 3,
         incarnation: incarnation.parse().unwrap(),
@@ -155,7 +164,9 @@ fn strangers_are_refused(cluster: &mut Cluster) {
     stranger.write_all(&dead.bytes()).unwrap();
     for service in 1..=4 {
         for byte in 0..=255 {
-            stranger.write_all(&frame(service, 40, &[byte; 40])).unwrap();
+            stranger
+                .write_all(&frame(service, (40, 0), &[byte; 40], &[]))
+                .unwrap();
         }
     }
     drop(stranger);
