@@ -8,7 +8,7 @@ use aquifer_tests::sim::release_panics;
 use aquifer_tests::swarm::{Configuration, Overrides, Report, Subject, run};
 
 /// Seeds that are searched when the known one does not catch a defect any more.
-const SEARCHED: u64 = 300;
+const SEARCHED: u64 = 1000;
 
 fn engine(seed: u64, defect: Option<Defect>) -> Report {
     let overrides = Overrides {
@@ -96,7 +96,7 @@ fn a_leader_without_ceilings_is_caught() {
 
 #[test]
 fn pages_without_a_second_copy_are_caught() {
-    caught(Defect::WriteInPlaceOnly, 78); // torn pages
+    caught(Defect::WriteInPlaceOnly, 327); // torn pages
 }
 
 #[test]

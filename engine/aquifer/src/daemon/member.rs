@@ -13,8 +13,8 @@ use std::time::Duration;
 
 /// A member that has not joined by then cannot: somebody lives that is not reached.
 const JOIN_LIMIT: Duration = Duration::from_secs(30);
-/// Memory for pages: the least that a node takes, because no page is read.
-const BUFFER: u64 = 512 << 10;
+/// Memory for pages: the least that a node takes for the largest ones, because no page is read.
+const BUFFER: u64 = 2 << 20;
 
 /// The member. It leaves by [`stop`](Self::stop).
 pub struct ShortMember {
