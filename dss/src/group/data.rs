@@ -2,11 +2,12 @@
 //!
 //! Rules:
 //! - an operation is counted from the look at the extent map until the device is done with it, so that a node
-//!   can say when it let go of removed units (HZ-7). One that is dropped before stays counted for ever: the units of
-//!   that file are then not reused in this life of the node, which is safe;
+//!   can say when it let go of removed units (HZ-7). A write that is dropped goes on without its caller, a read has no
+//!   effect any more. Zeroing that is dropped stays counted for ever: it must not go on beside what is written next;
 //! - a hole reads as zeros, and is not written: units go into it first;
 //! - the parts of an operation that are on several extents are done at once.
 
+use super::drive::Driven;
 use super::error::StorageError;
 use super::volume_group::{Known, VolumeGroup};
 use crate::seam::{BLOCK, IoBuffer};
@@ -113,6 +114,19 @@ struct Flight {
     generation: u64,
 }
 
+/// A read that is counted. One that is dropped has no effect any more.
+struct Counted<'a> {
+    in_flight: &'a InFlight,
+    file: FileId,
+    generation: u64,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.in_flight.end(self.file, self.generation);
+    }
+}
+
 /// Who looks at a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
@@ -162,9 +176,12 @@ impl VolumeGroup {
         let flight = self
             .begin_io(access, Use::Read, file, offset, buffer.len())
             .await?;
-        let result = self.read_pieces(&flight.pieces, buffer).await;
-        self.in_flight.end(file, flight.generation);
-        result
+        let _counted = Counted {
+            in_flight: &self.in_flight,
+            file,
+            generation: flight.generation,
+        };
+        self.read_pieces(&flight.pieces, buffer).await
     }
 
     pub(super) async fn write_as(
@@ -176,13 +193,17 @@ impl VolumeGroup {
     ) -> Result<IoBuffer, StorageError> {
         let length = buffer.len();
         let flight = self.begin_io(access, Use::Write, file, offset, length).await?;
-        let result = if flight.pieces.iter().all(|piece| piece.place.is_some()) {
-            self.write_pieces(&flight.pieces, buffer).await
-        } else {
-            Err(StorageError::Hole { file, offset, length })
+        if flight.pieces.iter().any(|piece| piece.place.is_none()) {
+            self.in_flight.end(file, flight.generation);
+            return Err(StorageError::Hole { file, offset, length });
+        }
+        let group = self.itself.upgrade().expect("whoever writes holds the group");
+        let write = async move {
+            let result = group.write_pieces(&flight.pieces, buffer).await;
+            group.in_flight.end(file, flight.generation);
+            result
         };
-        self.in_flight.end(file, flight.generation);
-        result
+        Driven::new(self.runtime.clone(), write).await
     }
 
     /// Zeroes a range of a file that has units.

@@ -6,6 +6,7 @@
 mod barrier;
 mod control;
 mod data;
+mod drive;
 mod error;
 mod file;
 #[cfg(test)]

@@ -287,3 +287,38 @@ fn a_drain_that_is_cut_anywhere_loses_nothing_and_goes_on() {
         }
     }
 }
+
+/// A write that nobody waits for any more goes on, and holds a move up no longer than that.
+#[test]
+fn a_write_that_is_dropped_does_not_freeze_its_units() {
+    let rig = Rig::new(9);
+    rig.disk("b", FIVE_MIB, 7);
+    rig.runtime.block_on(async {
+        let leader = rig.leader().await;
+        leader
+            .add_volume("b", &AddVolumeOptions::default())
+            .await
+            .unwrap();
+        let file = leader.create("/file", sized(4 * UNIT)).await.unwrap();
+        for unit in 0..4 {
+            let mut write = Box::pin(fill(&leader, file, unit * UNIT, 5));
+            let waker = std::task::Waker::noop();
+            let begun = write.as_mut().poll(&mut std::task::Context::from_waker(waker));
+            assert!(begun.is_pending(), "the device takes its time");
+        }
+        let mut read = Box::pin(first_byte(&leader, file, 0));
+        let waker = std::task::Waker::noop();
+        assert!(
+            read.as_mut()
+                .poll(&mut std::task::Context::from_waker(waker))
+                .is_pending()
+        );
+        drop(read);
+        leader.drain_volume(1, true).await.unwrap();
+        drained(&rig, &leader, 1).await;
+        for unit in 0..4 {
+            assert_eq!(first_byte(&leader, file, unit * UNIT).await.unwrap(), 5);
+            fill(&leader, file, unit * UNIT, 6).await.unwrap();
+        }
+    });
+}

@@ -25,6 +25,9 @@ use std::time::Duration;
 
 /// How long until a volume that cannot be opened is tried again.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
+/// How often, and after what time, a node that starts tries volumes that it misses.
+const OPEN_TRIES: u32 = 3;
+const OPEN_PAUSE: Duration = Duration::from_millis(20);
 /// How long the members may take to open a new volume before its adder stops waiting.
 const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 /// Configuration key: `off` when what is not needed any more is not discarded on the device.
@@ -260,16 +263,31 @@ impl VolumeGroup {
                 self.volumes.further.write().insert(label.volume, volume);
             }
         }
-        self.open_volumes().await;
-        let missing = self
-            .volume_status()
-            .into_iter()
-            .find(|status| status.missing.is_some());
+        let missing = self.open_all().await?;
         self.opening.running.store(false, Ordering::Release);
         match missing {
-            Some(status) => Err(self.missing_volume(status.id)),
+            Some(id) => Err(self.missing_volume(id)),
             None => Ok(()),
         }
+    }
+
+    /// Opens what the catalogue names; a volume that cannot be used, if there is one. It may be one that is just being
+    /// removed, with its label gone: then the journal says so.
+    async fn open_all(&self) -> Result<Option<u16>, StorageError> {
+        let mut missing = None;
+        for _ in 0..OPEN_TRIES {
+            self.open_volumes().await;
+            let mut status = self.volume_status().into_iter();
+            missing = status
+                .find(|status| status.missing.is_some())
+                .map(|status| status.id);
+            if missing.is_none() {
+                break;
+            }
+            self.runtime.sleep(OPEN_PAUSE).await;
+            self.catch_up().await?;
+        }
+        Ok(missing)
     }
 
     fn missing_volume(&self, id: u16) -> StorageError {

@@ -132,6 +132,11 @@ async fn one_operation(
         };
         return group.add_volume(&path(number), &options).await.map(drop);
     }
+    let active = |status: &&VolumeStatus| status.volume.takes_units();
+    if status.iter().filter(active).count() < 2 {
+        // Drained, the last one would leave no space for anybody.
+        return Ok(());
+    }
     let chosen = &status[(runtime.random() % status.len() as u64) as usize];
     group.drain_volume(chosen.id, true).await
 }

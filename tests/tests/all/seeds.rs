@@ -95,3 +95,18 @@ fn a_seed_of_the_engine_is_one_run_with_and_without_faults() {
         }
     }
 }
+
+/// Volumes that come and go: the last one that gave units was drained (65), a node started while a volume was removed (88), a recovery that
+/// was superseded dropped a write, and the move of its units never ended (110, 180).
+#[test]
+fn volumes_come_and_go_beside_faults() {
+    for seed in [51, 65, 88, 110, 180] {
+        let overrides = Overrides {
+            workload: None,
+            volumes: true,
+            ..overrides("bank", false)
+        };
+        let report = run(&Configuration::draw(seed, &overrides));
+        assert_eq!(report.failure, None, "{}", report.replay);
+    }
+}

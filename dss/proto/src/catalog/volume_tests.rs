@@ -120,6 +120,9 @@ fn volumes_are_refused_that_do_not_fit() {
         done(&mut catalog, 3, Operation::AddVolume(twice)),
         Err(OperationError::AlreadyExists)
     );
+    let (volume, drain) = (0, true);
+    let last = done(&mut catalog, 4, Operation::DrainVolume { volume, drain });
+    assert_eq!(last, Err(OperationError::NoSpace), "volume 1 is joining");
     let (volume, drain) = (1, true);
     let joining = done(&mut catalog, 4, Operation::DrainVolume { volume, drain });
     assert_eq!(joining, Err(OperationError::VolumeRaced));

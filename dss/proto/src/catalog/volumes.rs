@@ -164,6 +164,11 @@ impl Catalog {
     /// Stops or resumes taking units from a volume.
     pub(super) fn drain_volume(&mut self, volume: u16, drain: bool) -> Outcome {
         let index = self.existing(volume)?;
+        let other = |(other, entry): (usize, &Volume)| other != index && entry.takes_units();
+        if drain && !self.table.iter().enumerate().any(other) {
+            // Nobody would get a unit any more, and nothing could move.
+            return Err(OperationError::NoSpace);
+        }
         let entry = &mut self.table[index];
         entry.state = match (entry.state, drain) {
             // Not every member has it yet: it goes on joining, and may be drained then.
