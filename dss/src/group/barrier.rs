@@ -4,9 +4,8 @@
 //! Rule: an operation is counted under the lock under which its extent map was taken. So those that a member begins after it has
 //! read the entry know it, and do not hold the barrier up.
 
-use super::leader::Pending;
 use super::volume_group::VolumeGroup;
-use aquifer_dss_proto::catalog::{Catalog, Operation, Record};
+use aquifer_dss_proto::catalog::{Catalog, Operation};
 use aquifer_dss_proto::storage_message::StorageMessage;
 use aquifer_dss_proto::{NodeId, NodeSet};
 use parking_lot::Mutex;
@@ -94,13 +93,6 @@ impl VolumeGroup {
             return;
         }
         drop(waiting);
-        let record = Record {
-            origin: None,
-            operation: Operation::Passed { through },
-        };
-        self.enqueue(Pending {
-            record,
-            from: self.me,
-        });
+        self.enqueue_own(Operation::Passed { through });
     }
 }

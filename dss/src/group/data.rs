@@ -12,7 +12,7 @@ use super::error::StorageError;
 use super::volume_group::{Known, VolumeGroup};
 use crate::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::FileId;
-use aquifer_dss_proto::catalog::{Catalog, Extent, Node, extents};
+use aquifer_dss_proto::catalog::{Catalog, Extent, FILE_BYTES, Node, extents};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -229,9 +229,7 @@ impl VolumeGroup {
 
     /// Zeroes units that are in no file.
     pub(super) async fn zero_units(&self, run: Extent) -> Result<(), StorageError> {
-        let (unit_zero, au_bytes) =
-            self.with_catalog(|catalog| (unit_zero(catalog, run.volume), catalog.au_bytes()));
-        let offset = unit_zero + u64::from(run.start) * au_bytes;
+        let (offset, au_bytes) = self.with_catalog(|catalog| (catalog.offset_of(&run), catalog.au_bytes()));
         self.zero_piece(run.volume, offset, u64::from(run.count) * au_bytes)
             .await
     }
@@ -317,7 +315,7 @@ impl VolumeGroup {
         let (size, extents) = content(&known.catalog, access, file).ok_or(StorageError::NoSuchFile(file))?;
         let limit = match access {
             Access::Named => size.next_multiple_of(BLOCK as u64),
-            Access::Opened => 1 << 60,
+            Access::Opened => FILE_BYTES,
         };
         let end = offset
             .checked_add(length as u64)
@@ -422,10 +420,8 @@ fn pieces(catalog: &Catalog, extents: &[Extent], offset: u64, end: u64) -> Vec<P
             pieces.push(hole(at, start));
             at = start;
         }
-        let unit_zero = unit_zero(catalog, extent.volume);
-        let base = unit_zero + u64::from(extent.start) * au_bytes;
         pieces.push(Piece {
-            place: Some((extent.volume, base + (at - start))),
+            place: Some((extent.volume, catalog.offset_of(extent) + (at - start))),
             length: (until - at) as usize,
         });
         at = until;
@@ -436,17 +432,12 @@ fn pieces(catalog: &Catalog, extents: &[Extent], offset: u64, end: u64) -> Vec<P
     pieces
 }
 
-/// Byte offset of allocation unit 0 of a volume.
-fn unit_zero(catalog: &Catalog, volume: u16) -> u64 {
-    catalog.volume(volume).expect("units are on a volume").au_offset
-}
-
 /// Whether units of this piece move now.
 fn is_frozen(catalog: &Catalog, piece: &Piece) -> bool {
     let Some((volume, offset)) = piece.place.filter(|_| catalog.moves().next().is_some()) else {
         return false;
     };
-    let from = offset - unit_zero(catalog, volume);
+    let from = offset - catalog.volume(volume).expect("units are on a volume").au_offset;
     let unit =
         |offset: u64| u32::try_from(offset / catalog.au_bytes()).expect("a volume has at most 2^26 units");
     let (start, last) = (unit(from), unit(from + piece.length as u64 - 1));

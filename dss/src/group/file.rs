@@ -17,15 +17,13 @@ use super::open_files::{OpenFile, Progress};
 use super::volume_group::{FileStat, FileType, VolumeGroup};
 use crate::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::FileId;
-use aquifer_dss_proto::catalog::{Catalog, FileOperation, NewNode, Node, OperationError, Reply};
+use aquifer_dss_proto::catalog::{Catalog, FILE_BYTES, FileOperation, NewNode, Node, OperationError, Reply};
 use aquifer_dss_proto::defect::{Defect, planted};
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Largest file in bytes.
-pub const FILE_BYTES: u64 = 1 << 60;
 /// How long somebody waits before it asks again for the end of a file that another node works on ...
 const END_AGAIN: Duration = Duration::from_millis(2);
 /// ... and how often, which makes a minute.

@@ -1,7 +1,7 @@
 //! Formatting a device, and reading (and repairing) its label.
 
 use super::error::StorageError;
-use super::volumes::{further_label, write_label};
+use super::volumes::{further_label, units_in, write_label};
 use crate::seam::{BLOCK, BlockDevice, IoBuffer};
 use aquifer_dss_proto::catalog::{Catalog, NewVolume, VOLUMES_MAX};
 use aquifer_dss_proto::envelope::EnvelopeError;
@@ -207,7 +207,6 @@ fn plan(size: u64, options: &GroupOptions) -> Result<Label, StorageError> {
     if size < needed {
         return Err(StorageError::TooSmall { size, needed });
     }
-    let units = ((size - au_offset) / options.au_bytes).min(1 << 26);
     Ok(Label {
         group: Uuid::default(),
         name: options.name.clone(),
@@ -217,7 +216,7 @@ fn plan(size: u64, options: &GroupOptions) -> Result<Label, StorageError> {
         size,
         au_bytes: options.au_bytes,
         au_offset,
-        au_count: u32::try_from(units).expect("bounded above"),
+        au_count: units_in(size, au_offset, options.au_bytes),
         journal_bytes: options.journal_bytes,
         segment_bytes: segment,
         checkpoint_bytes: checkpoint,

@@ -329,7 +329,8 @@ impl VolumeGroup {
         }
     }
 
-    fn enqueue_own(&self, operation: Operation) {
+    /// Has a record of the leader itself appended.
+    pub(super) fn enqueue_own(&self, operation: Operation) {
         let record = Record {
             origin: None,
             operation,

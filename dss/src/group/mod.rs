@@ -31,9 +31,10 @@ mod volume_group;
 mod volume_tests;
 mod volumes;
 
+pub use aquifer_dss_proto::catalog::FILE_BYTES;
 pub use control::{AllBlocks, ControlBlocks};
 pub use error::StorageError;
-pub use file::{FILE_BYTES, File, FileBytes, OpenOptions};
+pub use file::{File, FileBytes, OpenOptions};
 pub use format::{GroupIdentity, GroupOptions, NewDevice};
 pub use moves::{MOVE_RATE_KEY, MoveStatus, Problem};
 pub use names::Owner;

@@ -1,9 +1,9 @@
 //! Tests of units that move while files are read and written.
 
 use super::tests::{Network, check_units, connect, node};
-use super::volume_tests::{Rig, fill, first_byte, sized};
+use super::volume_tests::{Rig, add, fill, first_byte, sized};
 use super::*;
-use crate::device::{CutPoint, SimDisk};
+use crate::device::CutPoint;
 use crate::seam::{IoBuffer, Runtime};
 use aquifer_dss_proto::catalog::OperationError;
 use aquifer_dss_proto::defect::{Defect, fails_with};
@@ -141,11 +141,7 @@ fn draining_waits_for_space_and_a_volume_can_be_used_again() {
     rig.disk("b", FIVE_MIB, 7);
     rig.disk("c", FIVE_MIB, 8);
     rig.runtime.block_on(async {
-        let leader = rig.leader().await;
-        leader
-            .add_volume("b", &AddVolumeOptions::default())
-            .await
-            .unwrap();
+        let leader = rig.leader_of_two().await;
         let file = leader.create("/file", sized(200 * UNIT)).await.unwrap();
         fill(&leader, file, 0, 7).await.unwrap();
         leader.drain_volume(1, true).await.unwrap();
@@ -157,10 +153,7 @@ fn draining_waits_for_space_and_a_volume_can_be_used_again() {
         leader.drain_volume(1, false).await.unwrap();
         assert_eq!(leader.move_status().left, 0);
         leader.drain_volume(1, true).await.unwrap();
-        leader
-            .add_volume("c", &AddVolumeOptions::default())
-            .await
-            .unwrap();
+        add(&leader, "c").await.unwrap();
         drained(&rig, &leader, 1).await;
         leader.remove_volume(1).await.unwrap();
         assert_eq!(first_byte(&leader, file, 0).await.unwrap(), 7);
@@ -173,11 +166,7 @@ fn a_file_that_is_removed_while_it_moves_leaves_nothing_behind() {
     let rig = Rig::new(4);
     rig.disk("b", FIVE_MIB, 7);
     rig.runtime.block_on(async {
-        let leader = rig.leader().await;
-        leader
-            .add_volume("b", &AddVolumeOptions::default())
-            .await
-            .unwrap();
+        let leader = rig.leader_of_two().await;
         leader.create("/file", sized(60 * UNIT)).await.unwrap();
         leader.drain_volume(1, true).await.unwrap();
         while leader.with_catalog(|catalog| catalog.moves().next().is_none()) {
@@ -226,31 +215,12 @@ fn cut_drain(seed: u64, path: &str, point: CutPoint) -> bool {
     let rig = Rig::new(seed);
     rig.disk("b", FIVE_MIB, seed + 1);
     let file = rig.runtime.block_on(async {
-        let leader = rig.leader().await;
-        leader
-            .add_volume("b", &AddVolumeOptions::default())
-            .await
-            .unwrap();
+        let leader = rig.leader_of_two().await;
         leader.create("/file", sized(12 * UNIT)).await.unwrap()
     });
     rig.runtime.drop_tasks();
-    let disks: Vec<SimDisk> = rig.disks.lock().values().cloned().collect();
-    rig.disks.lock()[path].cut_at(point);
-    rig.runtime.tolerate_aborts();
     let told = Mutex::new(vec![0; 12]);
-    let powered = || disks.iter().all(SimDisk::has_power);
-    let done = rig.runtime.block_on(async {
-        tokio::select! {
-            biased;
-            () = async { while powered() { rig.runtime.sleep(Duration::from_micros(10)).await } } => false,
-            done = drain_and_write(&rig, &told) => done.is_ok(),
-        }
-    });
-    rig.runtime.drop_tasks();
-    for disk in &disks {
-        disk.power_cut();
-        disk.power_on();
-    }
+    let done = rig.cut_at(path, point, drain_and_write(&rig, &told));
     rig.runtime.block_on(async {
         let group = rig.open(2).await.expect("a cut group opens");
         group.lead(Epoch(5)).await.unwrap();
@@ -294,11 +264,7 @@ fn a_write_that_is_dropped_does_not_freeze_its_units() {
     let rig = Rig::new(9);
     rig.disk("b", FIVE_MIB, 7);
     rig.runtime.block_on(async {
-        let leader = rig.leader().await;
-        leader
-            .add_volume("b", &AddVolumeOptions::default())
-            .await
-            .unwrap();
+        let leader = rig.leader_of_two().await;
         let file = leader.create("/file", sized(4 * UNIT)).await.unwrap();
         for unit in 0..4 {
             let mut write = Box::pin(fill(&leader, file, unit * UNIT, 5));

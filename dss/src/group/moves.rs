@@ -218,13 +218,8 @@ impl VolumeGroup {
 
     async fn copy_units(&self, from: &Extent, to: &Extent) -> Result<u64, StorageError> {
         let (source, target) = (self.volume(from.volume).await?, self.volume(to.volume).await?);
-        let (au_bytes, source_offset, target_offset) = self.with_catalog(|catalog| {
-            let offset = |extent: &Extent| {
-                let volume = catalog.volume(extent.volume).expect("a move is between volumes");
-                volume.au_offset + u64::from(extent.start) * catalog.au_bytes()
-            };
-            (catalog.au_bytes(), offset(from), offset(to))
-        });
+        let (au_bytes, source_offset, target_offset) =
+            self.with_catalog(|catalog| (catalog.au_bytes(), catalog.offset_of(from), catalog.offset_of(to)));
         let bytes = u64::from(from.count) * au_bytes;
         let mut done = 0;
         while done < bytes {

@@ -368,11 +368,16 @@ impl VolumeGroup {
     pub fn space(&self) -> Space {
         self.with_catalog(|catalog| Space {
             unit_bytes: catalog.au_bytes(),
-            units: catalog.volume_units().iter().map(|units| u64::from(*units)).sum(),
+            units: total_units(catalog),
             free: catalog.free_units(),
             waiting: catalog.waiting_units(),
         })
     }
+}
+
+/// Allocation units of all volumes.
+pub(super) fn total_units(catalog: &Catalog) -> u64 {
+    catalog.volume_units().iter().map(|units| u64::from(*units)).sum()
 }
 
 /// What the catalogue knows of an inode that has a name.

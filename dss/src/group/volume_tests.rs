@@ -92,6 +92,44 @@ impl Rig {
         leader.lead(Epoch(1)).await.unwrap();
         leader
     }
+
+    /// A leader of a group to which the disk at "b" was added.
+    pub(super) async fn leader_of_two(&self) -> Arc<VolumeGroup> {
+        let leader = self.leader().await;
+        add(&leader, "b").await.unwrap();
+        leader
+    }
+
+    /// Does `work` and cuts the power of all disks when `path` reaches `point`; whether the work was done before. Then the
+    /// power is back.
+    pub(super) fn cut_at(
+        &self,
+        path: &str,
+        point: CutPoint,
+        work: impl Future<Output = Result<(), StorageError>>,
+    ) -> bool {
+        let disks: Vec<SimDisk> = self.disks.lock().values().cloned().collect();
+        self.disks.lock()[path].cut_at(point);
+        self.runtime.tolerate_aborts();
+        let powered = || disks.iter().all(SimDisk::has_power);
+        let done = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = async { while powered() { self.runtime.sleep(Duration::from_micros(10)).await } } => false,
+                done = work => done.is_ok(),
+            }
+        });
+        self.runtime.drop_tasks();
+        for disk in &disks {
+            disk.power_cut();
+            disk.power_on();
+        }
+        done
+    }
+}
+
+pub(super) async fn add(group: &VolumeGroup, path: &str) -> Result<u16, StorageError> {
+    group.add_volume(path, &AddVolumeOptions::default()).await
 }
 
 pub(super) fn sized(size: u64) -> CreateOptions {
@@ -277,11 +315,7 @@ fn a_volume_grows_and_shrinks_as_far_as_its_tail_is_free() {
     let rig = Rig::new(4);
     let disk = rig.disk("b", FIVE_MIB, 7);
     rig.runtime.block_on(async {
-        let leader = rig.leader().await;
-        leader
-            .add_volume("b", &AddVolumeOptions::default())
-            .await
-            .unwrap();
+        let leader = rig.leader_of_two().await;
         let file = leader.create("/f", sized(100 * 8192)).await.unwrap();
         disk.resize(FIVE_MIB + 64 * 8192);
         assert_eq!(leader.resize_volume(1, None).await.unwrap(), 128 + 64);
@@ -313,11 +347,7 @@ fn a_removed_volume_is_refused_and_its_id_is_not_used_again() {
     let rig = Rig::new(5);
     let disk = rig.disk("b", FIVE_MIB, 7);
     rig.runtime.block_on(async {
-        let leader = rig.leader().await;
-        leader
-            .add_volume("b", &AddVolumeOptions::default())
-            .await
-            .unwrap();
+        let leader = rig.leader_of_two().await;
         let label = disk.peek(0, 4096);
         let undrained = leader.remove_volume(1).await.err().unwrap();
         assert!(undrained.is(OperationError::VolumeInUse));
@@ -341,8 +371,6 @@ fn a_removed_volume_is_refused_and_its_id_is_not_used_again() {
             ..AddVolumeOptions::default()
         };
         assert_eq!(leader.add_volume("b", &force).await.unwrap(), 2);
-        let mut unknown = disk.peek(0, 4096);
-        unknown.copy_from_slice(&label);
         check_units(&leader);
     });
 }
@@ -388,23 +416,8 @@ async fn add_and_grow(rig: &Rig, acknowledged: &Mutex<bool>) -> Result<(), Stora
 fn cut_addition(seed: u64, path: &str, point: CutPoint) -> bool {
     let rig = Rig::new(seed);
     rig.disk("b", FIVE_MIB, seed + 1);
-    let disks: Vec<SimDisk> = rig.disks.lock().values().cloned().collect();
-    rig.disks.lock()[path].cut_at(point);
-    rig.runtime.tolerate_aborts();
     let acknowledged = Mutex::new(false);
-    let powered = || disks.iter().all(SimDisk::has_power);
-    let done = rig.runtime.block_on(async {
-        tokio::select! {
-            biased;
-            done = add_and_grow(&rig, &acknowledged) => done.is_ok(),
-            () = async { while powered() { rig.runtime.sleep(Duration::from_micros(10)).await } } => false,
-        }
-    });
-    rig.runtime.drop_tasks();
-    for disk in &disks {
-        disk.power_cut();
-        disk.power_on();
-    }
+    let done = rig.cut_at(path, point, add_and_grow(&rig, &acknowledged));
     rig.runtime.block_on(async {
         let group = rig.open(2).await.expect("a cut group opens");
         group.lead(Epoch(5)).await.unwrap();

@@ -11,7 +11,7 @@
 
 use super::error::StorageError;
 use super::format;
-use super::volume_group::{Role, VolumeGroup};
+use super::volume_group::{Role, VolumeGroup, total_units};
 use crate::seam::{BLOCK, BlockDevice, DeviceError, IoBuffer, VolumeOpener};
 use aquifer_dss_proto::catalog::{
     Extent, NewVolume, Operation, OperationError, Reply, UNITS_MAX, Volume, VolumeState,
@@ -394,11 +394,8 @@ impl VolumeGroup {
         if self.opening.opener.is_none() || self.unopened().is_empty() {
             return;
         }
-        let starts = !self.opening.running.swap(true, Ordering::AcqRel);
-        if let Some(group) = self.itself.upgrade().filter(|_| starts) {
-            let runtime = group.runtime.clone();
-            let group = self.itself.clone();
-            let again = runtime.clone();
+        if !self.opening.running.swap(true, Ordering::AcqRel) {
+            let (group, runtime) = (self.itself.clone(), self.runtime.clone());
             let open = async move {
                 while let Some(group) = group.upgrade() {
                     group.open_volumes().await;
@@ -407,10 +404,10 @@ impl VolumeGroup {
                         return;
                     }
                     drop(group);
-                    again.sleep(OPEN_AGAIN).await;
+                    runtime.sleep(OPEN_AGAIN).await;
                 }
             };
-            runtime.spawn("open volumes", Box::pin(open));
+            self.runtime.spawn("open volumes", Box::pin(open));
         }
     }
 
@@ -441,15 +438,12 @@ impl VolumeGroup {
 
     /// The storage leader says when space gets low.
     fn watch_space(&self) {
-        let space = self.space();
-        let percent = (space.units - space.free.min(space.units)) * 100 / space.units.max(1);
+        // Not `space`, which looks at all that waits: this is done after each entry of the journal.
+        let (units, free) = self.with_catalog(|catalog| (total_units(catalog), catalog.free_units()));
+        let percent = (units - free.min(units)) * 100 / units.max(1);
         let level = WATERMARKS.iter().filter(|mark| percent >= **mark).count();
         if self.opening.space_level.swap(level, Ordering::AcqRel) < level && self.leading().is_some() {
-            tracing::warn!(
-                percent,
-                free = space.free,
-                "the volume group is running out of space"
-            );
+            tracing::warn!(percent, free, "the volume group is running out of space");
         }
     }
 
@@ -683,7 +677,8 @@ impl VolumeGroup {
     }
 }
 
-const fn units_in(size: u64, au_offset: u64, au_bytes: u64) -> u32 {
+/// Allocation units that fit.
+pub(super) const fn units_in(size: u64, au_offset: u64, au_bytes: u64) -> u32 {
     let units = (size - au_offset) / au_bytes;
     if units > UNITS_MAX as u64 {
         UNITS_MAX

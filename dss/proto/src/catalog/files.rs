@@ -10,7 +10,7 @@ use crate::defect::{Defect, planted};
 use alloc::vec::Vec;
 
 /// Largest file in bytes.
-const FILE_BYTES: u64 = 1 << 60;
+pub const FILE_BYTES: u64 = 1 << 60;
 /// Logical units of a file at most.
 const FILE_UNITS: u64 = u32::MAX as u64;
 /// Permission bits.

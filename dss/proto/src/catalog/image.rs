@@ -78,7 +78,7 @@ impl Content {
         match self {
             Self::Directory { engine } => Some(Node::directory(engine)),
             Self::File { kind, size, extents } => {
-                let sound = size <= 1 << 60 && extents::are_sound(&extents);
+                let sound = size <= super::FILE_BYTES && extents::are_sound(&extents);
                 sound.then_some(Node::File { kind, size, extents })
             }
             Self::Symlink { target } => {

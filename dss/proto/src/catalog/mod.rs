@@ -30,6 +30,7 @@ mod volumes;
 pub use allocator::{FreeMap, UNITS_MAX};
 pub use claims::{Life, Reservation};
 pub use file_operation::{AttributeChange, FileOperation, NewNode};
+pub use files::FILE_BYTES;
 pub use image::CatalogImage;
 pub use inode::{Attributes, Entry, Inode, Node};
 pub use moves::{MOVES_MAX, Move, MoveState};
@@ -342,6 +343,12 @@ impl Catalog {
             .filter(|(_, volume)| volume.takes_units())
             .map(|(map, _)| u64::from(map.free()))
             .sum()
+    }
+
+    /// Byte offset of a run on its volume.
+    pub fn offset_of(&self, run: &Extent) -> u64 {
+        let volume = self.volume(run.volume).expect("units are on a volume");
+        volume.au_offset + u64::from(run.start) * self.au_bytes
     }
 
     /// Allocation units of each volume.

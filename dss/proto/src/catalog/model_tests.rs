@@ -362,7 +362,11 @@ fn request(catalog: &mut Catalog, session: u64, number: u64, operation: FileOper
 }
 
 fn file_in(catalog: &mut Catalog) -> FileId {
-    let entry = Entry::new(ROOT, "f");
+    file_named(catalog, "f", 1)
+}
+
+fn file_named(catalog: &mut Catalog, name: &str, number: u64) -> FileId {
+    let entry = Entry::new(ROOT, name);
     let make = FileOperation::Make {
         entry,
         node: NewNode::File,
@@ -371,7 +375,7 @@ fn file_in(catalog: &mut Catalog) -> FileId {
         gid: 0,
         exclusive: true,
     };
-    match request(catalog, 1, 1, make) {
+    match request(catalog, 1, number, make) {
         Ok(Reply::File(file)) => file,
         other => panic!("{other:?}"),
     }
@@ -618,23 +622,7 @@ fn open_files_survive_their_removal() {
         )
         .unwrap();
     assert!(catalog.open_inode(file).is_none());
-    assert_ne!(file_in_again(&mut catalog), file, "HZ-6");
-}
-
-fn file_in_again(catalog: &mut Catalog) -> FileId {
-    let entry = Entry::new(ROOT, "again");
-    let make = FileOperation::Make {
-        entry,
-        node: NewNode::File,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        exclusive: true,
-    };
-    match request(catalog, 1, 9, make) {
-        Ok(Reply::File(file)) => file,
-        other => panic!("{other:?}"),
-    }
+    assert_ne!(file_named(&mut catalog, "again", 9), file, "HZ-6");
 }
 
 #[test]
