@@ -4,7 +4,8 @@ use crate::cluster::initialise;
 use crate::failure::Failure;
 use crate::load::{LocalCluster, LocalOptions};
 use aquifer_dss::group::GroupOptions;
-use std::path::PathBuf;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 
 /// Where a benchmark runs.
 #[derive(Clone, Debug, clap::Args)]
@@ -18,23 +19,46 @@ pub struct PlaceOptions {
 }
 
 /// A directory of this run. Everything in it goes when this is dropped.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A fresh one for the benchmark `name`, in `parent` or where the system has temporary ones.
+    pub fn make(parent: Option<&Path>, name: &str) -> Result<Self, Failure> {
+        let parent = parent.map_or_else(std::env::temp_dir, Path::to_path_buf);
+        let directory =
+            std::path::absolute(parent.join(format!("aquifer-bench-{name}-{}", std::process::id())))
+                .map_err(Failure::usage)?;
+        std::fs::create_dir_all(&directory)
+            .map_err(|e| Failure::usage(format!("cannot make {}: {e}", directory.display())))?;
+        Ok(Self(directory))
+    }
+}
+
+impl Deref for Scratch {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Where the nodes of a benchmark have their devices and logs.
 pub struct Place {
     /// The directory.
-    pub directory: PathBuf,
+    pub directory: Scratch,
     buffer: String,
 }
 
 impl PlaceOptions {
     /// Makes the directory.
     pub fn make(&self, name: &str) -> Result<Place, Failure> {
-        let parent = self.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let directory =
-            std::path::absolute(parent.join(format!("aquifer-bench-{name}-{}", std::process::id())))
-                .map_err(Failure::usage)?;
-        std::fs::create_dir_all(&directory)
-            .map_err(|e| Failure::usage(format!("cannot make {}: {e}", directory.display())))?;
         Ok(Place {
-            directory,
+            directory: Scratch::make(self.dir.as_deref(), name)?,
             buffer: self.buffer.clone(),
         })
     }
@@ -51,16 +75,10 @@ impl Place {
         initialise(&device, &group, Some(8 << 30)).await?;
         let options = LocalOptions {
             device,
-            logs: self.directory.clone(),
+            logs: self.directory.to_path_buf(),
             buffer: self.buffer.clone(),
             keep: false,
         };
         LocalCluster::start(options, nodes).await
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

@@ -86,6 +86,16 @@ fn must_be_made(path: &Path) -> Result<bool, Failure> {
     }
 }
 
+/// The step of a plan that takes a device, or makes a file of `made` bytes.
+pub fn preparation(device: &Path, made: Option<u64>, force: bool) -> String {
+    let shown = device.display();
+    match made {
+        Some(size) => format!("make the sparse file {shown} of {}", show_size(size)),
+        None if force => format!("use {shown} as it is; WHAT IS ON IT IS LOST"),
+        None => format!("use {shown} as it is, after checking that it is blank"),
+    }
+}
+
 fn plan(options: &InitOptions) -> Result<Plan, Failure> {
     check_name(&options.vg)?;
     if !options.au.is_power_of_two() || !(64 << 10..=64 << 20).contains(&options.au) {
@@ -100,20 +110,11 @@ fn plan(options: &InitOptions) -> Result<Plan, Failure> {
         if options.devices[..number].contains(device) {
             return Err(Failure::usage(format!("{shown} is named twice")));
         }
-        if must_be_made(device)? {
+        let made = must_be_made(device)?;
+        if made {
             creates.push(device.clone());
-            steps.push(format!(
-                "make the sparse file {shown} of {}",
-                show_size(options.size)
-            ));
-            continue;
         }
-        let lost = if options.force {
-            "; WHAT IS ON IT IS LOST"
-        } else {
-            ", after checking that it is blank"
-        };
-        steps.push(format!("use {shown} as it is{lost}"));
+        steps.push(preparation(device, made.then_some(options.size), options.force));
     }
     steps.push(format!(
         "write volume group `{}` on {}, allocation unit {}, page {}, {} directory slots, redundancy external",

@@ -6,7 +6,7 @@ mod status;
 
 use crate::failure::Outcome;
 
-pub use init::{InitOptions, initialise, run as create};
+pub use init::{InitOptions, initialise, preparation, run as create};
 
 /// `cluster ...`.
 #[derive(Debug, clap::Subcommand)]

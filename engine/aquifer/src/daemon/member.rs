@@ -3,7 +3,7 @@
 use super::NodeSettings;
 use super::assemble::Running;
 use crate::failure::Failure;
-use crate::units::Address;
+use crate::units::{Address, absolute};
 use aquifer_dss::group::VolumeGroup;
 use aquifer_dss_proto::NodeId;
 use std::os::unix::fs::DirBuilderExt;
@@ -24,8 +24,7 @@ pub struct ShortMember {
 impl ShortMember {
     /// Joins the cluster on `device` as node `id`, or forms it.
     pub async fn start(device: &Path, id: NodeId) -> Result<Self, Failure> {
-        let device =
-            std::path::absolute(device).map_err(|e| Failure::usage(format!("{}: {e}", device.display())))?;
+        let device = absolute(device)?;
         let admin = crate::node::default_admin(id.get(), &device);
         let directory = crate::node::runtime_directory();
         std::fs::DirBuilder::new()

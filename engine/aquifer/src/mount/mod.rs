@@ -17,7 +17,7 @@ mod handles;
 
 use crate::daemon::{self, NodeSettings};
 use crate::failure::{Failure, Outcome};
-use crate::units::{Address, node_id, parse_size};
+use crate::units::{Address, absolute, node_id, parse_size};
 use aquifer_dss::group::VolumeGroup;
 use filesystem::PoolFilesystem;
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
@@ -59,9 +59,6 @@ pub struct MountOptions {
 pub async fn run(options: MountOptions) -> Outcome {
     daemon::logging(options.log.as_deref())?;
     let id = node_id(options.id)?;
-    let absolute = |path: &Path| {
-        std::path::absolute(path).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))
-    };
     let device = absolute(&options.device)?;
     let admin = match &options.admin {
         Some(path) => absolute(path)?,

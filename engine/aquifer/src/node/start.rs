@@ -4,7 +4,7 @@ use super::detach;
 use crate::config::FileConfig;
 use crate::daemon::{self, LEAST_PAGES, NodeSettings};
 use crate::failure::{Failure, Outcome};
-use crate::units::{Address, Switch, node_id, parse_size};
+use crate::units::{Address, Switch, absolute, node_id, parse_size};
 use aquifer_dss_proto::PageSize;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -101,10 +101,10 @@ fn settle(options: &StartOptions) -> Result<NodeSettings, Failure> {
     } else {
         &options.device
     };
-    let absolute = |device: &PathBuf| {
-        std::path::absolute(device).map_err(|e| Failure::usage(format!("{}: {e}", device.display())))
-    };
-    let devices = named.iter().map(absolute).collect::<Result<Vec<_>, _>>()?;
+    let devices = named
+        .iter()
+        .map(|device| absolute(device))
+        .collect::<Result<Vec<_>, _>>()?;
     let first = devices.first().ok_or_else(|| missing("device"))?;
     let sql = options.sql.clone().or(file.sql).ok_or_else(|| missing("sql"))?;
     let peer = options

@@ -2,11 +2,12 @@
 
 use super::connect_to_leader;
 use crate::admin::{AdminClient, Locator, Request};
+use crate::cluster::preparation;
 use crate::confirm::{ChangeOptions, Decision};
 use crate::device;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::OutputOptions;
-use crate::units::{parse_size, show_size};
+use crate::units::{absolute, parse_size, show_size};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -87,22 +88,12 @@ pub(super) async fn add_device(
 
 /// Runs `vg add`.
 pub async fn add(options: AddOptions) -> Outcome {
-    let path = std::path::absolute(&options.path)
-        .map_err(|e| Failure::usage(format!("{}: {e}", options.path.display())))?;
+    let path = absolute(&options.path)?;
     let shown = path.display().to_string();
     let mut client = connect_to_leader(&options.locator).await?;
-    let creates = !path.exists();
-    let lost = if options.force {
-        "; WHAT IS ON IT IS LOST"
-    } else {
-        ", after checking that it is blank"
-    };
+    let made = (!path.exists()).then_some(options.size);
     let steps = [
-        if creates {
-            format!("make the sparse file {shown} of {}", show_size(options.size))
-        } else {
-            format!("use {shown} as it is{lost}")
-        },
+        preparation(&path, made, options.force),
         "write its label, then name it in the catalogue".to_owned(),
         "every node opens it, then files get space on it".to_owned(),
     ];

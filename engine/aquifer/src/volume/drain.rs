@@ -6,7 +6,7 @@ use crate::admin::{Locator, Request};
 use crate::confirm::{ChangeOptions, Decision};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{OutputOptions, note};
-use crate::units::{parse_size, show_size};
+use crate::units::{absolute, parse_size, show_size};
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -240,8 +240,7 @@ pub async fn replace(options: ReplaceOptions) -> Outcome {
     let volume = options.volume;
     require_removable(volume)?;
     let (report, found) = find(&options.locator, volume).await?;
-    let path = std::path::absolute(&options.path)
-        .map_err(|e| Failure::usage(format!("{}: {e}", options.path.display())))?;
+    let path = absolute(&options.path)?;
     let size = std::fs::metadata(&path).map_or(options.size, |_| found.size_bytes);
     require_space(&report, &found, size)?;
     let steps = [

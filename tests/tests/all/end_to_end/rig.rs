@@ -5,8 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
-use std::sync::mpsc;
+use std::sync::{Condvar, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, Error, NoTls, SimpleQueryMessage};
@@ -314,6 +313,33 @@ impl Session {
     /// Closes the connection without a word.
     pub fn vanish(self) {
         self.driver.abort();
+    }
+}
+
+/// Keys whose insert was acknowledged, with a way to wait for more.
+#[derive(Default)]
+pub struct Acknowledged {
+    /// The keys.
+    pub keys: Mutex<Vec<u64>>,
+    grown: Condvar,
+}
+
+impl Acknowledged {
+    /// One more.
+    pub fn add(&self, key: u64) {
+        self.keys.lock().unwrap().push(key);
+        self.grown.notify_all();
+    }
+
+    /// Until there are `more` than now.
+    pub fn wait_for(&self, more: usize) {
+        let keys = self.keys.lock().unwrap();
+        let enough = keys.len() + more;
+        let (_keys, limit) = self
+            .grown
+            .wait_timeout_while(keys, LIMIT, |keys| keys.len() < enough)
+            .unwrap();
+        assert!(!limit.timed_out(), "nothing is acknowledged any more");
     }
 }
 

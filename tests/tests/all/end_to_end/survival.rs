@@ -1,29 +1,9 @@
 //! Nodes die by SIGKILL, one and all, and nothing acknowledged is lost.
 
-use super::rig::{Cluster, LIMIT, Place, Session, run};
+use super::rig::{Acknowledged, Cluster, Place, Session, run};
 use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-
-/// Keys whose insert was acknowledged, with a way to wait for more.
-#[derive(Default)]
-struct Acknowledged {
-    keys: Mutex<Vec<u64>>,
-    grown: Condvar,
-}
-
-impl Acknowledged {
-    /// Until there are `more` than now.
-    fn wait_for(&self, more: usize) {
-        let keys = self.keys.lock().unwrap();
-        let enough = keys.len() + more;
-        let (_keys, limit) = self
-            .grown
-            .wait_timeout_while(keys, LIMIT, |keys| keys.len() < enough)
-            .unwrap();
-        assert!(!limit.timed_out(), "nothing is acknowledged any more");
-    }
-}
 
 /// Inserts one key after another at a node until the node is gone.
 fn insert_until_gone(sql: SocketAddr, first: u64, done: &Arc<Acknowledged>) -> JoinHandle<()> {
@@ -37,8 +17,7 @@ fn insert_until_gone(sql: SocketAddr, first: u64, done: &Arc<Acknowledged>) -> J
             {
                 return;
             }
-            done.keys.lock().unwrap().push(key);
-            done.grown.notify_all();
+            done.add(key);
         }
     })
 }

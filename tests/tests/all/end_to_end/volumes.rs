@@ -1,30 +1,16 @@
 //! Volumes come and go under load, and nothing acknowledged is lost.
 
-use super::rig::{Cluster, LIMIT, Session, ends, run};
+use super::rig::{Acknowledged, Cluster, Session, ends, run};
 use serde_json::Value;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
-/// Keys whose insert was acknowledged.
+/// Keys that are acknowledged, and when to stop.
 #[derive(Default)]
 struct Load {
-    keys: Mutex<Vec<u64>>,
-    grown: Condvar,
+    done: Acknowledged,
     stop: AtomicBool,
-}
-
-impl Load {
-    /// Until there are `more` than now.
-    fn wait_for(&self, more: usize) {
-        let keys = self.keys.lock().unwrap();
-        let enough = keys.len() + more;
-        let (_keys, limit) = self
-            .grown
-            .wait_timeout_while(keys, LIMIT, |keys| keys.len() < enough)
-            .unwrap();
-        assert!(!limit.timed_out(), "nothing is acknowledged any more");
-    }
 }
 
 /// Inserts one key after another into a table until it is told to stop.
@@ -36,8 +22,7 @@ fn insert(session: Session, table: &'static str, first: u64, load: &Arc<Load>) -
                 return;
             }
             session.one(&format!("insert into {table} values ({key}, 'some text')"));
-            load.keys.lock().unwrap().push(key);
-            load.grown.notify_all();
+            load.done.add(key);
         }
     })
 }
@@ -62,6 +47,7 @@ fn keys_of(session: &Session, tables: &[&str]) -> std::collections::BTreeSet<u64
 fn assert_all_there(session: &Session, load: &Load, tables: &[&str]) {
     let there = keys_of(session, tables);
     let missing: Vec<u64> = load
+        .done
         .keys
         .lock()
         .unwrap()
@@ -81,7 +67,7 @@ fn a_volume_comes_and_goes_under_load() {
         .session(1)
         .one("create table one (id bigint primary key, text text)");
     let mut writers = vec![insert(cluster.session(1), "one", 1, &load)];
-    load.wait_for(20);
+    load.done.wait_for(20);
     assert_eq!(
         vg(&["add", &second, "--size", "2G", "--yes"], &admin)["volume"],
         1
@@ -91,7 +77,7 @@ fn a_volume_comes_and_goes_under_load() {
         .session(2)
         .one("create table two (id bigint primary key, text text)");
     writers.push(insert(cluster.session(2), "two", 1 << 32, &load));
-    load.wait_for(20);
+    load.done.wait_for(20);
     let status = vg(&["status"], &admin);
     assert!(
         status["volumes"][1]["used_bytes"].as_u64().unwrap() > 0,
@@ -100,12 +86,12 @@ fn a_volume_comes_and_goes_under_load() {
     // Everything off volume 0, then everything off volume 1: redo streams and what is being written move too.
     vg(&["drain", "0", "--yes"], &admin);
     assert_eq!(vg(&["status"], &admin)["volumes"][0]["used_bytes"], 0);
-    load.wait_for(20);
+    load.done.wait_for(20);
     let busy = run(&["vg", "remove", "1", "--yes", "--admin", &admin]);
     ends(&busy, 6, &["add a volume first"]);
     vg(&["drain", "0", "--undo", "--yes"], &admin);
     vg(&["remove", "1", "--yes"], &admin);
-    load.wait_for(20);
+    load.done.wait_for(20);
     load.stop.store(true, Ordering::Relaxed);
     writers.into_iter().for_each(|writer| writer.join().unwrap());
     std::fs::remove_file(&second).unwrap();

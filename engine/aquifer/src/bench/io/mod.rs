@@ -174,8 +174,7 @@ impl Report {
 /// Runs it.
 pub async fn run(options: IoOptions) -> Outcome {
     fio::require()?;
-    let parent = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let targets = target::Targets::make(&parent, options.size)?;
+    let targets = target::Targets::make(options.dir.as_deref(), options.size)?;
     let mut all = Vec::new();
     interruptible(async {
         for target in targets.list() {

@@ -1,5 +1,6 @@
 //! What is measured on: a plain file, and a loop device where this user may make one.
 
+use crate::bench::place::Scratch;
 use crate::failure::Failure;
 use crate::output::note;
 use std::path::{Path, PathBuf};
@@ -18,20 +19,16 @@ pub struct Target {
 
 /// The scratch devices of this run. Everything goes when this is dropped.
 pub struct Targets {
-    directory: PathBuf,
+    directory: Scratch,
     list: Vec<Target>,
     looped: Option<PathBuf>,
 }
 
 impl Targets {
     /// Devices with space for a file of `size` bytes, in a fresh directory in `parent`.
-    pub fn make(parent: &Path, size: u64) -> Result<Self, Failure> {
-        let directory = std::path::absolute(parent.join(format!("aquifer-bench-io-{}", std::process::id())))
-            .map_err(Failure::usage)?;
-        std::fs::create_dir_all(&directory)
-            .map_err(|e| Failure::usage(format!("cannot make {}: {e}", directory.display())))?;
+    pub fn make(parent: Option<&Path>, size: u64) -> Result<Self, Failure> {
         let mut targets = Self {
-            directory,
+            directory: Scratch::make(parent, "io")?,
             list: Vec::new(),
             looped: None,
         };
@@ -68,7 +65,6 @@ impl Drop for Targets {
         if let Some(path) = &self.looped {
             let _ = Command::new("losetup").arg("--detach").arg(path).status();
         }
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
