@@ -1,8 +1,8 @@
 //! `aquifer`: node daemon, admin command and benchmark driver in one binary.
 //!
 //! Rules: data on stdout, the rest on stderr; a failure is one line that says what to do next; exit codes are those of
-//! [`failure::Exit`]; everything that assembles a node from its production parts is in `daemon::assemble`, everything
-//! that opens a device without a node is in [`device`].
+//! [`failure::Exit`]; [`aquifer_member`] alone assembles a node from its production parts; everything that opens a device
+//! without a node is in [`device`].
 
 mod admin;
 mod bench;

@@ -1,7 +1,7 @@
 //! Sizes, durations and addresses as people write them, and the clock of this machine.
 
 use crate::failure::Failure;
-use std::path::PathBuf;
+pub use aquifer_member::Address;
 
 /// A size in bytes from "256M", "4G", "8192", "1MiB". Units are binary.
 pub fn parse_size(text: &str) -> Result<u64, String> {
@@ -48,53 +48,6 @@ pub enum Switch {
     On,
     /// Without it.
     Off,
-}
-
-/// Where something listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// `HOST:PORT`.
-    Tcp(String),
-    /// `unix:PATH`, or a plain path.
-    Unix(PathBuf),
-}
-
-impl Address {
-    /// Reads `HOST:PORT`, `unix:PATH` or a path with a slash.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return Self::unix(path);
-        }
-        if text.contains('/') {
-            return Self::unix(text);
-        }
-        match text.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-                Ok(Self::Tcp(text.to_owned()))
-            }
-            _ => Err(format!(
-                "`{text}` is not an address; write HOST:PORT or unix:PATH"
-            )),
-        }
-    }
-
-    fn unix(path: &str) -> Result<Self, String> {
-        if path.is_empty() || path.len() > 100 {
-            return Err(format!(
-                "`{path}` cannot be a socket: its path must have 1 to 100 bytes"
-            ));
-        }
-        Ok(Self::Unix(PathBuf::from(path)))
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(text) => f.write_str(text),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// Nanoseconds of CLOCK_BOOTTIME: the clock of node timelines, the same for all processes of this machine.
@@ -172,17 +125,5 @@ mod tests {
         assert!(parse_size("4X").is_err());
         assert!(parse_size("").is_err());
         assert!(parse_size("99999999999T").is_err());
-    }
-
-    #[test]
-    fn addresses() {
-        assert_eq!(
-            Address::parse("127.0.0.1:1"),
-            Ok(Address::Tcp("127.0.0.1:1".into()))
-        );
-        assert_eq!(Address::parse("unix:/a/b"), Ok(Address::Unix("/a/b".into())));
-        assert_eq!(Address::parse("/a/b"), Ok(Address::Unix("/a/b".into())));
-        assert!(Address::parse("5432").is_err());
-        assert!(Address::parse("host:99999").is_err());
     }
 }

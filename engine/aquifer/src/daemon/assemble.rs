@@ -1,167 +1,44 @@
-//! A node from its production parts: io_uring device, tokio, sockets, locks. The only place that knows them all.
+//! A node of the daemon: a member, and what people are told of it.
 
 use super::NodeSettings;
-use super::opener::Devices;
 use super::views;
 use super::watch::ViewWatch;
 use crate::admin::{Counters, NodeReport, Reform, StatusReport};
 use crate::device::storage_failure;
 use crate::failure::{Exit, Failure};
-use crate::units::{Address, boottime, show_size};
+use crate::units::{boottime, show_size};
 use aquifer_dss::group::VolumeGroup;
-use aquifer_dss::membership::{Addresses, MembershipError, SlotView};
-use aquifer_dss::net::{MEMORY, NetConfig, NetTransport, PATIENCE, Refusal};
-use aquifer_dss::seam::{BlockDevice, Inbound, Runtime};
-use aquifer_dss::tokio_runtime::TokioRuntime;
-use aquifer_dss_proto::{Incarnation, Instant, NodeId, PageSize};
-use aquifer_engine::node::{Links, Node, NodeConfig, NodeError, Router, Seams};
+use aquifer_dss::net::Refusal;
+use aquifer_dss_proto::{Instant, NodeId};
+use aquifer_engine::node::Node;
+use aquifer_member::{Address, LEAST_PAGES, Member, MemberError, MemberOptions};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 /// A running node.
 pub struct Running {
-    node: Arc<Node>,
-    transport: Arc<NetTransport>,
+    member: Member,
     views: ViewWatch,
     shutdown: watch::Sender<bool>,
 }
 
-/// Tells the transport what the node learns from the slots.
-struct NetLinks {
-    transport: Arc<NetTransport>,
-    router: Arc<Router>,
-}
-
-impl Links for NetLinks {
-    fn start(&self, incarnation: Incarnation) {
-        let inbound: Arc<dyn Inbound> = self.router.clone();
-        self.transport.start(incarnation, inbound);
-    }
-
-    fn peers(&self, slots: &[SlotView]) {
-        self.transport
-            .set_lives(slots.iter().map(|s| (s.node, s.incarnation)).collect());
-        self.transport
-            .set_peers(slots.iter().map(|s| (s.node, s.addresses.peer.clone())).collect());
-    }
-}
-
-/// Opens the devices that this node was told of.
-fn open(devices: &Devices, paths: &[PathBuf]) -> Result<Vec<Arc<dyn BlockDevice>>, Failure> {
-    let mut opened: Vec<Arc<dyn BlockDevice>> = Vec::new();
-    for path in paths {
-        let shown = path.display();
-        if !path.exists() {
-            return Err(Failure::usage(format!(
-                "{shown} does not exist: make it with `aquifer cluster init --vg NAME {shown}`"
-            )));
-        }
-        let device = devices.open_path(path);
-        opened.push(device.map_err(|e| Failure::unavailable(format!("{shown}: {e}")))?);
-    }
-    Ok(opened)
-}
-
-async fn listen(settings: &NodeSettings, group: [u8; 16]) -> Result<Arc<NetTransport>, Failure> {
-    if let Address::Unix(path) = &settings.peer {
-        clear_socket(path)?;
-    }
-    let config = NetConfig {
-        me: settings.id,
-        group,
-        listen: vec![settings.peer.to_string()],
-        patience: PATIENCE,
-        memory: settings.peer_memory.then(|| MEMORY.into()),
-    };
-    NetTransport::bind(config).await.map_err(|e| {
-        Failure::unavailable(format!(
-            "cannot listen on --peer {}: {e}; choose another address, or stop what listens there",
-            settings.peer
-        ))
-    })
-}
-
-/// Takes away the socket of an earlier life; one that answers is another node's.
-fn clear_socket(path: &Path) -> Result<(), Failure> {
-    if !path.exists() {
-        return Ok(());
-    }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(Failure::unavailable(format!(
-            "--peer unix:{} is in use: choose another, or stop that node",
-            path.display()
-        )));
-    }
-    std::fs::remove_file(path).map_err(|e| Failure::failed(format!("cannot replace {}: {e}", path.display())))
-}
-
-/// Pages of memory of a node at least. The engine works with fewer, but several sessions then wait for each other's frames.
-pub const LEAST_PAGES: usize = 64;
-
-/// Pages of memory that fit `buffer` bytes.
-fn frames(buffer: u64, page_size: PageSize) -> Result<usize, Failure> {
-    let frames = usize::try_from(page_size.pages(buffer)).unwrap_or(usize::MAX);
-    if frames < LEAST_PAGES {
-        return Err(Failure::usage(format!(
-            "--buffer {} is too little for pages of {page_size}: at least {}, which is {LEAST_PAGES} pages",
-            show_size(buffer),
-            show_size((LEAST_PAGES * page_size.bytes()) as u64)
-        )));
-    }
-    Ok(frames)
-}
-
 impl Running {
-    /// Puts the parts together and starts them.
+    /// Starts it.
     pub async fn start(settings: &NodeSettings, sql: Option<SocketAddr>) -> Result<Self, Failure> {
-        let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current());
-        let opener = Arc::new(Devices::default());
-        let devices = open(&opener, &settings.devices)?;
-        // Opened once before the node does, because the transport has to know the group, and the fencer its volumes.
-        let storage = |e| storage_failure(&settings.shown_devices(), &e);
-        let group = VolumeGroup::open_with(
-            runtime.clone(),
-            devices.clone(),
-            Some(opener.clone()),
-            settings.id,
-        )
-        .await
-        .map_err(storage)?;
-        let transport = listen(settings, group.label().group.0).await?;
-        let frames = frames(settings.buffer, group.page_size())?;
-        drop(group);
-        let fencer = opener
-            .fencer(runtime.clone())
-            .map_err(|e| Failure::failed(format!("/proc does not say who this process is: {e}")))?;
-        let router = Arc::new(Router::new());
-        let links = NetLinks {
-            transport: transport.clone(),
-            router: router.clone(),
-        };
-        let mut config = NodeConfig::new(settings.id, frames);
-        config.addresses = Addresses {
-            peer: transport.addresses().first().cloned().unwrap_or_default(),
+        let options = MemberOptions {
+            id: settings.id,
+            devices: settings.devices.clone(),
+            peer: settings.peer.clone(),
+            peer_memory: settings.peer_memory,
+            buffer: settings.buffer,
             sql: sql.map(|address| address.to_string()).unwrap_or_default(),
             admin: format!("unix:{}", settings.admin.display()),
         };
-        let seams = Seams {
-            runtime,
-            devices,
-            opener: Some(opener),
-            transport: transport.clone(),
-            links: Arc::new(links),
-            fencer,
-            router,
-        };
-        let node = Node::start(config, seams)
-            .await
-            .map_err(|e| start_failure(settings, &e))?;
+        let member = Member::start(&options).await;
         Ok(Self {
-            node,
-            transport,
+            member: member.map_err(|error| member_failure(&error))?,
             views: ViewWatch::default(),
             shutdown: watch::channel(false).0,
         })
@@ -169,28 +46,21 @@ impl Running {
 
     /// Returns when the node serves.
     pub async fn ready(&self) -> Result<(), Failure> {
-        if self.node.serving().await {
-            return Ok(());
-        }
-        let reason = self
-            .node
-            .stopped()
-            .await
-            .unwrap_or_else(|| "it was stopped".into());
-        Err(Failure::unavailable(format!("this node cannot serve: {reason}")))
+        self.member.ready().await.map_err(|error| member_failure(&error))
     }
 
     /// Returns when the node had to stop by itself, with the reason.
     pub async fn ended(&self) -> String {
-        self.node
-            .stopped()
-            .await
-            .unwrap_or_else(|| "it was stopped".into())
+        self.member.ended().await
+    }
+
+    fn node(&self) -> &Node {
+        self.member.node()
     }
 
     /// Serves SQL until the node stops.
     pub async fn serve_sql(self: Arc<Self>, listener: TcpListener) {
-        let engine = self.node.engine().clone();
+        let engine = self.node().engine().clone();
         let server = aquifer_sql::Server::new(engine, wall_clock_microseconds);
         let server = views::all(&self)
             .into_iter()
@@ -200,10 +70,10 @@ impl Running {
 
     /// For `status`.
     pub fn status(&self) -> StatusReport {
-        let status = self.node.status();
+        let status = self.node().status();
         let view = &status.view;
-        let label = self.node.group().label();
-        let slots = self.node.membership().slots();
+        let label = self.node().group().label();
+        let slots = self.node().membership().slots();
         let nodes = slots.iter().map(|slot| {
             let mut report = crate::device::report(slot);
             report.member = view.incarnation(slot.node) == Some(slot.incarnation);
@@ -234,7 +104,7 @@ impl Running {
             epoch: view.epoch.0,
             leader: view.leader.get(),
             serving: status.serving && status.lease_valid,
-            redo_outstanding: self.node.pool().redo_outstanding() as u64,
+            redo_outstanding: self.node().pool().redo_outstanding() as u64,
             alarm: status.alarm.clone(),
             volumes_missing: self.volumes_missing(),
             nodes,
@@ -246,22 +116,22 @@ impl Running {
     fn volumes_missing(&self) -> Vec<String> {
         let status = self.group().volume_status().into_iter();
         let missing = status.filter_map(|volume| Some((volume.missing?, volume.id, volume.volume.path)));
-        let id = self.node.id();
+        let id = self.node().id();
         missing
             .map(|(reason, volume, path)| format!("node {id} cannot use volume {volume} ({path}): {reason}"))
             .collect()
     }
 
     fn lease_left_ms(&self) -> Option<u64> {
-        let left = self.node.membership().lease_left(Instant(boottime()));
+        let left = self.node().membership().lease_left(Instant(boottime()));
         u64::try_from(left.as_millis()).ok()
     }
 
     /// For `counters`.
     pub fn counters(&self) -> Counters {
-        let status = self.node.status();
-        let (pool, net) = (status.pool, self.transport.counters());
-        let memory = self.node.pool().memory();
+        let status = self.node().status();
+        let (pool, net) = (status.pool, self.member.transport().counters());
+        let memory = self.node().pool().memory();
         let (redo_used, redo_ring) = status.redo.unwrap_or_default();
         let values = [
             ("hits", pool.hits),
@@ -309,7 +179,7 @@ impl Running {
             (format!("net_refused_{}", reason.name()), count)
         });
         let waits = self
-            .node
+            .node()
             .engine()
             .waits()
             .figures()
@@ -333,12 +203,12 @@ impl Running {
 
     /// The last reform: membership's instants and the engine's.
     pub fn timeline(&self) -> Option<Reform> {
-        let status = self.node.status();
+        let status = self.node().status();
         let view = &status.view;
         if view.epoch.0 == 0 {
             return None;
         }
-        let dead = self.views.dead(view, &self.node.membership().slots());
+        let dead = self.views.dead(view, &self.node().membership().slots());
         let of = |instant: Option<Instant>| instant.map_or(0, |i| i.0);
         let same = status.timeline.epoch == view.epoch;
         let membership = |instant: Option<Instant>| if same { of(instant) } else { 0 };
@@ -364,19 +234,19 @@ impl Running {
 
     /// The volume group.
     pub fn group(&self) -> &Arc<VolumeGroup> {
-        self.node.group()
+        self.node().group()
     }
 
     /// A configuration entry of the volume group, as far as this node knows.
     pub fn config(&self, key: &str) -> Option<String> {
-        self.node
+        self.node()
             .group()
             .with_catalog(|catalog| catalog.config(key).map(str::to_owned))
     }
 
     /// Reads the metadata journal to its end.
     pub async fn catch_up(&self) -> Result<(), Failure> {
-        self.node
+        self.node()
             .group()
             .catch_up()
             .await
@@ -385,7 +255,7 @@ impl Running {
 
     /// Writes a configuration entry.
     pub async fn set_config(&self, key: &str, value: &str) -> Result<(), Failure> {
-        self.node
+        self.node()
             .group()
             .set_config(key, Some(value))
             .await
@@ -395,12 +265,7 @@ impl Running {
     /// Clean stop: sessions first, then the node.
     pub async fn stop(&self) -> Result<(), Failure> {
         self.shutdown.send_replace(true);
-        self.node.stop().await.map_err(|e| {
-            Failure::new(
-                Exit::Degraded,
-                format!("the clean stop failed, the others recover this node: {e}"),
-            )
-        })
+        self.member.leave().await.map_err(|error| member_failure(&error))
     }
 }
 
@@ -411,17 +276,41 @@ fn wall_clock_microseconds() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// The one line for a node that does not start.
-fn start_failure(settings: &NodeSettings, error: &NodeError) -> Failure {
+/// The one line for a node that does not start or does not stop cleanly.
+pub fn member_failure(error: &MemberError) -> Failure {
     match error {
-        NodeError::Storage(e) => storage_failure(&settings.shown_devices(), e),
-        NodeError::Membership(MembershipError::SlotBusy(id)) => Failure::refused(format!(
-            "node {id} runs already on {}: choose another --id, or stop it with `aquifer node stop {id}`",
-            settings.shown_devices().display()
+        MemberError::NoDevice(path) => {
+            let shown = path.display();
+            Failure::usage(format!(
+                "{error}: make it with `aquifer cluster init --vg NAME {shown}`"
+            ))
+        }
+        MemberError::Storage { devices, error } => storage_failure(devices, error),
+        MemberError::Listen { address, error } => Failure::unavailable(format!(
+            "cannot listen on --peer {address}: {error}; choose another address, or stop what listens there"
         )),
-        NodeError::Memory(_) => Failure::usage(error.to_string()),
-        NodeError::Membership(e) => {
-            Failure::unavailable(format!("{}: {e}", settings.shown_devices().display()))
+        MemberError::SocketInUse(path) => {
+            let address = Address::Unix(path.clone());
+            Failure::unavailable(format!(
+                "--peer {address} is in use: choose another, or stop that node"
+            ))
+        }
+        MemberError::Memory { bytes, page_size } => Failure::usage(format!(
+            "--buffer {} is too little for pages of {page_size}: at least {}, which is {LEAST_PAGES} pages",
+            show_size(*bytes),
+            show_size((LEAST_PAGES * page_size.bytes()) as u64)
+        )),
+        MemberError::SlotBusy { id, devices } => Failure::refused(format!(
+            "node {id} runs already on {}: choose another --id, or stop it with `aquifer node stop {id}`",
+            devices.display()
+        )),
+        MemberError::JoinLimit { .. } => Failure::refused(error),
+        MemberError::Leave(_) => Failure::new(Exit::Degraded, error),
+        MemberError::Socket { .. } | MemberError::Identity(_) | MemberError::Node(_) => {
+            Failure::failed(error)
+        }
+        MemberError::Device { .. } | MemberError::Membership { .. } | MemberError::Stopped(_) => {
+            Failure::unavailable(error)
         }
     }
 }

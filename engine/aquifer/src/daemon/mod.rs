@@ -3,7 +3,6 @@
 mod assemble;
 mod history;
 mod member;
-mod opener;
 mod service;
 mod views;
 mod volumes;
@@ -15,7 +14,6 @@ use crate::mount::Mounted;
 use crate::output::{note, print_line};
 use crate::units::Address;
 use aquifer_dss_proto::NodeId;
-pub use assemble::LEAST_PAGES;
 pub use member::ShortMember;
 
 use assemble::Running;
@@ -54,14 +52,6 @@ pub struct NodeSettings {
     pub log: Option<PathBuf>,
     /// Name of the volume group and directory to mount it on.
     pub mount: Option<(String, PathBuf)>,
-}
-
-impl NodeSettings {
-    /// The devices as one text, for messages.
-    pub fn shown_devices(&self) -> PathBuf {
-        let shown = self.devices.iter().map(|device| device.display().to_string());
-        shown.collect::<Vec<_>>().join(", ").into()
-    }
 }
 
 /// Sends the log to `file`, or to stderr. The level is AQUIFER_LOG_LEVEL, `info` when unset.

@@ -53,7 +53,7 @@ pub struct LocalCluster {
 impl LocalCluster {
     /// Starts nodes 1 to `count` one after the other.
     pub async fn start(options: LocalOptions, count: u8) -> Result<Self, Failure> {
-        let sockets = crate::node::runtime_directory().join(format!("local-{}", std::process::id()));
+        let sockets = aquifer_member::runtime_directory().join(format!("local-{}", std::process::id()));
         let mut cluster = Self {
             nodes: Vec::new(),
             options,

@@ -62,7 +62,7 @@ pub async fn run(options: MountOptions) -> Outcome {
     let device = absolute(&options.device)?;
     let admin = match &options.admin {
         Some(path) => absolute(path)?,
-        None => crate::node::default_admin(id.get(), &device),
+        None => aquifer_member::default_admin(id.get(), &device),
     };
     let peer = match &options.peer {
         Some(text) => crate::node::peer_address(text)?,

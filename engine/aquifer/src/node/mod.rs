@@ -7,7 +7,7 @@ mod stop;
 
 use crate::failure::Outcome;
 
-pub use start::{default_admin, peer_address, runtime_directory};
+pub use start::peer_address;
 
 /// `node ...`.
 #[derive(Debug, clap::Subcommand)]

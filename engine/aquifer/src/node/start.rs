@@ -2,10 +2,11 @@
 
 use super::detach;
 use crate::config::FileConfig;
-use crate::daemon::{self, LEAST_PAGES, NodeSettings};
+use crate::daemon::{self, NodeSettings};
 use crate::failure::{Failure, Outcome};
 use crate::units::{Address, Switch, absolute, node_id, parse_size};
 use aquifer_dss_proto::PageSize;
+use aquifer_member::{LEAST_PAGES, default_admin};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
@@ -195,23 +196,6 @@ fn loopback(flag: &str, text: &str, what: &str) -> Result<SocketAddr, Failure> {
         )));
     }
     Ok(address)
-}
-
-/// Directory for sockets of this user.
-pub fn runtime_directory() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|d| Path::new(d).is_dir()) {
-        Some(directory) => PathBuf::from(directory).join("aquifer"),
-        None => std::env::temp_dir().join(format!("aquifer-{}", rustix::process::geteuid().as_raw())),
-    }
-}
-
-/// A socket that no other cluster's node of the same number uses.
-pub fn default_admin(id: u8, device: &Path) -> PathBuf {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in device.as_os_str().as_encoded_bytes() {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-    }
-    runtime_directory().join(format!("{:08x}-node-{id}.admin", hash as u32))
 }
 
 #[cfg(test)]

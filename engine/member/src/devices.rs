@@ -1,4 +1,4 @@
-//! Devices of a running node: opened once per path, locked through the descriptor of their I/O (HZ-17).
+//! Devices of a node: opened once per path, locked through the descriptor of their I/O (HZ-17).
 
 use aquifer_dss::device::{FileDevice, OpenMode, open_device};
 use aquifer_dss::fence::{Descriptor, LocalFencer};

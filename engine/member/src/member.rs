@@ -1,0 +1,222 @@
+//! A node put together from its production parts.
+
+use crate::address::Address;
+use crate::devices::Devices;
+use crate::error::MemberError;
+use crate::options::{MemberOptions, runtime_directory};
+use aquifer_dss::group::VolumeGroup;
+use aquifer_dss::membership::{Addresses, MembershipError, SlotView};
+use aquifer_dss::net::{MEMORY, NetConfig, NetTransport, PATIENCE};
+use aquifer_dss::seam::{BlockDevice, Inbound, Runtime};
+use aquifer_dss::tokio_runtime::TokioRuntime;
+use aquifer_dss_proto::{Incarnation, PageSize};
+use aquifer_engine::node::{Links, Node, NodeConfig, NodeError, Router, Seams};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Pages of memory of a node at least. The engine works with fewer, but several sessions then wait for each other's frames.
+pub const LEAST_PAGES: usize = 64;
+
+/// A process as a member of the cluster: a whole node. Dropped without [`leave`](Self::leave) it goes on until the process
+/// ends; the others then prove it dead and redo its log.
+pub struct Member {
+    node: Arc<Node>,
+    transport: Arc<NetTransport>,
+}
+
+/// Tells the transport what the node learns from the slots.
+struct NetLinks {
+    transport: Arc<NetTransport>,
+    router: Arc<Router>,
+}
+
+impl Links for NetLinks {
+    fn start(&self, incarnation: Incarnation) {
+        let inbound: Arc<dyn Inbound> = self.router.clone();
+        self.transport.start(incarnation, inbound);
+    }
+
+    fn peers(&self, slots: &[SlotView]) {
+        self.transport
+            .set_lives(slots.iter().map(|s| (s.node, s.incarnation)).collect());
+        self.transport
+            .set_peers(slots.iter().map(|s| (s.node, s.addresses.peer.clone())).collect());
+    }
+}
+
+/// Opens the devices that this node was told of.
+fn open(devices: &Devices, paths: &[PathBuf]) -> Result<Vec<Arc<dyn BlockDevice>>, MemberError> {
+    let mut opened: Vec<Arc<dyn BlockDevice>> = Vec::new();
+    for path in paths {
+        if !path.exists() {
+            return Err(MemberError::NoDevice(path.clone()));
+        }
+        let device = devices.open_path(path).map_err(|error| MemberError::Device {
+            path: path.clone(),
+            error,
+        })?;
+        opened.push(device);
+    }
+    Ok(opened)
+}
+
+async fn listen(options: &MemberOptions, group: [u8; 16]) -> Result<Arc<NetTransport>, MemberError> {
+    if let Address::Unix(path) = &options.peer {
+        make_directory(path)?;
+        clear_socket(path)?;
+    }
+    let config = NetConfig {
+        me: options.id,
+        group,
+        listen: vec![options.peer.to_string()],
+        patience: PATIENCE,
+        memory: options.peer_memory.then(|| MEMORY.into()),
+    };
+    NetTransport::bind(config)
+        .await
+        .map_err(|error| MemberError::Listen {
+            address: options.peer.clone(),
+            error,
+        })
+}
+
+fn socket_error(path: &Path) -> impl FnOnce(std::io::Error) -> MemberError {
+    let path = path.to_owned();
+    |error| MemberError::Socket { path, error }
+}
+
+/// Makes the directory of this user's sockets when the socket is there; any other has to exist.
+fn make_directory(socket: &Path) -> Result<(), MemberError> {
+    let directory = runtime_directory();
+    if socket.parent() != Some(&directory) {
+        return Ok(());
+    }
+    let mut make = std::fs::DirBuilder::new();
+    make.recursive(true).mode(0o700);
+    make.create(&directory).map_err(socket_error(socket))
+}
+
+/// Takes away the socket of an earlier life; one that answers is another node's.
+fn clear_socket(path: &Path) -> Result<(), MemberError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(MemberError::SocketInUse(path.to_owned()));
+    }
+    std::fs::remove_file(path).map_err(socket_error(path))
+}
+
+/// Pages of memory that fit `bytes`.
+fn frames(bytes: u64, page_size: PageSize) -> Result<usize, MemberError> {
+    let frames = usize::try_from(page_size.pages(bytes)).unwrap_or(usize::MAX);
+    if frames < LEAST_PAGES {
+        return Err(MemberError::Memory { bytes, page_size });
+    }
+    Ok(frames)
+}
+
+fn start_error(options: &MemberOptions, error: NodeError) -> MemberError {
+    let devices = options.shown_devices();
+    match error {
+        NodeError::Storage(error) => MemberError::Storage { devices, error },
+        NodeError::Membership(MembershipError::SlotBusy(id)) => MemberError::SlotBusy { id, devices },
+        NodeError::Membership(error) => MemberError::Membership { devices, error },
+        other => MemberError::Node(other),
+    }
+}
+
+impl Member {
+    /// Becomes a member, or forms the cluster when nobody lives; returns when the node serves, or after `limit` with
+    /// [`MemberError::JoinLimit`]. Call it inside the tokio runtime that shall run the node.
+    pub async fn join(options: &MemberOptions, limit: Duration) -> Result<Self, MemberError> {
+        let joined = tokio::time::timeout(limit, async {
+            let member = Self::start(options).await?;
+            member.ready().await?;
+            Ok(member)
+        });
+        joined.await.unwrap_or_else(|_| {
+            Err(MemberError::JoinLimit {
+                devices: options.shown_devices(),
+                limit,
+            })
+        })
+    }
+
+    /// Puts the parts together and starts them, without waiting until the node serves.
+    pub async fn start(options: &MemberOptions) -> Result<Self, MemberError> {
+        let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current());
+        let opener = Arc::new(Devices::default());
+        let devices = open(&opener, &options.devices)?;
+        // Opened once before the node does, because the transport has to know the group, and the fencer its volumes.
+        let group =
+            VolumeGroup::open_with(runtime.clone(), devices.clone(), Some(opener.clone()), options.id);
+        let group = group.await.map_err(|error| MemberError::Storage {
+            devices: options.shown_devices(),
+            error,
+        })?;
+        let transport = listen(options, group.label().group.0).await?;
+        let frames = frames(options.buffer, group.page_size())?;
+        drop(group);
+        let fencer = opener.fencer(runtime.clone()).map_err(MemberError::Identity)?;
+        let router = Arc::new(Router::new());
+        let links = NetLinks {
+            transport: transport.clone(),
+            router: router.clone(),
+        };
+        let mut config = NodeConfig::new(options.id, frames);
+        config.addresses = Addresses {
+            peer: transport.addresses().first().cloned().unwrap_or_default(),
+            sql: options.sql.clone(),
+            admin: options.admin.clone(),
+        };
+        let seams = Seams {
+            runtime,
+            devices,
+            opener: Some(opener),
+            transport: transport.clone(),
+            links: Arc::new(links),
+            fencer,
+            router,
+        };
+        let node = Node::start(config, seams).await;
+        let node = node.map_err(|error| start_error(options, error))?;
+        Ok(Self { node, transport })
+    }
+
+    /// Returns when the node serves.
+    pub async fn ready(&self) -> Result<(), MemberError> {
+        if self.node.serving().await {
+            return Ok(());
+        }
+        Err(MemberError::Stopped(self.ended().await))
+    }
+
+    /// Returns when the node stopped, with the reason when it had to stop by itself.
+    pub async fn ended(&self) -> String {
+        let reason = self.node.stopped().await;
+        reason.unwrap_or_else(|| "it was stopped".into())
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// The volume group: its files, names, space and configuration.
+    pub fn group(&self) -> &Arc<VolumeGroup> {
+        self.node.group()
+    }
+
+    /// Connections to the peers.
+    pub fn transport(&self) -> &NetTransport {
+        &self.transport
+    }
+
+    /// Leaves the cluster: dirty pages written back, the redo stream sealed, the slot given up.
+    pub async fn leave(&self) -> Result<(), MemberError> {
+        self.node.stop().await.map_err(MemberError::Leave)
+    }
+}
