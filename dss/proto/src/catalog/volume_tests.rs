@@ -201,6 +201,49 @@ fn operation(catalog: &Catalog, sequence: u64, ask: Ask) -> Option<Operation> {
     })
 }
 
+/// The file of a move was removed and its units are free; the move still reads them, and a checkpoint names them.
+#[test]
+fn a_volume_stays_as_large_as_a_move_needs_it() {
+    let mut catalog = Catalog::new(AU, &[30], 1 << 16);
+    let mut sequence = 0;
+    let mut ask = |catalog: &mut Catalog, ask| {
+        sequence += 1;
+        let operation = operation(catalog, sequence, ask).expect("there is something to do");
+        let result = done(catalog, sequence, operation);
+        assert_eq!(&Catalog::decode(&catalog.encode()).unwrap(), catalog);
+        result
+    };
+    let before = [
+        Ask::Add(40),
+        Ask::Pass,
+        Ask::Create(1, 3),
+        Ask::Create(5, 1),
+        Ask::Remove(1),
+        Ask::Remove(5),
+        Ask::Drain(1, true),
+        Ask::Begin(3, 1),
+        Ask::Release,
+    ];
+    for step in before {
+        ask(&mut catalog, step).unwrap();
+    }
+    let unit = catalog.moves().next().unwrap().from;
+    assert_eq!((unit.volume, unit.start, unit.count), (1, 3, 1));
+    assert_eq!(catalog.units_of(1), (40, 40), "nobody has a unit of it");
+    for shrink in [Ask::Resize(1, 3), Ask::Forget(1)] {
+        assert_eq!(ask(&mut catalog, shrink), Err(OperationError::VolumeInUse));
+    }
+    for step in [
+        Ask::Resize(1, 4),
+        Ask::Pass,
+        Ask::End(0),
+        Ask::Pass,
+        Ask::Forget(1),
+    ] {
+        ask(&mut catalog, step).unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 

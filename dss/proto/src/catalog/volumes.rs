@@ -154,7 +154,7 @@ impl Catalog {
         if !(1..=UNITS_MAX).contains(&units) {
             return Err(OperationError::Invalid);
         }
-        if self.volumes[index].resize(units) {
+        if !self.is_named_by_a_move(volume, units) && self.volumes[index].resize(units) {
             Ok(Reply::Volume(volume))
         } else {
             Err(OperationError::VolumeInUse)
@@ -185,12 +185,22 @@ impl Catalog {
             return Err(OperationError::Invalid);
         }
         let map = &self.volumes[index];
-        if self.table[index].state != VolumeState::Draining || map.free() != map.units() {
+        let moving = self.is_named_by_a_move(volume, 0);
+        if self.table[index].state != VolumeState::Draining || map.free() != map.units() || moving {
             return Err(OperationError::VolumeInUse);
         }
         self.table[index].state = VolumeState::Removed;
         self.volumes[index] = FreeMap::new(0, 0);
         Ok(Reply::Volume(volume))
+    }
+
+    /// Whether a move reads or writes units of the volume from `first` on. It may outlive its file, whose units are free by then.
+    fn is_named_by_a_move(&self, volume: u16, first: u32) -> bool {
+        let is_there =
+            |run: &super::Extent| run.volume == volume && run.start.saturating_add(run.count) > first;
+        self.moves
+            .iter()
+            .any(|unit| is_there(&unit.from) || is_there(&unit.to))
     }
 
     /// Every member read past `through`: volumes that were added before are used from now on.
