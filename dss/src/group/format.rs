@@ -26,6 +26,8 @@ pub struct GroupOptions {
     pub page_size: PageSize,
     /// Slots of the directory.
     pub home_slots: HomeSlots,
+    /// User and group that the root directory belongs to.
+    pub owner: (u32, u32),
     /// Overwrite what is on the device.
     pub force: bool,
     /// Where ids come from; `None` draws from the kernel. The simulator sets it.
@@ -41,6 +43,7 @@ impl Default for GroupOptions {
             checkpoint_bytes: 8 << 20,
             page_size: PageSize::default(),
             home_slots: HomeSlots::default(),
+            owner: (0, 0),
             force: false,
             seed: None,
         }
@@ -262,7 +265,7 @@ fn plan_all(devices: &[NewDevice<'_>], options: &GroupOptions) -> Result<Vec<Lab
     Ok(labels)
 }
 
-fn fresh_catalog(devices: &[NewDevice<'_>], labels: &[Label]) -> Catalog {
+fn fresh_catalog(devices: &[NewDevice<'_>], labels: &[Label], options: &GroupOptions) -> Catalog {
     let volume = |(device, label): (&NewDevice<'_>, &Label)| NewVolume {
         volume: label.volume,
         uuid: label.volume_uuid,
@@ -273,7 +276,7 @@ fn fresh_catalog(devices: &[NewDevice<'_>], labels: &[Label]) -> Catalog {
     };
     let volumes: Vec<_> = devices.iter().zip(labels).map(volume).collect();
     let capacity = (labels[0].checkpoint_bytes - BLOCK as u64) as usize;
-    Catalog::with_volumes(labels[0].au_bytes, &volumes, capacity)
+    Catalog::with_volumes(labels[0].au_bytes, &volumes, capacity).owned_by(options.owner)
 }
 
 /// Writes a fresh volume group. The labels go last, that of volume 0 behind all others, after everything else is
@@ -295,7 +298,7 @@ pub(super) async fn format(
     let checkpoint = encode_checkpoint(
         label.group,
         Tail::first(label.group),
-        &fresh_catalog(devices, &labels),
+        &fresh_catalog(devices, &labels, options),
     );
     first
         .write(label.checkpoint_offset(0), IoBuffer::copy_padded(&checkpoint))

@@ -6,7 +6,7 @@
 //! - a volume is removed only when no unit of it is taken, in limbo or the place of a move.
 
 use super::allocator::{FreeMap, UNITS_MAX};
-use super::{Catalog, OperationError, Outcome, Reply};
+use super::{Catalog, OperationError, Outcome, ROOT, Reply};
 use crate::label::Uuid;
 use alloc::string::String;
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,14 @@ impl Catalog {
             .collect();
         catalog.weight = catalog.weigh();
         catalog
+    }
+
+    /// A fresh catalogue whose root directory belongs to a user and a group.
+    #[must_use]
+    pub fn owned_by(mut self, (uid, gid): (u32, u32)) -> Self {
+        let root = self.inodes.get_mut(&ROOT).expect("a catalogue has a root");
+        (root.attributes.uid, root.attributes.gid) = (uid, gid);
+        self
     }
 
     pub(super) fn add_volume(&mut self, sequence: u64, new: &NewVolume) -> Outcome {

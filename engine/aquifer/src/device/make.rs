@@ -41,7 +41,15 @@ pub async fn format(paths: &[PathBuf], options: &GroupOptions) -> Result<Formatt
         }
         devices.push((device, shown.display().to_string()));
     }
-    let options = &options.clone().sized_for(devices[0].0.geometry().size);
+    // Whoever makes the group can make files in a mount of it.
+    let owner = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    let options = &GroupOptions {
+        owner,
+        ..options.clone().sized_for(devices[0].0.geometry().size)
+    };
     let new: Vec<_> = devices
         .iter()
         .map(|(device, path)| NewDevice { device, path })
