@@ -3,8 +3,9 @@
 //! Rules:
 //! - an operation and its buffer belong to the ring's table from submission to completion, so that a future that is
 //!   dropped leaves nothing behind that the kernel could still touch;
-//! - whoever finds the ring free submits everything that waits. While the kernel is busy with others, a new operation first
-//!   lets the other tasks run: those that a completion woke then go in one system call;
+//! - whoever finds the ring free takes completions and submits everything that waits; whoever finds it taken goes on, since
+//!   the other one looks again after he let go of it. Nobody waits for the ring. While the kernel is busy with others, a new
+//!   operation first lets the other tasks run: those that a completion woke then go in one system call;
 //! - the ring goes only when nothing is in flight (the table's drop waits);
 //! - the file is not registered with the ring: a registered file, and with it the slot's lock (HZ-17), outlives a killed
 //!   process by the kernel's deferred end of the ring, 20 to 30 ms. An operation in flight keeps the file open by itself.
@@ -13,7 +14,7 @@ use super::file::{OpenFile, io_error};
 use crate::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer, write_zeros};
 use io_uring::{IoUring, opcode, squeue, types};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -97,15 +98,57 @@ struct Table {
     ring: IoUring,
     /// The device: [`Shared::open`] keeps it open longer than the table lives.
     file: types::Fd,
-    next: u64,
-    in_kernel: BTreeMap<u64, Operation>,
+    in_kernel: InKernel,
     again: VecDeque<Operation>,
+    /// Completions that are being taken, kept for its memory.
+    completions: Vec<(u64, i32)>,
+}
+
+/// Operations that the kernel has, each under the number that its completion will name.
+#[derive(Default)]
+struct InKernel {
+    places: Vec<Option<Operation>>,
+    free: Vec<u32>,
+}
+
+impl InKernel {
+    fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// The number that the next operation will have.
+    fn next(&self) -> u64 {
+        self.free
+            .last()
+            .map_or(self.places.len() as u64, |place| u64::from(*place))
+    }
+
+    /// Keeps an operation under [`next`](Self::next).
+    fn insert(&mut self, operation: Operation) {
+        match self.free.pop() {
+            Some(place) => self.places[place as usize] = Some(operation),
+            None => self.places.push(Some(operation)),
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Operation> {
+        let operation = self.places.get_mut(usize::try_from(number).ok()?)?.take()?;
+        self.free.push(number as u32);
+        Some(operation)
+    }
+}
+
+/// What is to be done by whoever has the table next.
+#[derive(Default)]
+struct Waiting {
+    operations: VecDeque<Operation>,
+    /// The kernel said that it has completions.
+    completed: bool,
 }
 
 struct Shared {
-    /// Arrived and not yet taken by whoever holds the table.
-    arrived: Mutex<VecDeque<Operation>>,
-    /// Operations in the kernel, for whoever does not hold the table: a hint.
+    waiting: Mutex<Waiting>,
+    /// Operations in the kernel when the table was last let go of.
     busy: AtomicUsize,
     table: Mutex<Table>,
     /// After the ring so that it goes later.
@@ -114,14 +157,14 @@ struct Shared {
 
 impl Table {
     /// Moves as much as fits from the waiting operations to the kernel.
-    fn submit(&mut self, arrived: &Mutex<VecDeque<Operation>>) -> std::io::Result<()> {
+    fn submit(&mut self, waiting: &Mutex<Waiting>) -> std::io::Result<()> {
         let mut pushed = false;
         while self.in_kernel.len() < DEPTH as usize {
-            let next = self.again.pop_front().or_else(|| arrived.lock().pop_front());
+            let next = self.again.pop_front();
+            let next = next.or_else(|| waiting.lock().operations.pop_front());
             let Some(mut operation) = next else { break };
-            self.next += 1;
-            let entry = operation.entry(self.next, self.file);
-            self.in_kernel.insert(self.next, operation);
+            let entry = operation.entry(self.in_kernel.next(), self.file);
+            self.in_kernel.insert(operation);
             // SAFETY: the buffer is in `in_kernel` until the completion of this entry is seen; its memory does not
             // move with the map. The file is open for longer than the ring.
             let pushing = unsafe { self.ring.submission().push(&entry) };
@@ -156,15 +199,13 @@ impl Table {
 
     /// Takes completions; partly done operations wait to go again.
     fn reap(&mut self) {
-        let completions: Vec<(u64, i32)> = self
-            .ring
-            .completion()
-            .map(|entry| (entry.user_data(), entry.result()))
-            .collect();
-        for (number, result) in completions {
+        let mut completions = std::mem::take(&mut self.completions);
+        let arrived = self.ring.completion();
+        completions.extend(arrived.map(|entry| (entry.user_data(), entry.result())));
+        for (number, result) in completions.drain(..) {
             let mut operation = self
                 .in_kernel
-                .remove(&number)
+                .remove(number)
                 .expect("a completion belongs to an operation");
             if result < 0 {
                 match -result {
@@ -182,13 +223,14 @@ impl Table {
                 self.again.push_back(operation);
             }
         }
+        self.completions = completions;
     }
 }
 
 impl Drop for Table {
     fn drop(&mut self) {
         self.again.clear();
-        while !self.in_kernel.is_empty() {
+        while self.in_kernel.len() > 0 {
             // The kernel still uses buffers of the table: wait for it.
             if let Err(error) = self.ring.submit_and_wait(1)
                 && error.raw_os_error() != Some(libc::EINTR)
@@ -204,25 +246,31 @@ impl Drop for Table {
 }
 
 impl Shared {
-    /// Submits what waits; whoever had the table before may have taken it along.
-    fn kick(&self) {
-        let mut table = self.table.lock();
-        if !self.arrived.lock().is_empty() {
-            self.submit(&mut table);
+    /// Takes completions and submits what waits, unless somebody else is about to: he looks here again after he let go of
+    /// the table, so what was put here before his table was found taken is seen by him.
+    fn work(&self) {
+        loop {
+            let mut waiting = self.waiting.lock();
+            let is_room = self.busy.load(Ordering::Acquire) < DEPTH as usize;
+            if !waiting.completed && (waiting.operations.is_empty() || !is_room) {
+                return;
+            }
+            let Some(mut table) = self.table.try_lock() else {
+                return;
+            };
+            waiting.completed = false;
+            drop(waiting);
+            table.reap();
+            if let Err(error) = table.submit(&self.waiting) {
+                tracing::error!(%error, "io_uring refuses submissions");
+            }
+            self.busy.store(table.in_kernel.len(), Ordering::Release);
         }
     }
 
     fn complete(&self) {
-        let mut table = self.table.lock();
-        table.reap();
-        self.submit(&mut table);
-    }
-
-    fn submit(&self, table: &mut Table) {
-        if let Err(error) = table.submit(&self.arrived) {
-            tracing::error!(%error, "io_uring refuses submissions");
-        }
-        self.busy.store(table.in_kernel.len(), Ordering::Relaxed);
+        self.waiting.lock().completed = true;
+        self.work();
     }
 }
 
@@ -278,12 +326,12 @@ impl UringDevice {
         let table = Table {
             ring,
             file: types::Fd(open.file.as_raw_fd()),
-            next: 0,
-            in_kernel: BTreeMap::new(),
+            in_kernel: InKernel::default(),
             again: VecDeque::new(),
+            completions: Vec::new(),
         };
         let shared = Arc::new(Shared {
-            arrived: Mutex::default(),
+            waiting: Mutex::default(),
             busy: AtomicUsize::new(0),
             table: Mutex::new(table),
             open,
@@ -306,11 +354,11 @@ impl UringDevice {
             buffer,
             finished: Some(finished),
         };
-        self.shared.arrived.lock().push_back(operation);
+        self.shared.waiting.lock().operations.push_back(operation);
         if self.shared.busy.load(Ordering::Relaxed) > 0 {
             tokio::task::yield_now().await;
         }
-        self.shared.kick();
+        self.shared.work();
         let gone = || io_error(kind.name(), offset, 0, libc::ECANCELED);
         outcome.await.unwrap_or_else(|_| Err(gone()))
     }
