@@ -5,12 +5,12 @@
 //! (DIR-3, HZ-11); contributors are told after that (HZ-5).
 
 use crate::config::PoolError;
+use crate::images::PageBuffer;
 use crate::pool::{Inner, Pool, count, waiting};
 use aquifer_buffer_pool_proto::{Lsn, Mode, PageId, Psn, header};
-use aquifer_dss::seam::IoBuffer;
+use aquifer_dss::seam::Tail;
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Epoch, Instant, NodeId, NodeSet};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
@@ -24,13 +24,31 @@ struct Writing {
 
 /// Private copies on their way to storage.
 #[derive(Default)]
-struct Batch {
+pub(crate) struct Batch {
+    /// Frames that were chosen.
+    chosen: Vec<usize>,
     pages: Vec<Writing>,
     /// Of these pages, in the same order.
-    images: Vec<(PageId, IoBuffer)>,
+    copies: Vec<PageBuffer>,
+    /// The same, complete.
+    images: Vec<(PageId, Tail)>,
+    /// Who is told, of which page.
+    notices: Vec<(NodeId, PageId, Psn)>,
     /// End of the redo of the last change in them.
     redo_end: Lsn,
     epoch: Epoch,
+}
+
+impl Batch {
+    /// Without pages, but with the memory of its lists.
+    fn clear(&mut self) {
+        self.chosen.clear();
+        self.pages.clear();
+        self.copies.clear();
+        self.images.clear();
+        self.notices.clear();
+        self.redo_end = Lsn::default();
+    }
 }
 
 impl Pool {
@@ -124,32 +142,34 @@ impl Pool {
 
     /// With `any`, the oldest pages, whether or not they are due.
     async fn write_some(self: &Arc<Self>, max_pages: usize, any: bool) -> usize {
-        let batch = self.begin_batch(max_pages, any);
+        let mut batch = self.spare_batch.lock().take().unwrap_or_default();
+        self.begin_batch(&mut batch, max_pages, any);
         if batch.pages.is_empty() {
+            *self.spare_batch.lock() = Some(batch);
             return 0;
         }
         let pool = self.clone();
         let write = async move {
-            let Batch {
-                pages,
-                mut images,
-                redo_end,
-                epoch,
-            } = batch;
             if !planted(Defect::WriteBackBeforeRedo) {
-                pool.redo.wait(redo_end).await; // HZ-11
+                pool.redo.wait(batch.redo_end).await; // HZ-11
             }
-            for (writing, (page, image)) in pages.iter().zip(&mut images) {
-                header::set_identity(image, *page, writing.psn);
-                header::seal(image, epoch);
-            }
-            let result = pool.store.write_batch(images).await;
+            pool.complete(&mut batch);
+            let result = pool.store.write_batch(&batch.images).await;
             if let Err(error) = &result {
-                tracing::error!(%error, pages = pages.len(), "write-back failed");
+                tracing::error!(%error, pages = batch.pages.len(), "write-back failed");
             }
-            pool.end_batch(&pages, result.is_ok())
+            pool.end_batch(batch, result.is_ok())
         };
         self.to_the_end("pool-write-back", write).await
+    }
+
+    /// Puts into the copies what they need on storage.
+    fn complete(&self, batch: &mut Batch) {
+        for (writing, mut image) in batch.pages.iter().zip(batch.copies.drain(..)) {
+            header::set_identity(&mut image, writing.page, writing.psn);
+            header::seal(&mut image, batch.epoch);
+            batch.images.push((writing.page, self.written.share(image)));
+        }
     }
 
     /// Runs `work` to its end, also when the caller is dropped meanwhile: a page that is marked as being written is never left so.
@@ -173,55 +193,51 @@ impl Pool {
 
     /// Marks and copies what is to be written, in the order of storage. A page in the batch is not given up before the batch has ended,
     /// and may be changed meanwhile: what is written is the copy.
-    fn begin_batch(&self, max_pages: usize, any: bool) -> Batch {
+    fn begin_batch(&self, batch: &mut Batch, max_pages: usize, any: bool) {
         let inner = self.lock();
-        let mut batch = Batch {
-            epoch: inner.core.view().epoch,
-            ..Batch::default()
-        };
+        batch.clear();
+        batch.epoch = inner.core.view().epoch;
         if !inner.core.serving() {
-            return batch;
+            return;
         }
         let now = self.now();
-        let chosen = if any {
-            self.dirty.oldest(max_pages)
+        if any {
+            self.dirty.oldest(max_pages, &mut batch.chosen);
         } else {
-            self.dirty.due(max_pages, now, self.config.clean_after)
-        };
-        let page_of = |index| {
-            let page = self.frames.frame(index).meta.lock().page;
-            (
-                page.expect("a dirty frame is bound: the core lock is held"),
-                index,
-            )
-        };
-        let mut chosen: Vec<(PageId, usize)> = chosen.into_iter().map(page_of).collect();
-        chosen.sort_unstable();
-        for (page, index) in chosen {
+            self.dirty
+                .due(max_pages, now, self.config.clean_after, &mut batch.chosen);
+        }
+        let chosen = batch.chosen.iter().map(|index| {
+            let page = self.frames.frame(*index).meta.lock().page;
+            let page = page.expect("a dirty frame is bound: the core lock is held");
+            let (index, psn) = (*index, Psn(0));
+            Writing { page, index, psn }
+        });
+        batch.pages.extend(chosen);
+        batch.pages.sort_unstable_by_key(|writing| writing.page);
+        for Writing { page, index, psn } in &mut batch.pages {
+            let (page, index) = (*page, *index);
             let frame = self.frames.frame(index);
             // With readers, and against writers only while it is copied.
             let reading = frame.latch_shared(page);
             assert!(reading.is_some(), "{page} is dirty: it is possessed");
             let mut meta = frame.meta.lock();
-            let psn = frame.psn();
-            meta.writing = Some(psn);
+            *psn = frame.psn();
+            meta.writing = Some(*psn);
             batch.redo_end = batch.redo_end.max(meta.redo_end);
             self.dirty.note(index, &meta, now);
             drop(meta);
-            let mut image = IoBuffer::zeroed(self.config.page_size.bytes());
+            let mut image = self.written.take();
             self.frames.copy(index, &mut image);
             drop(reading);
-            batch.pages.push(Writing { page, index, psn });
-            batch.images.push((page, image));
+            batch.copies.push(image);
         }
-        batch
     }
 
-    fn end_batch(self: &Arc<Self>, batch: &[Writing], written: bool) -> usize {
+    fn end_batch(self: &Arc<Self>, mut batch: Batch, written: bool) -> usize {
         let mut inner = self.lock();
         let now = self.now();
-        let mut notices: BTreeMap<NodeId, Vec<(PageId, Psn)>> = BTreeMap::new();
-        for Writing { page, index, psn } in batch {
+        for Writing { page, index, psn } in &batch.pages {
             let frame = self.frames.frame(*index);
             // No change is half done under this latch.
             let reading = frame.latch_shared(*page);
@@ -252,7 +268,7 @@ impl Pool {
             }
             count(&self.figures.write_backs);
             for contributor in contributors.iter() {
-                notices.entry(contributor).or_default().push((*page, *psn));
+                batch.notices.push((contributor, *page, *psn));
             }
             if clean {
                 inner.core.handle_cleaned(now, *page);
@@ -261,13 +277,18 @@ impl Pool {
         if written {
             count(&self.figures.write_batches);
         }
-        for (contributor, pages) in notices {
-            inner.core.handle_written_back(now, contributor, pages);
+        batch.notices.sort_by_key(|(contributor, _, _)| *contributor);
+        for notices in batch.notices.chunk_by(|one, next| one.0 == next.0) {
+            let pages = notices.iter().map(|(_, page, psn)| (*page, *psn)).collect();
+            inner.core.handle_written_back(now, notices[0].0, pages);
         }
         self.pump(&mut inner);
         drop(inner);
         self.changed.notify_waiters();
-        if written { batch.len() } else { 0 }
+        let count = if written { batch.pages.len() } else { 0 };
+        batch.clear();
+        *self.spare_batch.lock() = Some(batch);
+        count
     }
 
     /// Clean shutdown: takes no more requests, writes everything dirty back, gives every page up, and waits until the

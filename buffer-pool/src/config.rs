@@ -1,9 +1,12 @@
 //! What the pool is told, what it needs of others, and what it answers.
 
 use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PageId, PageSize, Psn};
-use aquifer_dss::seam::{BoxFuture, IoBuffer};
+use aquifer_dss::seam::{BoxFuture, IoBuffer, Tail};
 use aquifer_dss_proto::{Epoch, NodeId};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// How a pool chooses the page that makes room for another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -94,8 +97,8 @@ pub trait PageStore: Send + Sync + 'static {
     /// The bytes of a page, as they are; zeros past the end of what was ever written.
     fn read(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, PageStoreError>>;
     /// Writes pages, which come in the order of file and number, so that none can be torn; they are durable when it returns. Pages of
-    /// removed files are left out.
-    fn write_batch(&self, pages: Vec<(PageId, IoBuffer)>) -> BoxFuture<'_, Result<(), PageStoreError>>;
+    /// removed files are left out. Who calls it has the memory again afterwards.
+    fn write_batch<'a>(&'a self, pages: &'a [(PageId, Tail)]) -> BoxFuture<'a, Result<(), PageStoreError>>;
     /// The newest version of a page whose bytes are damaged, made of whatever else storage has and proven to be the newest; or why
     /// not, in one line. Called while a grant from storage stands: nobody has the page or writes it. Changes nothing on storage.
     fn rebuild(&self, page: PageId) -> BoxFuture<'_, Result<IoBuffer, String>>;
@@ -107,8 +110,23 @@ pub trait Redo: Send + Sync + 'static {
     fn durable(&self) -> Lsn;
     /// Asks for a flush up to `position` soon.
     fn request(&self, position: Lsn);
+    /// Told whenever [`durable`](Self::durable) has risen.
+    fn risen(&self) -> Arc<Notify>;
     /// Until everything before `position` is durable.
-    fn wait(&self, position: Lsn) -> BoxFuture<'_, ()>;
+    fn wait(&self, position: Lsn) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let told = self.risen();
+            loop {
+                let mut risen = pin!(told.notified());
+                risen.as_mut().enable();
+                if self.durable() >= position {
+                    return;
+                }
+                self.request(position);
+                risen.await;
+            }
+        })
+    }
     /// `pages` are on storage at these PSNs, so that `by`'s redo up to and including them is not needed for them.
     /// Called at node `by`, and at the leader for a `by` that is not in the view.
     fn written_back(&self, by: NodeId, pages: &[(PageId, Psn)]);

@@ -9,19 +9,89 @@
 use crate::frame::Meta;
 use aquifer_dss_proto::Instant;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-#[derive(Default)]
+/// Neighbours of a frame in a queue; the place behind the last frame is both ends.
+#[derive(Clone, Copy)]
+struct Links {
+    before: usize,
+    behind: usize,
+}
+
+/// Frames in the order in which they came, each once. Its memory does not change.
+struct Queue {
+    /// Of the frames in the queue, and, last, the first and last of them.
+    links: Vec<Option<Links>>,
+    length: usize,
+}
+
+impl Queue {
+    fn new(frames: usize) -> Self {
+        let mut links = vec![None; frames];
+        links.push(Some(Links {
+            before: frames,
+            behind: frames,
+        }));
+        Self { links, length: 0 }
+    }
+
+    const fn ends(&self) -> usize {
+        self.links.len() - 1
+    }
+
+    fn contains(&self, index: usize) -> bool {
+        self.links[index].is_some()
+    }
+
+    fn at(&mut self, index: usize) -> &mut Links {
+        self.links[index].as_mut().expect("neighbours are in the queue")
+    }
+
+    /// Whether it was not in the queue before.
+    fn push(&mut self, index: usize) -> bool {
+        if self.contains(index) {
+            return false;
+        }
+        let ends = self.ends();
+        let last = std::mem::replace(&mut self.at(ends).before, index);
+        self.at(last).behind = index;
+        self.links[index] = Some(Links {
+            before: last,
+            behind: ends,
+        });
+        self.length += 1;
+        true
+    }
+
+    fn remove(&mut self, index: usize) {
+        if let Some(Links { before, behind }) = self.links[index].take() {
+            self.at(before).behind = behind;
+            self.at(behind).before = before;
+            self.length -= 1;
+        }
+    }
+
+    /// First those that came first.
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        let behind = |index: usize| self.links[index].expect("neighbours are in the queue").behind;
+        let mut next = behind(self.ends());
+        std::iter::from_fn(move || {
+            let index = next;
+            (index != self.ends()).then(|| {
+                next = behind(index);
+                index
+            })
+        })
+    }
+}
+
 struct Ordered {
-    /// Frames by their place, with the instant at which they took it.
-    frames: BTreeMap<u64, (usize, Instant)>,
-    /// Places of those that somebody wants on storage.
-    wanted: BTreeSet<u64>,
-    /// The place of each frame that has one.
-    places: Vec<Option<u64>>,
-    next: u64,
+    frames: Queue,
+    /// Those of them that somebody wants on storage.
+    wanted: Queue,
+    /// When each frame took its place, if it has one.
+    since: Vec<Instant>,
 }
 
 /// Dirty frames in order.
@@ -37,8 +107,9 @@ impl DirtyPages {
     /// Of `frames` frames, half may be dirty: the others can be evicted without a write.
     pub fn new(frames: usize) -> Self {
         let ordered = Ordered {
-            places: vec![None; frames],
-            ..Ordered::default()
+            frames: Queue::new(frames),
+            wanted: Queue::new(frames),
+            since: vec![Instant::default(); frames],
         };
         Self {
             ordered: Mutex::new(ordered),
@@ -52,39 +123,34 @@ impl DirtyPages {
         let to_write = meta.page.is_some() && meta.dirty && meta.duty && meta.writing.is_none();
         let mut ordered = self.ordered.lock();
         if !to_write {
-            if let Some(place) = ordered.places[index].take() {
-                ordered.frames.remove(&place);
-                ordered.wanted.remove(&place);
-            }
+            ordered.frames.remove(index);
+            ordered.wanted.remove(index);
             return;
         }
         let mut too_many = false;
-        let place = ordered.places[index].unwrap_or_else(|| {
-            let place = ordered.next;
-            ordered.next += 1;
-            ordered.places[index] = Some(place);
-            ordered.frames.insert(place, (index, now));
-            too_many = ordered.frames.len() == self.most + 1;
-            place
-        });
-        let newly_wanted = meta.flush_wanted && ordered.wanted.insert(place);
+        if ordered.frames.push(index) {
+            ordered.since[index] = now;
+            too_many = ordered.frames.length == self.most + 1;
+        }
+        let newly_wanted = meta.flush_wanted && ordered.wanted.push(index);
         drop(ordered);
         if newly_wanted || too_many {
             self.due.notify_one();
         }
     }
 
-    /// Up to `limit` frames to write back now: those that are wanted; when one has been dirty for `longest`, all that will be soon; when too
-    /// many are dirty, so many that it takes a while until it is so again.
-    pub fn due(&self, limit: usize, now: Instant, longest: Duration) -> Vec<usize> {
+    /// Adds up to `limit` frames to write back now: those that are wanted; when one has been dirty for `longest`, all that will be soon; when
+    /// too many are dirty, so many that it takes a while until it is so again.
+    pub fn due(&self, limit: usize, now: Instant, longest: Duration, due: &mut Vec<usize>) {
         let ordered = self.ordered.lock();
-        let wanted = ordered.wanted.iter().map(|place| ordered.frames[place].0);
-        let mut due: Vec<usize> = wanted.take(limit).collect();
+        due.extend(ordered.wanted.iter().take(limit));
+        let dirty_for = |index: usize| now.since(ordered.since[index]);
         let old = ordered
             .frames
-            .first_key_value()
-            .is_some_and(|(_, (_, since))| now.since(*since) >= longest);
-        let count = ordered.frames.len();
+            .iter()
+            .next()
+            .is_some_and(|first| dirty_for(first) >= longest);
+        let count = ordered.frames.length;
         let beyond = if count > self.most {
             count - self.most * 7 / 8
         } else {
@@ -94,35 +160,26 @@ impl DirtyPages {
             .frames
             .iter()
             .enumerate()
-            .take_while(|(rank, (_, (_, since)))| {
-                *rank < beyond || (old && now.since(*since) >= longest * 3 / 4)
-            });
-        let rest = front.filter(|(_, (place, _))| !ordered.wanted.contains(place));
-        let room = limit - due.len();
-        due.extend(rest.take(room).map(|(_, (_, (index, _)))| *index));
-        due
+            .take_while(|(rank, index)| *rank < beyond || (old && dirty_for(*index) >= longest * 3 / 4));
+        let rest = front.filter(|(_, index)| !ordered.wanted.contains(*index));
+        let room = limit - ordered.wanted.length.min(limit);
+        due.extend(rest.take(room).map(|(_, index)| index));
     }
 
-    /// Up to `limit` frames, oldest first.
-    pub fn oldest(&self, limit: usize) -> Vec<usize> {
-        let ordered = self.ordered.lock();
-        ordered
-            .frames
-            .values()
-            .take(limit)
-            .map(|(index, _)| *index)
-            .collect()
+    /// Adds up to `limit` frames, oldest first.
+    pub fn oldest(&self, limit: usize, oldest: &mut Vec<usize>) {
+        oldest.extend(self.ordered.lock().frames.iter().take(limit));
     }
 
     /// Whether a page is wanted, or too many are dirty.
     pub fn is_behind(&self) -> bool {
         let ordered = self.ordered.lock();
-        !ordered.wanted.is_empty() || ordered.frames.len() > self.most
+        ordered.wanted.length > 0 || ordered.frames.length > self.most
     }
 
     /// How many frames are to be written back.
     pub fn len(&self) -> usize {
-        self.ordered.lock().frames.len()
+        self.ordered.lock().frames.length
     }
 
     /// Until a page is wanted, or too many are dirty; at once when that happened since this was last awaited.
@@ -149,6 +206,18 @@ mod tests {
         }
     }
 
+    fn due(pages: &DirtyPages, limit: usize, now: Instant) -> Vec<usize> {
+        let mut due = Vec::new();
+        pages.due(limit, now, LONGEST, &mut due);
+        due
+    }
+
+    fn oldest(pages: &DirtyPages, limit: usize) -> Vec<usize> {
+        let mut oldest = Vec::new();
+        pages.oldest(limit, &mut oldest);
+        oldest
+    }
+
     fn at(seconds: u64) -> Instant {
         Instant(seconds * 1_000_000_000)
     }
@@ -159,10 +228,10 @@ mod tests {
         for (index, second) in [(3, 0), (1, 5), (2, 20)] {
             pages.note(index, &dirty(index as u32), at(second));
         }
-        assert_eq!(pages.due(8, at(29), LONGEST), []);
-        assert_eq!(pages.due(8, at(30), LONGEST), [3, 1]);
-        assert_eq!(pages.due(1, at(30), LONGEST), [3]);
-        assert_eq!(pages.oldest(2), [3, 1]);
+        assert_eq!(due(&pages, 8, at(29)), []);
+        assert_eq!(due(&pages, 8, at(30)), [3, 1]);
+        assert_eq!(due(&pages, 1, at(30)), [3]);
+        assert_eq!(oldest(&pages, 2), [3, 1]);
     }
 
     #[test]
@@ -179,8 +248,8 @@ mod tests {
         assert!(!pages.is_behind());
         pages.note(2, &wanted, at(9));
         assert!(pages.is_behind());
-        assert_eq!(pages.due(9, at(10), LONGEST), [2]);
-        assert_eq!(pages.due(2, at(30), LONGEST), [2, 0]);
+        assert_eq!(due(&pages, 9, at(10)), [2]);
+        assert_eq!(due(&pages, 2, at(30)), [2, 0]);
     }
 
     #[test]
@@ -196,9 +265,9 @@ mod tests {
         };
         pages.note(0, &written, at(1));
         pages.note(1, &Meta::default(), at(1));
-        assert_eq!((pages.oldest(9), pages.len()), (vec![2], 1));
+        assert_eq!((oldest(&pages, 9), pages.len()), (vec![2], 1));
         pages.note(0, &dirty(0), at(2));
-        assert_eq!(pages.oldest(9), [2, 0], "changed while it was written: behind");
+        assert_eq!(oldest(&pages, 9), [2, 0], "changed while it was written: behind");
     }
 
     #[test]
@@ -207,9 +276,9 @@ mod tests {
         for index in 0..32 {
             pages.note(index, &dirty(0), at(0));
         }
-        assert!(!pages.is_behind() && pages.due(64, at(1), LONGEST).is_empty());
+        assert!(!pages.is_behind() && due(&pages, 64, at(1)).is_empty());
         pages.note(32, &dirty(0), at(1));
         assert!(pages.is_behind());
-        assert_eq!(pages.due(64, at(1), LONGEST), (0..5).collect::<Vec<_>>());
+        assert_eq!(due(&pages, 64, at(1)), (0..5).collect::<Vec<_>>());
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::announce;
 use crate::answers::{Answer, Answers};
+use crate::clean::Batch;
 use crate::config::{Miss, PageStore, PoolConfig, PoolCounters, PoolError, Redo, RedoTask};
 use crate::copies::CopyImage;
 use crate::dirty::DirtyPages;
@@ -125,6 +126,10 @@ pub struct Pool {
     answers: Answers<Result<Hold, PoolError>>,
     pub(crate) copy_answers: Answers<Option<CopyImage>>,
     pub(crate) dirty: DirtyPages,
+    /// Copies of pages on their way to storage.
+    pub(crate) written: PageBuffers,
+    /// Memory for the lists of a write-back batch.
+    pub(crate) spare_batch: Mutex<Option<Batch>>,
     pub(crate) inner: Mutex<Inner>,
     pub(crate) timer: Arc<Notify>,
     pub(crate) redo_ready: Notify,
@@ -174,6 +179,8 @@ impl Pool {
                 (config.frames / 8).clamp(BUFFERS_LEAST, BUFFERS_MOST),
             ),
             dirty: DirtyPages::new(config.frames),
+            written: PageBuffers::new(config.page_size.bytes(), config.write_batch),
+            spare_batch: Mutex::default(),
             config,
             runtime,
             transport,

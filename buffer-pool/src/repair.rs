@@ -94,7 +94,7 @@ impl Pool {
         let pool = self.clone();
         let task = async move {
             header::seal(&mut image, pool.epoch());
-            if let Err(error) = pool.store.write_batch(vec![(page, image)]).await {
+            if let Err(error) = pool.store.write_batch(&[(page, Arc::new(image))]).await {
                 // It stays as it is in place; redo and images that it was made of may serve again.
                 tracing::error!(%error, %page, "a rebuilt page could not be written in place");
             }

@@ -1,28 +1,32 @@
 //! Pages are given up as their homes order it, as soon as nothing is in the way (BUF-4).
 //!
-//! A surrender that waits for redo or for a write is a task of its own. Those that wait for a hold have one together: a page that several
-//! nodes want at once is nearly always held when the order comes, and whoever gives the last hold back mostly gives the page up itself.
+//! Those that have to wait have one task together, whatever they wait for: a page that several nodes want at once is nearly always held when
+//! the order comes, and whoever gives the last hold back mostly gives the page up itself; one flush of redo serves many of them.
 
 use crate::images::Image;
 use crate::pool::{Inner, Pool, count};
 use aquifer_buffer_pool_proto::{Conversion, Lsn, Mode, PageId, SurrenderKind};
-use aquifer_dss::seam::BoxFuture;
+use aquifer_dss::seam::{BoxFuture, Runtime};
 use aquifer_dss_proto::Instant;
 use aquifer_dss_proto::defect::{Defect, planted};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// What a surrender still waits for.
+#[derive(Clone, Copy)]
 pub(crate) enum Obstacle {
     Redo(Lsn),
     Write,
     Hold(Instant),
 }
 
-/// A surrender that waits for a hold.
+/// A surrender that waits.
 pub(crate) struct Leaving {
     page: PageId,
     conversion: Conversion,
+    obstacle: Obstacle,
+    /// When that was in the way first.
     since: Instant,
 }
 
@@ -31,6 +35,14 @@ pub(crate) struct Leaving {
 struct Alarm(Option<(Instant, BoxFuture<'static, ()>)>);
 
 impl Alarm {
+    /// Rings at `next` at the latest.
+    fn set(&mut self, runtime: &dyn Runtime, next: Option<Instant>) {
+        let Some(next) = next else { return };
+        if self.0.as_ref().is_none_or(|(set, _)| next < *set) {
+            self.0 = Some((next, runtime.sleep_until(next)));
+        }
+    }
+
     /// Until the time that is set.
     async fn wait(&mut self) {
         match &mut self.0 {
@@ -43,92 +55,45 @@ impl Alarm {
     }
 }
 
+/// When the first hold expires that is in the way of a surrender, if one is.
+struct NextHold(Option<Instant>);
+
 impl Pool {
     pub(crate) fn begin_surrender(self: &Arc<Self>, inner: &mut Inner, page: PageId, conversion: Conversion) {
         if let Some(obstacle) = self.try_surrender(inner, page, conversion) {
-            self.wait_to_surrender(inner, page, conversion, &obstacle);
-        }
-    }
-
-    fn wait_to_surrender(
-        self: &Arc<Self>,
-        inner: &mut Inner,
-        page: PageId,
-        conversion: Conversion,
-        obstacle: &Obstacle,
-    ) {
-        if matches!(obstacle, Obstacle::Hold(_)) {
             inner.leaving.push(Leaving {
                 page,
                 conversion,
+                obstacle,
                 since: self.now(),
             });
             self.leaving.notify_one();
-            return;
-        }
-        let pool = self.clone();
-        let task = async move { pool.surrender_when_written(page, conversion).await };
-        self.runtime.spawn("pool-surrender", Box::pin(task));
-    }
-
-    /// Gives the page up when redo, and a write of it, are done; with a hold in the way then, it waits with the others.
-    async fn surrender_when_written(self: Arc<Self>, page: PageId, conversion: Conversion) {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let obstacle = {
-                let mut inner = self.lock();
-                let obstacle = self.try_surrender(&mut inner, page, conversion);
-                if let Some(hold @ Obstacle::Hold(_)) = &obstacle {
-                    self.wait_to_surrender(&mut inner, page, conversion, hold);
-                }
-                self.pump(&mut inner);
-                obstacle
-            };
-            let begun = self.now();
-            let waited = match obstacle {
-                None | Some(Obstacle::Hold(_)) => return,
-                Some(Obstacle::Redo(position)) => {
-                    self.redo.wait(position).await;
-                    &self.figures.surrender_redo
-                }
-                Some(Obstacle::Write) => {
-                    changed.await;
-                    &self.figures.surrender_write
-                }
-            };
-            waited.fetch_add(self.now().0.saturating_sub(begun.0), Ordering::Relaxed);
         }
     }
 
-    /// Gives up pages whose holds have ended or expired.
+    /// Gives up pages when what was in the way is over.
     pub(crate) fn start_surrendering(self: &Arc<Self>) {
         let (weak, runtime) = (Arc::downgrade(self), self.runtime.clone());
         let (leaving, changed) = (self.leaving.clone(), self.changed.clone());
         let task = async move {
             let mut alarm = Alarm::default();
             loop {
-                let changed = changed.notified();
-                tokio::pin!(changed);
+                let Some(pool) = weak.upgrade() else { return };
+                let durable = pool.redo.risen();
+                let (mut changed, mut durable) = (pin!(changed.notified()), pin!(durable.notified()));
                 changed.as_mut().enable();
-                let next = {
-                    let Some(pool) = weak.upgrade() else { return };
-                    let mut inner = pool.lock();
-                    let next = pool.surrender_leaving(&mut inner);
-                    pool.pump(&mut inner);
-                    next
-                };
+                durable.as_mut().enable();
+                let next = pool.surrender_leaving();
+                drop(pool);
                 let Some(next) = next else {
                     leaving.notified().await;
                     continue;
                 };
-                if alarm.0.as_ref().is_none_or(|(set, _)| next < *set) {
-                    alarm.0 = Some((next, runtime.sleep_until(next)));
-                }
+                alarm.set(&*runtime, next.0);
                 tokio::select! {
                     biased;
                     () = changed => {}
+                    () = durable => {}
                     () = leaving.notified() => {}
                     () = alarm.wait() => {}
                 }
@@ -137,31 +102,54 @@ impl Pool {
         self.runtime.spawn("pool-surrenders", Box::pin(task));
     }
 
-    /// When the next of those that still wait is to be looked at.
-    fn surrender_leaving(self: &Arc<Self>, inner: &mut Inner) -> Option<Instant> {
+    /// Looks at all that wait. What is to be waited for: the end of the first hold, if any; `None` when nobody waits.
+    fn surrender_leaving(self: &Arc<Self>) -> Option<NextHold> {
+        let mut inner = self.lock();
         let mut next: Option<Instant> = None;
         let mut at = 0;
-        while let Some(Leaving {
-            page,
-            conversion,
-            since,
-        }) = inner.leaving.get(at)
-        {
-            let (page, conversion, since) = (*page, *conversion, *since);
-            let obstacle = self.try_surrender(inner, page, conversion);
-            if let Some(Obstacle::Hold(until)) = obstacle {
-                next = Some(next.map_or(until, |next| next.min(until)));
+        while at < inner.leaving.len() {
+            let Leaving {
+                page,
+                conversion,
+                obstacle,
+                ..
+            } = inner.leaving[at];
+            if matches!(obstacle, Obstacle::Redo(position) if position > self.redo.durable()) {
+                // No writer gets in, so there is nothing to look at in the frame.
                 at += 1;
                 continue;
             }
-            inner.leaving.swap_remove(at);
-            let waited = self.now().0.saturating_sub(since.0);
-            self.figures.surrender_hold.fetch_add(waited, Ordering::Relaxed);
-            if let Some(obstacle) = obstacle {
-                self.wait_to_surrender(inner, page, conversion, &obstacle);
+            let obstacle = self.try_surrender(&mut inner, page, conversion);
+            self.count_wait(&mut inner.leaving[at], obstacle);
+            match obstacle {
+                None => drop(inner.leaving.swap_remove(at)),
+                Some(obstacle) => {
+                    if let Obstacle::Hold(until) = obstacle {
+                        next = Some(next.map_or(until, |next| next.min(until)));
+                    }
+                    at += 1;
+                }
             }
         }
-        next
+        self.pump(&mut inner);
+        (!inner.leaving.is_empty()).then_some(NextHold(next))
+    }
+
+    /// Accounts for the time that an obstacle was in the way, when it is not any more.
+    fn count_wait(&self, leaving: &mut Leaving, now_waits_for: Option<Obstacle>) {
+        let figure = match (leaving.obstacle, now_waits_for) {
+            (Obstacle::Redo(_), Some(Obstacle::Redo(_)))
+            | (Obstacle::Write, Some(Obstacle::Write))
+            | (Obstacle::Hold(_), Some(Obstacle::Hold(_))) => return,
+            (Obstacle::Redo(_), _) => &self.figures.surrender_redo,
+            (Obstacle::Write, _) => &self.figures.surrender_write,
+            (Obstacle::Hold(_), _) => &self.figures.surrender_hold,
+        };
+        let now = self.now();
+        let waited = now.0.saturating_sub(leaving.since.0);
+        figure.fetch_add(waited, Ordering::Relaxed);
+        leaving.since = now;
+        leaving.obstacle = now_waits_for.unwrap_or(leaving.obstacle);
     }
 
     /// A copy of a frame that the caller has latched in any mode.

@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
+use tokio::sync::Notify;
 
 struct Task {
     future: Mutex<Option<BoxFuture<'static, ()>>>,
@@ -200,13 +201,17 @@ impl PageStore for MemoryStore {
         })
     }
 
-    fn write_batch(&self, pages: Vec<(PageId, IoBuffer)>) -> BoxFuture<'_, Result<(), PageStoreError>> {
+    fn write_batch<'a>(&'a self, pages: &'a [(PageId, Tail)]) -> BoxFuture<'a, Result<(), PageStoreError>> {
         Box::pin(async move {
             for (page, bytes) in pages {
-                let new = crate::header::psn(&bytes);
-                let before = self.pages.lock().insert(page, bytes.to_vec());
-                let before = before.filter(|old| crate::header::page_id(old) == page);
-                let old = before.map_or(Psn(0), |old| crate::header::psn(&old));
+                let (page, new) = (*page, crate::header::psn(bytes));
+                let mut pages = self.pages.lock();
+                let stored = pages.entry(page).or_default();
+                let before =
+                    Some(&*stored).filter(|old| !old.is_empty() && crate::header::page_id(old) == page);
+                let old = before.map_or(Psn(0), |old| crate::header::psn(old));
+                stored.clear();
+                stored.extend_from_slice(bytes);
                 assert!(
                     old <= new,
                     "DIR-4: {page} fell from {old:?} to {new:?} on storage"
@@ -231,8 +236,8 @@ impl Redo for NullRedo {
         Lsn(u64::MAX)
     }
     fn request(&self, _position: Lsn) {}
-    fn wait(&self, _position: Lsn) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+    fn risen(&self) -> Arc<Notify> {
+        Arc::default()
     }
     fn written_back(&self, _by: NodeId, _pages: &[(PageId, Psn)]) {}
 }

@@ -13,7 +13,7 @@ use crate::rebuild::Gathered;
 use aquifer_buffer_pool::{PageStore, PageStoreError};
 use aquifer_buffer_pool_proto::{PageId, PageSize, Psn};
 use aquifer_dss::group::{StorageError, VolumeGroup};
-use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer};
+use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer, Tail};
 use aquifer_dss_proto::FileId;
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::envelope::crc32c;
@@ -109,29 +109,22 @@ impl GroupStore {
         rebuilt
     }
 
-    async fn write_pages(&self, pages: Vec<(PageId, IoBuffer)>) -> Result<(), PageStoreError> {
+    async fn write_pages(&self, pages: &[(PageId, Tail)]) -> Result<(), PageStoreError> {
         let area = *self.double_write.get().ok_or_else(|| {
             PageStoreError::Failed(
                 "no page can be written before this node has its double-write area".to_owned(),
             )
         })?;
         let _one_batch = self.batch.lock().await; // STO-1
-        let mut pages = pages;
-        while !pages.is_empty() {
-            let rest = pages.split_off(pages.len().min(batch_pages(self.group.page_size())));
-            self.write_one_batch(area, pages).await.map_err(|e| failed(&e))?;
-            pages = rest;
+        for batch in pages.chunks(batch_pages(self.group.page_size())) {
+            self.write_one_batch(area, batch).await.map_err(|e| failed(&e))?;
         }
         Ok(())
     }
 
-    async fn write_one_batch(
-        &self,
-        area: FileId,
-        pages: Vec<(PageId, IoBuffer)>,
-    ) -> Result<(), StorageError> {
+    async fn write_one_batch(&self, area: FileId, pages: &[(PageId, Tail)]) -> Result<(), StorageError> {
         if !planted(Defect::WriteInPlaceOnly) {
-            let area_bytes = encode_batch(&pages, self.group.page_size());
+            let area_bytes = encode_batch(pages, self.group.page_size());
             self.group.write_at(area, 0, area_bytes).await?;
         }
         if !planted(Defect::WriteInPlaceBeforeAreaFlushed) {
@@ -159,7 +152,7 @@ impl PageStore for GroupStore {
         Box::pin(self.read_page(page))
     }
 
-    fn write_batch(&self, pages: Vec<(PageId, IoBuffer)>) -> BoxFuture<'_, Result<(), PageStoreError>> {
+    fn write_batch<'a>(&'a self, pages: &'a [(PageId, Tail)]) -> BoxFuture<'a, Result<(), PageStoreError>> {
         Box::pin(self.write_pages(pages))
     }
 
@@ -169,11 +162,11 @@ impl PageStore for GroupStore {
 }
 
 /// One write for pages that follow each other, as far as they do so in `pages`: the first page of each, and the images.
-fn neighbours(pages: Vec<(PageId, IoBuffer)>) -> Vec<(PageId, IoBuffer)> {
-    let follows = |one: &(PageId, IoBuffer), next: &(PageId, IoBuffer)| {
+fn neighbours(pages: &[(PageId, Tail)]) -> Vec<(PageId, IoBuffer)> {
+    let follows = |one: &(PageId, Tail), next: &(PageId, Tail)| {
         one.0.file == next.0.file && one.0.number + 1 == next.0.number
     };
-    let joined = |run: &[(PageId, IoBuffer)]| {
+    let joined = |run: &[(PageId, Tail)]| {
         let page_bytes = run[0].1.len();
         let mut images = IoBuffer::zeroed(run.len() * page_bytes);
         for (place, (_, image)) in images.chunks_exact_mut(page_bytes).zip(run) {
@@ -189,7 +182,7 @@ fn failed(error: &StorageError) -> PageStoreError {
 }
 
 /// Header {magic u64, count u32, crc u32 of the entries} and entries {file u64, number u32, crc u32 of the image, psn u64}, then the images.
-fn encode_batch(pages: &[(PageId, IoBuffer)], page_size: PageSize) -> IoBuffer {
+fn encode_batch(pages: &[(PageId, Tail)], page_size: PageSize) -> IoBuffer {
     let page_bytes = page_size.bytes();
     assert!(
         !pages.is_empty() && pages.len() <= batch_pages(page_size),
@@ -270,14 +263,14 @@ mod tests {
                         file: FileId(3),
                         number: 1,
                     },
-                    IoBuffer::copy_padded(&image),
+                    Arc::new(IoBuffer::copy_padded(&image)),
                 ),
                 (
                     PageId {
                         file: FileId(4),
                         number: 9,
                     },
-                    image,
+                    Arc::new(image),
                 ),
             ],
             PageSize::LEAST,
@@ -290,10 +283,10 @@ mod tests {
             let file = FileId(file);
             let mut image = IoBuffer::zeroed(PAGE_BYTES);
             image.fill(number as u8);
-            (PageId { file, number }, image)
+            (PageId { file, number }, Arc::new(image))
         };
         let pages = vec![of(1, 4), of(1, 5), of(1, 6), of(1, 8), of(2, 9), of(2, 10)];
-        let writes = neighbours(pages);
+        let writes = neighbours(&pages);
         let shape: Vec<_> = writes
             .iter()
             .map(|(page, images)| (page.file.0, page.number, images.len() / PAGE_BYTES))

@@ -1,9 +1,9 @@
-//! What a hand-off of a page costs in memory: nothing, once everything is warm (NET-4, BUF-16). Two pools over the transport of
-//! production, by UNIX sockets.
+//! What a hand-off of a page costs in memory: nothing, once everything is warm (NET-4, BUF-16), and what a write-back costs: nothing for a
+//! page. Two pools over the transport of production, by UNIX sockets.
 
 use crate::{id, page};
-use aquifer_buffer_pool::testing::{MemoryStore, NullRedo};
-use aquifer_buffer_pool::{Lsn, Mode, PageId, PageReceiver, Pool, PoolConfig, Psn};
+use aquifer_buffer_pool::testing::MemoryStore;
+use aquifer_buffer_pool::{Lsn, Mode, PageId, PageReceiver, Pool, PoolConfig, Psn, Redo};
 use aquifer_dss::net::{NetConfig, NetTransport, PATIENCE};
 use aquifer_dss::seam::{Inbound, Receiver};
 use aquifer_dss::tokio_runtime::TokioRuntime;
@@ -11,8 +11,10 @@ use aquifer_dss_proto::{Incarnation, Member, NodeId, NodeSet, View};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 std::thread_local! {
     static TAKEN: Cell<u64> = const { Cell::new(0) };
@@ -61,7 +63,53 @@ impl Inbound for Deliver {
     fn disconnected(&self, _: NodeId, _: Incarnation) {}
 }
 
-async fn end(name: &str, node: NodeId, store: Arc<MemoryStore>) -> (Arc<Pool>, Arc<NetTransport>) {
+/// A stream of which a task makes durable what was asked for, a moment later.
+#[derive(Default)]
+struct FlushedRedo {
+    end: AtomicU64,
+    requested: AtomicU64,
+    durable: AtomicU64,
+    flushes: AtomicU64,
+    wanted: Notify,
+    risen: Arc<Notify>,
+}
+
+impl FlushedRedo {
+    fn append(&self) -> Lsn {
+        Lsn(self.end.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    async fn flush(self: Arc<Self>) {
+        loop {
+            self.wanted.notified().await;
+            tokio::task::yield_now().await;
+            let requested = self.requested.load(Ordering::Relaxed);
+            self.flushes.fetch_add(1, Ordering::Relaxed);
+            self.durable.store(requested, Ordering::Relaxed);
+            self.risen.notify_waiters();
+        }
+    }
+}
+
+impl Redo for FlushedRedo {
+    fn durable(&self) -> Lsn {
+        Lsn(self.durable.load(Ordering::Relaxed))
+    }
+
+    fn request(&self, position: Lsn) {
+        if self.requested.fetch_max(position.0, Ordering::Relaxed) < position.0 {
+            self.wanted.notify_one();
+        }
+    }
+
+    fn risen(&self) -> Arc<Notify> {
+        self.risen.clone()
+    }
+
+    fn written_back(&self, _by: NodeId, _pages: &[(PageId, Psn)]) {}
+}
+
+async fn end(name: &str, node: NodeId, store: Arc<MemoryStore>) -> End {
     let listen = format!("unix:/tmp/aquifer-{name}-{}-{node}", std::process::id());
     let net = NetConfig {
         me: node,
@@ -78,9 +126,15 @@ async fn end(name: &str, node: NodeId, store: Arc<MemoryStore>) -> (Arc<Pool>, A
         ..PoolConfig::new(node, 64)
     };
     let runtime = Arc::new(TokioRuntime::current());
-    let pool = Pool::new(config, runtime, transport.clone(), store, Arc::new(NullRedo));
+    let redo = Arc::new(FlushedRedo::default());
+    tokio::spawn(redo.clone().flush());
+    let pool = Pool::new(config, runtime, transport.clone(), store, redo.clone());
     transport.start(Incarnation(1), Arc::new(Deliver(Arc::downgrade(&pool))));
-    (pool, transport)
+    End {
+        pool,
+        transport,
+        redo,
+    }
 }
 
 /// Two nodes that are connected.
@@ -90,16 +144,13 @@ async fn two(name: &str) -> Ends {
         end(name, id(1), store.clone()).await,
         end(name, id(2), store).await,
     ];
-    for (pool, transport) in &ends {
+    for End { pool, transport, .. } in &ends {
         let peers = ends
             .iter()
-            .map(|(pool, transport)| (pool.me(), transport.addresses()[0].clone()));
+            .map(|end| (end.pool.me(), end.transport.addresses()[0].clone()));
         transport.set_peers(peers.filter(|(node, _)| *node != pool.me()).collect());
     }
-    while ends
-        .iter()
-        .any(|(_, transport)| transport.counters().connections < 2)
-    {
+    while ends.iter().any(|end| end.transport.counters().connections < 2) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let member = |node| Member {
@@ -107,31 +158,43 @@ async fn two(name: &str) -> Ends {
         incarnation: Incarnation(1),
     };
     let view = Arc::new(View::none().successor(vec![member(id(1)), member(id(2))]));
-    for (pool, _) in &ends {
-        pool.install_view(view.clone(), NodeSet::EMPTY, false);
+    for end in &ends {
+        end.pool.install_view(view.clone(), NodeSet::EMPTY, false);
     }
     ends
 }
 
-type Ends = [(Arc<Pool>, Arc<NetTransport>); 2];
+struct End {
+    pool: Arc<Pool>,
+    transport: Arc<NetTransport>,
+    redo: Arc<FlushedRedo>,
+}
 
-/// The node takes the page and changes it.
-async fn change(pool: &Arc<Pool>, page: PageId) {
-    let mut hold = None;
-    loop {
-        if let Ok(guard) = pool.write(page) {
-            let next = Psn(guard.psn().0 + 1);
-            guard.finish(next, Lsn(0));
-            return drop(hold);
+type Ends = [End; 2];
+
+impl End {
+    /// The node takes the page and changes it: the change is in its redo, and not durable yet.
+    async fn change(&self, page: PageId) {
+        let mut hold = None;
+        loop {
+            if let Ok(guard) = self.pool.write(page) {
+                let next = Psn(guard.psn().0 + 1);
+                guard.finish(next, self.redo.append());
+                return drop(hold);
+            }
+            hold = Some(self.pool.acquire(page, Mode::Exclusive).await.unwrap());
         }
-        hold = Some(pool.acquire(page, Mode::Exclusive).await.unwrap());
+    }
+
+    fn flushes(&self) -> u64 {
+        self.redo.flushes.load(Ordering::Relaxed)
     }
 }
 
 /// How often memory is taken meanwhile, and how many pages come.
 async fn counted(ends: &Ends, work: impl Future<Output = ()>) -> (u64, u64) {
     let came = || -> u64 {
-        let counters = ends.iter().map(|(pool, _)| pool.counters());
+        let counters = ends.iter().map(|end| end.pool.counters());
         counters.map(|c| c.transfers_in + c.copies_in).sum()
     };
     let before = (TAKEN.get(), came());
@@ -141,8 +204,8 @@ async fn counted(ends: &Ends, work: impl Future<Output = ()>) -> (u64, u64) {
 
 /// Removes the sockets.
 fn close(ends: &Ends) {
-    for (_, transport) in ends {
-        let _ = std::fs::remove_file(&transport.addresses()[0]["unix:".len()..]);
+    for end in ends {
+        let _ = std::fs::remove_file(&end.transport.addresses()[0]["unix:".len()..]);
     }
 }
 
@@ -157,27 +220,33 @@ async fn a_hand_off_takes_no_memory() {
     // Each node in turn takes each page and changes it.
     let hand_on = async |rounds: u64| {
         for _ in 0..rounds {
-            for (pool, _) in &ends {
+            for end in &ends {
                 for page in pages() {
-                    change(pool, page).await;
+                    end.change(page).await;
                 }
             }
         }
     };
     let (taken, _) = counted(&ends, hand_on(200)).await;
     assert!(taken > 0, "it is counted");
+    let flushed = ends[0].flushes();
     assert_eq!(counted(&ends, hand_on(500)).await, (0, 500 * 2 * 4));
+    assert_eq!(
+        ends[0].flushes() - flushed,
+        500 * 4,
+        "each hand-off waits for redo"
+    );
     close(&ends);
 }
 
 #[tokio::test]
 async fn a_copy_for_a_reader_takes_no_memory() {
     let ends = two("copies").await;
-    let [(owner, _), (reader, _)] = &ends;
+    let [owner, End { pool: reader, .. }] = &ends;
     let copy = async |rounds: u64| {
         for round in 0..rounds {
             let page = pages()[round as usize % 4];
-            change(owner, page).await;
+            owner.change(page).await;
             // None comes while its home has not heard who owns it, or if the last change is long ago.
             if let Some(copy) = reader.copy(page).await {
                 assert!(reader.copy_stands(&copy));
@@ -195,11 +264,11 @@ async fn a_copy_for_a_reader_takes_no_memory() {
 #[tokio::test]
 async fn a_page_that_both_want_at_once_takes_no_memory() {
     let ends = two("both").await;
-    let [(one, _), (other, _)] = &ends;
+    let [one, other] = &ends;
     let contend = async |rounds: u64| {
-        let changes = async |pool| {
+        let changes = async |end: &End| {
             for _ in 0..rounds {
-                change(pool, page(0)).await;
+                end.change(page(0)).await;
                 tokio::task::yield_now().await;
             }
         };
@@ -210,5 +279,34 @@ async fn a_page_that_both_want_at_once_takes_no_memory() {
     // The timer of holds that may expire is set anew once per `hold_limit` at most.
     assert!(taken * 100 <= came, "{taken} times for {came} pages");
     assert!(came > 100, "{came} pages");
+    close(&ends);
+}
+
+/// A page that is written costs nothing; a batch has a task, and what waits for redo and storage, however many pages it has.
+#[tokio::test]
+async fn a_page_that_is_written_back_takes_no_memory() {
+    const BATCHES: u64 = 200;
+    let ends = two("written").await;
+    let [owner, _] = &ends;
+    let all: Vec<PageId> = (0..48).map(page).collect();
+    let write = async |pages_of_a_batch: usize| {
+        for _ in 0..BATCHES {
+            for page in &all[..pages_of_a_batch] {
+                owner.change(*page).await;
+            }
+            owner.pool.want_flush(&all[..pages_of_a_batch]);
+            assert_eq!(owner.pool.write_back(64).await, pages_of_a_batch);
+        }
+    };
+    let before = owner.pool.counters();
+    write(48).await;
+    let few = counted(&ends, write(40)).await.0;
+    let many = counted(&ends, write(48)).await.0;
+    let counters = owner.pool.counters();
+    let batches = counters.write_batches - before.write_batches;
+    let written = counters.write_backs - before.write_backs;
+    assert_eq!((batches, written), (3 * BATCHES, BATCHES * (48 + 40 + 48)));
+    assert_eq!(few, many, "eight pages more cost nothing");
+    assert!(many <= 8 * BATCHES, "{many} times for {BATCHES} batches");
     close(&ends);
 }

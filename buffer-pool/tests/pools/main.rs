@@ -6,7 +6,7 @@ mod allocations;
 
 use aquifer_buffer_pool::testing::{MemoryNetwork, MemoryStore, NullRedo, SoloPool, TestClock};
 use aquifer_buffer_pool::{CopyImage, Lsn, Mode, PageId, Pool, PoolConfig, PoolError, Psn, Redo};
-use aquifer_dss::seam::{BoxFuture, IoBuffer, Runtime};
+use aquifer_dss::seam::{IoBuffer, Runtime};
 use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::{FileId, Incarnation, Member, NodeId, NodeSet, View};
 use std::collections::BTreeMap;
@@ -67,6 +67,7 @@ type Records = Vec<(PageId, Psn)>;
 struct Log(
     Mutex<BTreeMap<NodeId, (Records, usize)>>,
     Mutex<BTreeMap<NodeId, Records>>,
+    Arc<Notify>,
 );
 
 impl Log {
@@ -106,14 +107,23 @@ impl Redo for SlowRedo {
     fn durable(&self) -> Lsn {
         Lsn(self.log.0.lock().unwrap().entry(self.node).or_default().1 as u64)
     }
-    fn request(&self, _position: Lsn) {}
-    fn wait(&self, position: Lsn) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            self.clock.sleep(Duration::from_millis(1)).await;
-            let mut streams = self.log.0.lock().unwrap();
-            let stream = streams.entry(self.node).or_default();
+    fn request(&self, position: Lsn) {
+        let (node, log, flushed) = (
+            self.node,
+            self.log.clone(),
+            self.clock.sleep(Duration::from_millis(1)),
+        );
+        let flush = async move {
+            flushed.await;
+            let mut streams = log.0.lock().unwrap();
+            let stream = streams.entry(node).or_default();
             stream.1 = stream.1.max(position.0 as usize);
-        })
+            log.2.notify_waiters();
+        };
+        self.clock.spawn("flush", Box::pin(flush));
+    }
+    fn risen(&self) -> Arc<Notify> {
+        self.log.2.clone()
     }
     fn written_back(&self, _by: NodeId, pages: &[(PageId, Psn)]) {
         let mut heard = self.log.1.lock().unwrap();

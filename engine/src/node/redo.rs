@@ -8,7 +8,6 @@
 use crate::wal::RedoStream;
 use aquifer_buffer_pool::Redo;
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn};
-use aquifer_dss::seam::BoxFuture;
 use aquifer_dss_proto::NodeId;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -32,6 +31,8 @@ pub struct NodeRedo {
     stream: OnceLock<Arc<RedoStream>>,
     inherited: Mutex<Retained>,
     flushed: Notify,
+    /// Never told: without a stream nothing waits for redo (RDO-1).
+    nothing: Arc<Notify>,
 }
 
 impl NodeRedo {
@@ -42,6 +43,7 @@ impl NodeRedo {
             stream: OnceLock::new(),
             inherited: Mutex::default(),
             flushed: Notify::new(),
+            nothing: Arc::default(),
         }
     }
 
@@ -114,11 +116,10 @@ impl Redo for NodeRedo {
         }
     }
 
-    fn wait(&self, position: Lsn) -> BoxFuture<'_, ()> {
-        match self.stream.get() {
-            Some(stream) => stream.wait(position),
-            None => Box::pin(std::future::ready(())),
-        }
+    fn risen(&self) -> Arc<Notify> {
+        self.stream
+            .get()
+            .map_or_else(|| self.nothing.clone(), |stream| stream.risen())
     }
 
     fn written_back(&self, by: NodeId, pages: &[(PageId, Psn)]) {

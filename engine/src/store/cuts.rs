@@ -31,7 +31,7 @@ fn numbers(stride: u32) -> impl Iterator<Item = u32> {
 }
 
 /// Every page at `psn`, with bytes that differ from one PSN to the next in each sector.
-fn images(file: FileId, psn: u64, stride: u32, page_size: PageSize) -> Vec<(PageId, IoBuffer)> {
+fn images(file: FileId, psn: u64, stride: u32, page_size: PageSize) -> Vec<(PageId, Tail)> {
     let image = |number| {
         let page = PageId { file, number };
         let mut bytes = IoBuffer::zeroed(page_size.bytes());
@@ -39,7 +39,7 @@ fn images(file: FileId, psn: u64, stride: u32, page_size: PageSize) -> Vec<(Page
         bytes[4] = header::PAGE_VERSION;
         header::set_identity(&mut bytes, page, Psn(psn));
         header::seal(&mut bytes, Epoch(1));
-        (page, bytes)
+        (page, Arc::new(bytes))
     };
     numbers(stride).map(image).collect()
 }
@@ -83,7 +83,7 @@ fn cut_at(point: CutPoint, seed: u64, stride: u32, page_size: PageSize) -> bool 
         let work = async {
             for psn in 1..=BATCHES {
                 if store
-                    .write_batch(images(file, psn, stride, page_size))
+                    .write_batch(&images(file, psn, stride, page_size))
                     .await
                     .is_err()
                 {

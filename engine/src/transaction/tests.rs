@@ -104,6 +104,9 @@ impl Redo for Device {
         Lsn(0)
     }
     fn request(&self, _position: Lsn) {}
+    fn risen(&self) -> Arc<tokio::sync::Notify> {
+        Arc::default()
+    }
     fn wait(&self, _position: Lsn) -> BoxFuture<'_, ()> {
         self.rt.sleep(MILLISECOND * 20)
     }

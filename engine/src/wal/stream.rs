@@ -5,7 +5,7 @@ use super::header::{RING_OFFSET, StreamHeader, WalError, read_header};
 use crate::mtr::{Appended, RedoSink};
 use aquifer_buffer_pool::Redo;
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Stamp};
-use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer, Runtime};
+use aquifer_dss::seam::{BLOCK, IoBuffer, Runtime};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::{Epoch, Incarnation, NodeId};
 use aquifer_engine_proto::group::{GroupStamp, encode_group, group_length};
@@ -13,7 +13,7 @@ use aquifer_engine_proto::{RedoRecord, Retention, RetentionEntry};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 /// Sizes of a stream.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +110,9 @@ pub struct RedoStream {
     first: Lsn,
     epoch: AtomicU64,
     log: Mutex<Log>,
-    durable: watch::Sender<u64>,
+    durable: AtomicU64,
+    /// Told when `durable` has risen.
+    risen: Arc<Notify>,
     wake_writer: Notify,
     room: Notify,
     room_wanted: Notify,
@@ -156,7 +158,8 @@ impl RedoStream {
             first,
             epoch: AtomicU64::new(0),
             log: Mutex::new(log),
-            durable: watch::Sender::new(first.0),
+            durable: AtomicU64::new(first.0),
+            risen: Arc::default(),
             wake_writer: Notify::new(),
             room: Notify::new(),
             room_wanted: Notify::new(),
@@ -243,7 +246,7 @@ impl RedoStream {
     pub fn pressure(&self, limit: usize) -> Pressure {
         let log = self.log.lock();
         let most = (self.room() / 3).min(self.config.recovery_bytes);
-        let kept = log.next - log.horizon(*self.durable.borrow());
+        let kept = log.next - log.horizon(self.durable_position());
         if kept <= most && !log.want_room {
             return Pressure::default();
         }
@@ -290,7 +293,7 @@ impl RedoStream {
             if log.closed {
                 return Ok(());
             }
-            (log.horizon(*self.durable.borrow()), log.stamp)
+            (log.horizon(self.durable_position()), log.stamp)
         };
         if header.horizon.0 < horizon {
             header.horizon = Lsn(horizon);
@@ -356,16 +359,20 @@ impl RedoStream {
         }
     }
 
+    fn durable_position(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
     fn checkpoint_is_due(&self) -> bool {
         let log = self.log.lock();
-        let gain = log.horizon(*self.durable.borrow()) - log.durable_horizon;
+        let gain = log.horizon(self.durable_position()) - log.durable_horizon;
         !log.closed && gain > 0 && (log.want_room || gain >= self.ring_bytes / 8)
     }
 
     /// Everything appended, when somebody wants it durable. The next unit begins at the next block.
     fn take_unit(&self) -> Option<Unit> {
         let mut log = self.log.lock();
-        if log.closed || log.pending.is_empty() || log.requested <= *self.durable.borrow() {
+        if log.closed || log.pending.is_empty() || log.requested <= self.durable_position() {
             return None;
         }
         let unit = Unit {
@@ -399,7 +406,8 @@ impl RedoStream {
         if !planted(Defect::DurableBeforeFlush) {
             self.file.flush().await.map_err(WalError::Io)?;
         }
-        self.durable.send_replace(unit.end);
+        self.durable.store(unit.end, Ordering::Release);
+        self.risen.notify_waiters();
         Ok(())
     }
 }
@@ -412,7 +420,7 @@ impl RedoSink for RedoStream {
 
 impl Redo for RedoStream {
     fn durable(&self) -> Lsn {
-        Lsn(*self.durable.borrow())
+        Lsn(self.durable_position())
     }
 
     fn request(&self, position: Lsn) {
@@ -424,18 +432,8 @@ impl Redo for RedoStream {
         }
     }
 
-    fn wait(&self, position: Lsn) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            let mut durable = self.durable.subscribe();
-            if *durable.borrow() >= position.0 {
-                return;
-            }
-            self.request(position);
-            durable
-                .wait_for(|at| *at >= position.0)
-                .await
-                .expect("the sender lives as long as the stream");
-        })
+    fn risen(&self) -> Arc<Notify> {
+        self.risen.clone()
     }
 
     fn written_back(&self, by: NodeId, pages: &[(PageId, Psn)]) {
