@@ -186,7 +186,7 @@ impl Catalog {
     fn require_replaceable(&self, target: FileId, by_directory: bool) -> Result<(), OperationError> {
         self.require_foreign(target)?;
         match (&self.inodes[&target].node, by_directory) {
-            (Node::Directory { entries, .. }, true) if !entries.is_empty() => Err(OperationError::NotEmpty),
+            (Node::Directory { .. }, true) if !self.is_empty(target) => Err(OperationError::NotEmpty),
             (Node::Directory { .. }, false) => Err(OperationError::IsADirectory),
             (Node::File { .. } | Node::Symlink { .. }, true) => Err(OperationError::NotADirectory),
             _ => Ok(()),

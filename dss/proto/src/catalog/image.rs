@@ -2,6 +2,8 @@
 //! but built again and checked: bytes that pass the CRC and still contradict themselves are refused.
 
 use super::claims::Claims;
+use super::inodes::Inodes;
+use super::names::Names;
 use super::tree::is_name;
 use super::{
     Attributes, Catalog, DEVICE_PATH_BYTES, Entry, Extent, FreeMap, HistoryEntry, Inode, Limbo, MOVES_MAX,
@@ -9,21 +11,35 @@ use super::{
 };
 use crate::envelope::EnvelopeError;
 use crate::{FileId, NodeId};
-use alloc::collections::BTreeMap;
+use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// What a checkpoint stores of a catalogue, in this order (postcard).
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct CatalogImage {
+#[derive(Deserialize)]
+pub(super) struct CatalogImage {
+    head: ImageHead,
+    inodes: Vec<StoredInode>,
+    rest: ImageRest,
+}
+
+type StoredInode = (FileId, Vec<Entry>, Attributes, Content<'static>);
+
+/// What comes before the inodes.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ImageHead {
     au_bytes: u64,
     capacity: u64,
     next_file: u64,
     volumes: Vec<StoredVolume>,
     moves: Vec<Move>,
     next_move: u64,
-    inodes: Vec<(FileId, Vec<Entry>, Attributes, Content)>,
+}
+
+/// What comes behind the inodes.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ImageRest {
     config: Vec<(String, String)>,
     limbo: Vec<Limbo>,
     claims: Claims,
@@ -42,46 +58,48 @@ struct StoredVolume {
 
 /// An inode without what its children say already.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-enum Content {
+pub(super) enum Content<'a> {
     Directory {
         engine: bool,
     },
     File {
         kind: super::FileKind,
         size: u64,
-        extents: Vec<Extent>,
+        extents: Cow<'a, [Extent]>,
     },
     Symlink {
-        target: String,
+        target: Cow<'a, str>,
     },
 }
 
-impl From<&Node> for Content {
-    fn from(node: &Node) -> Self {
+impl<'a> From<&'a Node> for Content<'a> {
+    fn from(node: &'a Node) -> Self {
         match node {
-            Node::Directory { engine, .. } => Self::Directory { engine: *engine },
+            Node::Directory { engine } => Self::Directory { engine: *engine },
             Node::File { kind, size, extents } => Self::File {
                 kind: *kind,
                 size: *size,
-                extents: extents.clone(),
+                extents: Cow::Borrowed(extents),
             },
             Node::Symlink { target } => Self::Symlink {
-                target: target.clone(),
+                target: Cow::Borrowed(target),
             },
         }
     }
 }
 
-impl Content {
+impl Content<'_> {
     /// `None` when it cannot be.
     fn build(self) -> Option<Node> {
         match self {
             Self::Directory { engine } => Some(Node::directory(engine)),
             Self::File { kind, size, extents } => {
+                let extents = extents.into_owned();
                 let sound = size <= super::FILE_BYTES && extents::are_sound(&extents);
                 sound.then_some(Node::File { kind, size, extents })
             }
             Self::Symlink { target } => {
+                let target = target.into_owned();
                 let sound = !target.is_empty() && target.len() <= PATH_BYTES;
                 sound.then_some(Node::Symlink { target })
             }
@@ -90,29 +108,24 @@ impl Content {
 }
 
 impl Catalog {
-    /// The bytes of a checkpoint's body.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(super) fn image_head(&self) -> ImageHead {
         let volume = |(map, entry): (&FreeMap, &Volume)| StoredVolume {
             entry: entry.clone(),
             units: map.units(),
             cursor: map.cursor(),
         };
-        let inode = |(id, inode): (&FileId, &Inode)| {
-            (
-                *id,
-                inode.names.clone(),
-                inode.attributes,
-                Content::from(&inode.node),
-            )
-        };
-        let image = CatalogImage {
+        ImageHead {
             au_bytes: self.au_bytes,
             capacity: self.capacity as u64,
             next_file: self.next_file,
             volumes: self.volumes.iter().zip(&self.table).map(volume).collect(),
             moves: self.moves.clone(),
             next_move: self.next_move,
-            inodes: self.inodes.iter().map(inode).collect(),
+        }
+    }
+
+    pub(super) fn image_rest(&self) -> ImageRest {
+        ImageRest {
             config: self
                 .config
                 .iter()
@@ -127,8 +140,7 @@ impl Catalog {
                 .map(|(node, session)| (*node, session.clone()))
                 .collect(),
             history: self.history.clone(),
-        };
-        postcard::to_allocvec(&image).expect("plain data always encodes")
+        }
     }
 
     /// Builds the catalogue from a checkpoint's body. Any bytes are safe.
@@ -140,52 +152,55 @@ impl Catalog {
 
 impl CatalogImage {
     fn build(self) -> Option<Catalog> {
+        let Self { head, inodes, rest } = self;
         let is_sound = |volume: &StoredVolume| {
             volume.units <= UNITS_MAX
                 && volume.entry.au_offset <= 1 << 60
                 && volume.entry.path.len() <= DEVICE_PATH_BYTES
         };
-        if self.au_bytes == 0
-            || self.next_file > 1 << 62
-            || self.next_number > 1 << 62
-            || self.next_move > 1 << 62
-            || self.moves.len() > MOVES_MAX
-            || self.volumes.len() > VOLUMES_MAX
-            || !self.volumes.iter().all(is_sound)
+        if head.au_bytes == 0
+            || head.next_file > 1 << 62
+            || rest.next_number > 1 << 62
+            || head.next_move > 1 << 62
+            || head.moves.len() > MOVES_MAX
+            || head.volumes.len() > VOLUMES_MAX
+            || !head.volumes.iter().all(is_sound)
         {
             return None;
         }
-        let volumes = self
+        let volumes = head
             .volumes
             .iter()
             .map(|volume| FreeMap::new(volume.units, volume.cursor))
             .collect();
+        let (inodes, names) = build_inodes(inodes, head.next_file)?;
         let mut catalog = Catalog {
-            au_bytes: self.au_bytes,
-            capacity: usize::try_from(self.capacity)
+            au_bytes: head.au_bytes,
+            capacity: usize::try_from(head.capacity)
                 .ok()
                 .filter(|bytes| *bytes <= 1 << 40)?,
             weight: 0,
-            next_file: self.next_file,
+            next_file: head.next_file,
             volumes,
-            table: self.volumes.into_iter().map(|volume| volume.entry).collect(),
-            moves: self.moves,
-            next_move: self.next_move,
-            inodes: inodes(self.inodes, self.next_file)?,
-            config: self.config.into_iter().collect(),
-            limbo: self
+            table: head.volumes.into_iter().map(|volume| volume.entry).collect(),
+            moves: head.moves,
+            next_move: head.next_move,
+            inodes,
+            names,
+            config: rest.config.into_iter().collect(),
+            limbo: rest
                 .limbo
                 .into_iter()
                 .map(|entry| (entry.number, entry))
                 .collect(),
-            claims: self.claims,
-            next_number: self.next_number,
-            sessions: self
+            claims: rest.claims,
+            next_number: rest.next_number,
+            sessions: rest
                 .sessions
                 .into_iter()
                 .filter(|(node, _)| is_node(*node))
                 .collect(),
-            history: self.history,
+            history: rest.history,
         };
         catalog.check_limbo()?;
         catalog.check_claims()?;
@@ -199,24 +214,24 @@ fn is_node(node: NodeId) -> bool {
     NodeId::new(node.get()).is_some()
 }
 
-/// The inodes with the entries of their directories; `None` when names clash or somebody has no way to the root.
-fn inodes(
-    stored: Vec<(FileId, Vec<Entry>, Attributes, Content)>,
-    next_file: u64,
-) -> Option<BTreeMap<FileId, Inode>> {
-    let mut inodes = BTreeMap::new();
-    for (id, names, attributes, content) in stored {
+/// The inodes, and what directories name; `None` when names clash or somebody has no way to the root.
+fn build_inodes(stored: Vec<StoredInode>, next_file: u64) -> Option<(Inodes, Names)> {
+    let (mut inodes, mut names) = (Inodes::default(), Names::default());
+    for (id, own, attributes, content) in stored {
         let node = content.build()?;
         let one_name = if id == ROOT {
-            names.is_empty()
+            own.is_empty()
         } else {
-            names.len() == 1
+            own.len() == 1
         };
-        if node.is_directory() && !one_name {
-            return None;
+        if node.is_directory() {
+            if !one_name {
+                return None;
+            }
+            names.add_directory(id);
         }
         let inode = Inode {
-            names,
+            names: own,
             attributes,
             node,
         };
@@ -224,38 +239,28 @@ fn inodes(
             return None;
         }
     }
-    let links: Vec<_> = inodes
-        .iter()
-        .flat_map(|(id, inode)| inode.names.iter().map(|entry| (*id, entry.clone())))
-        .collect();
-    for (id, entry) in links {
-        let Node::Directory { entries, .. } = &mut inodes.get_mut(&entry.directory)?.node else {
-            return None;
-        };
-        if !is_name(&entry.name) || entries.insert(entry.name, id).is_some() {
-            return None;
+    for (id, inode) in inodes.iter() {
+        let is_link = matches!(inode.node, Node::Symlink { .. });
+        for entry in &inode.names {
+            if !is_name(&entry.name) || !names.insert(entry.directory, &entry.name, id, is_link) {
+                return None;
+            }
         }
     }
     let has_root = inodes.get(&ROOT).is_some_and(|root| root.node.is_directory());
     let directories = inodes.values().filter(|inode| inode.node.is_directory()).count();
-    (has_root && reachable(&inodes) == directories).then_some(inodes)
+    (has_root && reachable(&inodes, &names) == directories).then_some((inodes, names))
 }
 
 /// How many directories have a way from the root: fewer than all means a cycle. What is no directory has as many names
 /// as directories say, so it has a way when these have.
-fn reachable(inodes: &BTreeMap<FileId, Inode>) -> usize {
+fn reachable(inodes: &Inodes, names: &Names) -> usize {
     let mut waiting = alloc::vec![ROOT];
     let mut count = 0;
     while let Some(id) = waiting.pop() {
         count += 1;
-        if let Node::Directory { entries, .. } = &inodes[&id].node {
-            waiting.extend(
-                entries
-                    .values()
-                    .filter(|id| inodes[id].node.is_directory())
-                    .copied(),
-            );
-        }
+        let named = names.of(id).into_iter().flat_map(|entries| entries.values());
+        waiting.extend(named.filter(|id| inodes[id].node.is_directory()));
     }
     count
 }
@@ -275,7 +280,7 @@ impl Catalog {
         let removed = self
             .inodes
             .iter()
-            .filter(|(id, inode)| inode.is_removed(**id))
+            .filter(|(id, inode)| inode.is_removed(*id))
             .count();
         let sound = buried.len() == entries && removed == entries && buried.iter().all(is_buried);
         let numbered = self.limbo.keys().all(|number| *number < self.next_number);

@@ -2,7 +2,6 @@
 
 use super::{Extent, FileKind, ROOT};
 use crate::FileId;
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -87,10 +86,8 @@ pub struct Inode {
 /// What an inode is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Node {
-    /// A directory.
+    /// A directory: what it names is said by [`Catalog::entries_of`](super::Catalog::entries_of).
     Directory {
-        /// What it names.
-        entries: BTreeMap<String, FileId>,
         /// Whether the engine keeps files here: then it is neither moved nor removed by others.
         engine: bool,
     },
@@ -113,10 +110,7 @@ pub enum Node {
 
 impl Node {
     pub(super) const fn directory(engine: bool) -> Self {
-        Self::Directory {
-            entries: BTreeMap::new(),
-            engine,
-        }
+        Self::Directory { engine }
     }
 
     /// Whether it is a directory.
@@ -127,7 +121,7 @@ impl Node {
     /// Whether it is the engine's, so that nobody else may change or remove it.
     pub fn is_engine(&self) -> bool {
         match self {
-            Self::Directory { engine, .. } => *engine,
+            Self::Directory { engine } => *engine,
             Self::File { kind, .. } => kind.is_engine(),
             Self::Symlink { .. } => false,
         }

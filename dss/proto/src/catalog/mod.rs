@@ -10,15 +10,18 @@
 
 mod allocator;
 mod claims;
+mod cut;
 pub mod extents;
 mod file_operation;
 mod files;
 mod image;
 mod inode;
+mod inodes;
 mod limbo;
 #[cfg(test)]
 mod model_tests;
 mod moves;
+mod names;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -29,11 +32,14 @@ mod volumes;
 
 pub use allocator::{FreeMap, UNITS_MAX};
 pub use claims::{Life, Reservation};
+pub use cut::CatalogCut;
 pub use file_operation::{AttributeChange, FileOperation, NewNode};
 pub use files::FILE_BYTES;
-pub use image::CatalogImage;
 pub use inode::{Attributes, Entry, Inode, Node};
+use inodes::Inodes;
 pub use moves::{MOVES_MAX, Move, MoveState};
+pub use names::Entries;
+use names::Names;
 pub use record::{
     Extent, FileKind, HistoryEntry, Limbo, Operation, OperationError, Origin, Outcome, Record, Removed, Reply,
 };
@@ -82,7 +88,8 @@ pub struct Catalog {
     /// Units on their way, oldest first.
     moves: Vec<Move>,
     next_move: u64,
-    inodes: BTreeMap<FileId, Inode>,
+    inodes: Inodes,
+    names: Names,
     config: BTreeMap<String, String>,
     /// By number, which is the order of removal too.
     limbo: BTreeMap<u64, Limbo>,
@@ -96,8 +103,9 @@ pub struct Catalog {
 impl Catalog {
     /// The catalogue of a fresh group whose checkpoints can take `capacity` bytes.
     pub fn new(au_bytes: u64, volumes: &[u32], capacity: usize) -> Self {
-        let mut inodes = BTreeMap::new();
+        let (mut inodes, mut names) = (Inodes::default(), Names::default());
         inodes.insert(ROOT, Inode::root());
+        names.add_directory(ROOT);
         let table = volumes.iter().map(|_| Volume::unnamed(au_bytes)).collect();
         let volumes: Vec<_> = volumes.iter().map(|units| FreeMap::new(*units, 0)).collect();
         let mut catalog = Self {
@@ -110,6 +118,7 @@ impl Catalog {
             moves: Vec::new(),
             next_move: 1,
             inodes,
+            names,
             config: BTreeMap::new(),
             limbo: BTreeMap::new(),
             claims: Claims::default(),
@@ -368,7 +377,7 @@ impl Catalog {
 
     /// Every inode in the order of ids, removed files that wait included.
     pub fn inodes(&self) -> impl Iterator<Item = (FileId, &Inode)> {
-        self.inodes.iter().map(|(id, inode)| (*id, inode))
+        self.inodes.iter()
     }
 
     /// How many inodes there are.

@@ -268,14 +268,14 @@ impl Catalog {
         {
             return None;
         }
-        let later = self.inodes.range(cursor..);
-        let mut files = later.chain(self.inodes.range(..cursor));
+        let earlier = self.inodes.iter().take_while(|(file, _)| *file < cursor);
+        let mut files = self.inodes.from(cursor).chain(earlier);
         files.find_map(|(file, inode)| {
             let Node::File { extents, .. } = &inode.node else {
                 return None;
             };
             let run = extents.iter().find_map(|run| self.run_to_move(run, most))?;
-            Some((*file, run))
+            Some((file, run))
         })
     }
 

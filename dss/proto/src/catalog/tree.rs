@@ -2,11 +2,11 @@
 
 use super::inode::{Attributes, EXTENT_WEIGHT, Entry, INODE_WEIGHT, Inode, Node};
 use super::{
-    Catalog, FileKind, NAME_BYTES, OperationError, Outcome, PATH_BYTES, ROOT, Removed, Reply, extents,
+    Catalog, Entries, FileKind, NAME_BYTES, OperationError, Outcome, PATH_BYTES, ROOT, Removed, Reply,
+    extents,
 };
 use crate::FileId;
 use crate::defect::{Defect, planted};
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -84,9 +84,14 @@ impl Catalog {
                 continue;
             }
             let directory = current;
-            current = self.child(directory, name)?.ok_or(OperationError::NotFound)?;
-            if let Node::Symlink { target } = &self.inodes[&current].node
+            let Some((found, is_link)) = self.names.find(directory, name) else {
+                self.entries_of(directory)?;
+                return Err(OperationError::NotFound);
+            };
+            current = found;
+            if is_link
                 && (follow || names.peek().is_some())
+                && let Node::Symlink { target } = &self.inodes[&current].node
             {
                 *links += 1;
                 if *links > LINKS {
@@ -102,16 +107,24 @@ impl Catalog {
     /// Names and ids in a directory, in the order of names.
     pub fn list(&self, path: &str) -> Result<Vec<(String, FileId)>, OperationError> {
         let entries = self.entries_of(self.lookup(path)?)?;
-        Ok(entries.iter().map(|(name, id)| (name.clone(), *id)).collect())
+        Ok(entries.iter().map(|(name, id)| ((&**name).into(), *id)).collect())
     }
 
     /// What a directory names.
-    pub fn entries_of(&self, directory: FileId) -> Result<&BTreeMap<String, FileId>, OperationError> {
-        match self.inodes.get(&directory).map(|inode| &inode.node) {
-            Some(Node::Directory { entries, .. }) => Ok(entries),
-            Some(_) => Err(OperationError::NotADirectory),
-            None => Err(OperationError::NotFound),
-        }
+    pub fn entries_of(&self, directory: FileId) -> Result<&Entries, OperationError> {
+        let entries = self.names.of(directory);
+        entries.ok_or_else(|| {
+            if self.inodes.contains_key(&directory) {
+                OperationError::NotADirectory
+            } else {
+                OperationError::NotFound
+            }
+        })
+    }
+
+    /// Whether a directory names nothing.
+    pub(super) fn is_empty(&self, directory: FileId) -> bool {
+        self.names.of(directory).is_none_or(Entries::is_empty)
     }
 
     /// The absolute path of a file or directory, by the oldest of its names.
@@ -133,8 +146,10 @@ impl Catalog {
 
     /// What a directory names so.
     pub fn child(&self, directory: FileId, name: &str) -> Result<Option<FileId>, OperationError> {
-        self.entries_of(directory)
-            .map(|entries| entries.get(name).copied())
+        match self.names.find(directory, name) {
+            Some((file, _)) => Ok(Some(file)),
+            None => self.entries_of(directory).map(|_| None),
+        }
     }
 
     /// How deep the existing part of a path goes: (last that exists, names that are missing).
@@ -164,6 +179,9 @@ impl Catalog {
             node,
         };
         self.weight += inode.weight();
+        if inode.node.is_directory() {
+            self.names.add_directory(id);
+        }
         self.inodes.insert(id, inode);
         self.add_name(id, entry, attributes.changed);
         id
@@ -172,8 +190,9 @@ impl Catalog {
     /// One more name for an inode, which must be free.
     pub(super) fn add_name(&mut self, file: FileId, entry: Entry, time: u64) {
         self.weight += Entry::weight(&entry.name);
-        let taken = self.entries_mut(entry.directory).insert(entry.name.clone(), file);
-        assert!(taken.is_none(), "a name is given twice");
+        let is_link = matches!(self.inodes[&file].node, Node::Symlink { .. });
+        let free = self.names.insert(entry.directory, &entry.name, file, is_link);
+        assert!(free, "a name is given once, in a directory");
         self.touch(entry.directory, time);
         self.inode_mut(file).names.push(entry);
     }
@@ -181,7 +200,7 @@ impl Catalog {
     /// Takes a name of an inode away.
     pub(super) fn take_name(&mut self, file: FileId, entry: &Entry, time: u64) {
         self.weight -= Entry::weight(&entry.name);
-        self.entries_mut(entry.directory).remove(&entry.name);
+        self.names.remove(entry.directory, &entry.name);
         self.touch(entry.directory, time);
         self.inode_mut(file).names.retain(|name| name != entry);
     }
@@ -194,13 +213,6 @@ impl Catalog {
 
     pub(super) fn inode_mut(&mut self, file: FileId) -> &mut Inode {
         self.inodes.get_mut(&file).expect("looked up before")
-    }
-
-    fn entries_mut(&mut self, directory: FileId) -> &mut BTreeMap<String, FileId> {
-        match &mut self.inode_mut(directory).node {
-            Node::Directory { entries, .. } => entries,
-            _ => panic!("{directory:?} has no entries"),
-        }
     }
 
     /// Directories for `missing` below `parent`; the last one.
@@ -316,7 +328,7 @@ impl Catalog {
 
     /// Takes a name away, and with the last one the inode.
     pub(super) fn remove_entry(&mut self, sequence: u64, time: u64, file: FileId, entry: &Entry) -> Outcome {
-        if matches!(&self.inodes[&file].node, Node::Directory { entries, .. } if !entries.is_empty()) {
+        if !self.is_empty(file) {
             return Err(OperationError::NotEmpty);
         }
         self.take_name(file, entry, time);
@@ -334,6 +346,7 @@ impl Catalog {
             self.bury(sequence, file, Removed::File);
         } else if let Some(inode) = self.inodes.remove(&file) {
             self.weight -= inode.weight();
+            self.names.remove_directory(file);
         }
     }
 
