@@ -114,6 +114,8 @@ defects! {
     LeaderIgnoresCeilings,
     /// DSS-2: a metadata entry is answered before it is flushed.
     AnswerBeforeJournalFlush,
+    /// DSS-6: a checkpoint claims to have what was appended while it was written.
+    CheckpointClaimsMore,
 
     // Page ownership: the directory and the possessions.
     /// HZ-4: a holder obeys a Transfer whose conversion it has already left behind.

@@ -30,13 +30,34 @@ pub enum EnvelopeError {
     Corrupt,
 }
 
+/// CRC32C of pieces that come one after another.
+pub struct Crc32c(crc_fast::Digest);
+
+impl Default for Crc32c {
+    fn default() -> Self {
+        Self(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi))
+    }
+}
+
+impl Crc32c {
+    /// The next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// Of all pieces until now.
+    pub fn value(&self) -> u32 {
+        self.0.finalize() as u32
+    }
+}
+
 /// CRC32C of several pieces, one after another.
 pub fn crc32c(pieces: &[&[u8]]) -> u32 {
-    let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi);
+    let mut crc = Crc32c::default();
     for piece in pieces {
-        digest.update(piece);
+        crc.update(piece);
     }
-    digest.finalize() as u32
+    crc.value()
 }
 
 /// 64-bit hash that chains journal entries (CRC-64/NVME).

@@ -183,6 +183,14 @@ pub struct CheckpointHead {
     pub crc: u32,
 }
 
+/// The first block of a checkpoint.
+pub fn encode_checkpoint_head(head: &CheckpointHead) -> Vec<u8> {
+    let head = postcard::to_allocvec(head).expect("plain data always encodes");
+    let block = seal_block(CHECKPOINT_MAGIC, FORMAT_VERSION, &head);
+    assert_eq!(block.len(), BLOCK_BYTES, "a head is one block");
+    block
+}
+
 /// A checkpoint as bytes: a head block, then the body padded to whole blocks.
 pub fn encode_checkpoint(group: Uuid, tail: Tail, catalog: &Catalog) -> Vec<u8> {
     let body = catalog.encode();
@@ -192,9 +200,7 @@ pub fn encode_checkpoint(group: Uuid, tail: Tail, catalog: &Catalog) -> Vec<u8> 
         length: body.len() as u64,
         crc: crc32c(&[&body]),
     };
-    let head = postcard::to_allocvec(&head).expect("plain data always encodes");
-    let mut bytes = seal_block(CHECKPOINT_MAGIC, FORMAT_VERSION, &head);
-    assert_eq!(bytes.len(), BLOCK_BYTES, "a head is one block");
+    let mut bytes = encode_checkpoint_head(&head);
     bytes.extend_from_slice(&body);
     bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
     bytes

@@ -183,7 +183,7 @@ fn a_write_in_pieces_is_one_write() {
 }
 
 fn appends_of_two_nodes() {
-    (1..16).for_each(append_with_seed);
+    (1..64).for_each(append_with_seed);
 }
 
 fn append_with_seed(seed: u64) {

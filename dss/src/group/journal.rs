@@ -3,27 +3,30 @@
 //! Rules: one append at a time, durable before it is applied (DSS-2); a segment is written again only when a durable
 //! checkpoint covers everything in it (DSS-6); the checkpoint that is overwritten is the older one.
 
+use super::checkpoint::UnfinishedCheckpoint;
 use super::error::StorageError;
 use crate::seam::{BLOCK, BlockDevice, IoBuffer};
 use aquifer_dss_proto::Epoch;
-use aquifer_dss_proto::catalog::{Catalog, Record};
+use aquifer_dss_proto::catalog::{Catalog, CatalogCut, Record};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::journal::{
-    CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry,
-    encode_checkpoint, encode_entry, expected_bytes, sequence_of,
+    CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry, encode_entry,
+    expected_bytes, sequence_of,
 };
 use aquifer_dss_proto::label::Label;
 use std::sync::Arc;
 
 /// Where this node is in the journal.
 pub(super) struct Journal {
-    device: Arc<dyn BlockDevice>,
-    label: Label,
+    pub(super) device: Arc<dyn BlockDevice>,
+    pub(super) label: Label,
     /// The next entry; everything before is in the catalogue.
     pub(super) tail: Tail,
     /// The newest checkpoint that is known: which of the two, and where it ends.
-    which: usize,
-    checkpoint: Tail,
+    pub(super) which: usize,
+    pub(super) checkpoint: Tail,
+    /// The leader's next checkpoint, on its way.
+    pub(super) unfinished: Option<UnfinishedCheckpoint>,
 }
 
 impl Journal {
@@ -39,6 +42,7 @@ impl Journal {
             tail,
             which: 0,
             checkpoint: tail,
+            unfinished: None,
         };
         // A leader may overwrite the older one while it is read here; then the other one is the newer by now.
         for _ in 0..8 {
@@ -160,6 +164,20 @@ impl Journal {
         Ok(())
     }
 
+    /// A leader that takes over looks which checkpoint is the newest that is covered by what was read: it was perhaps written since this
+    /// node loaded one, and is not the one to be overwritten. The newest head has a whole body.
+    pub(super) async fn find_checkpoint(&mut self) -> Result<(), StorageError> {
+        self.unfinished = None;
+        let heads = self.heads().await?;
+        for (which, head) in heads.iter().enumerate() {
+            let Some(head) = head else { continue };
+            if head.tail.sequence > self.checkpoint.sequence && head.tail.sequence <= self.tail.sequence {
+                (self.which, self.checkpoint) = (which, head.tail);
+            }
+        }
+        Ok(())
+    }
+
     /// Makes writes of others durable, so that what was read stays (HZ-10).
     pub(super) async fn flush(&self) -> Result<(), StorageError> {
         Ok(self.device.flush().await?)
@@ -172,7 +190,7 @@ impl Journal {
         epoch: Epoch,
         records: &[Record],
         fresh_segment: bool,
-        catalog: impl Fn() -> Catalog,
+        catalog: impl Fn() -> CatalogCut,
     ) -> Result<(), StorageError> {
         let segment = self.label.segment_bytes;
         let next = self.tail.next_segment(segment);
@@ -185,7 +203,11 @@ impl Journal {
         }
         assert!(encoded.0.len() as u64 <= segment, "a batch fits a segment");
         if self.is_full(position) {
-            self.checkpoint(epoch, &catalog()).await?;
+            self.end_checkpoint().await?;
+        }
+        if self.is_full(position) {
+            self.begin_checkpoint(&catalog);
+            self.end_checkpoint().await?;
         }
         assert!(
             !self.is_full(position),
@@ -210,28 +232,5 @@ impl Journal {
     /// Whether half of the journal is used: time for a checkpoint.
     pub(super) const fn wants_checkpoint(&self) -> bool {
         self.is_full(self.tail.position + self.label.journal_bytes / 2)
-    }
-
-    /// Writes a checkpoint of `catalog`, which is the state at the tail, over the older one.
-    pub(super) async fn checkpoint(&mut self, epoch: Epoch, catalog: &Catalog) -> Result<(), StorageError> {
-        let bytes = encode_checkpoint(self.label.group, self.tail, catalog);
-        if bytes.len() as u64 > self.label.checkpoint_bytes {
-            return Err(StorageError::Damaged(
-                "the catalogue outgrew its checkpoint".into(),
-            ));
-        }
-        let which = 1 - self.which;
-        tracing::debug!(
-            epoch = epoch.0,
-            sequence = self.tail.sequence,
-            which,
-            "metadata checkpoint"
-        );
-        self.device
-            .write(self.label.checkpoint_offset(which), IoBuffer::copy_padded(&bytes))
-            .await?;
-        self.device.flush().await?;
-        (self.which, self.checkpoint) = (which, self.tail);
-        Ok(())
     }
 }

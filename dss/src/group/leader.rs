@@ -86,6 +86,7 @@ impl VolumeGroup {
             journal.flush().await?;
             self.read_forward(&mut journal).await?;
             journal.require_end().await?;
+            journal.find_checkpoint().await?;
         }
         if epoch < journal.tail.epoch {
             let newest = journal.tail.epoch;
@@ -101,7 +102,7 @@ impl VolumeGroup {
                 leader: self.me,
             },
         };
-        let catalog = || self.known.read().catalog.clone();
+        let catalog = || self.known.read().catalog.cut();
         journal
             .append(epoch, std::slice::from_ref(&lead), true, catalog)
             .await?;
@@ -182,7 +183,7 @@ impl VolumeGroup {
         true
     }
 
-    /// Appends what waits as one entry. False when there was nothing to do, or this node does not lead.
+    /// Appends what waits as one entry, and writes a piece of a checkpoint. False when there was nothing to do, or this node does not lead.
     async fn write_batch(&self) -> Result<bool, StorageError> {
         let mut journal = self.journal.lock().await;
         let Some(epoch) = self.leading() else {
@@ -190,22 +191,21 @@ impl VolumeGroup {
         };
         let batch = self.take_batch();
         if batch.is_empty() {
-            return Ok(false);
+            return journal.write_checkpoint_piece().await;
         }
         let records: Vec<Record> = batch.iter().map(|pending| pending.record.clone()).collect();
         journal
-            .append(epoch, &records, false, || self.known.read().catalog.clone())
+            .append(epoch, &records, false, || self.known.read().catalog.cut())
             .await?;
         let outcomes = self.apply(&journal, &records);
         let sequence = journal.tail.sequence - 1;
-        if journal.wants_checkpoint() {
-            let catalog = self.known.read().catalog.clone();
-            journal.checkpoint(epoch, &catalog).await?;
-        }
-        drop(journal);
         for (pending, outcome) in batch.iter().zip(outcomes) {
             self.answer(pending, sequence, outcome);
         }
+        if journal.wants_checkpoint() {
+            journal.begin_checkpoint(|| self.known.read().catalog.cut());
+        }
+        journal.write_checkpoint_piece().await?;
         Ok(true)
     }
 

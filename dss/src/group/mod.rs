@@ -4,6 +4,7 @@
 //! with two checkpoints; one leader appends, the others read.
 
 mod barrier;
+mod checkpoint;
 mod control;
 mod data;
 mod drive;

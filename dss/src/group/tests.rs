@@ -528,6 +528,36 @@ fn a_deposed_leaders_entry_is_read_by_nobody() {
     });
 }
 
+/// A node that has followed since the first checkpoint knows of no later one, until it leads.
+#[test]
+fn a_leader_that_takes_over_leaves_the_newest_checkpoint_alone() {
+    let runtime = TestRuntime::new(9);
+    let disk = formatted(&runtime, 9);
+    runtime.block_on(async {
+        let first = open(&runtime, &disk, 1).await.unwrap();
+        let second = open(&runtime, &disk, 2).await.unwrap();
+        first.lead(Epoch(1)).await.unwrap();
+        let mut epoch = 2;
+        for number in 0..40 {
+            let value = number.to_string();
+            first.set_config("counter", Some(&value)).await.unwrap();
+            second.catch_up().await.unwrap();
+        }
+        for (leader, follower) in [(&second, &first), (&first, &second)] {
+            follower.follow(Epoch(epoch), leader.me);
+            let known = follower.journal.lock().await.newest_checkpoint();
+            leader.lead(Epoch(epoch)).await.unwrap();
+            let found = leader.journal.lock().await.newest_checkpoint();
+            assert!(found.1 >= known.1, "{found:?} is older than {known:?}");
+            if found.1 == known.1 {
+                assert_eq!(found.0, known.0);
+            }
+            assert!(found.1 > 1, "there was a checkpoint since the group was made");
+            epoch += 1;
+        }
+    });
+}
+
 #[test]
 fn each_rule_of_the_journal_is_missed_when_it_is_gone() {
     let deposed: fn() = a_deposed_leaders_entry_is_read_by_nobody;
@@ -535,4 +565,6 @@ fn each_rule_of_the_journal_is_missed_when_it_is_gone() {
     assert!(fails_with(Defect::AppendToOldSegment, deposed));
     let cuts = nothing_acknowledged_is_lost_at_any_write;
     assert!(fails_with(Defect::AnswerBeforeJournalFlush, cuts));
+    let flushes = nothing_acknowledged_is_lost_at_any_flush;
+    assert!(fails_with(Defect::CheckpointClaimsMore, flushes));
 }
