@@ -68,7 +68,8 @@ pub async fn run(options: PageOptions) -> Outcome {
     let own = partitioned::measure(&place.directory, options.peer_memory).await?;
     let hits = hits::measure(options.pages).await?;
     let over = |f: &moves::Fetches| ratio(f.fetch.microseconds(0.5), f.raw.microseconds(0.5));
-    let two_hop = over(&owns).max(over(&asks));
+    // The worst kind of fetch between two nodes.
+    let two_hop = over(&owns).max(over(&asks)).max(over(&shared));
     let object = json!({
         "raw_round_trip": owns.raw.object(),
         "fetch": {"exclusive_home_owns": owns.fetch.object(), "exclusive_home_asks": asks.fetch.object(),
