@@ -116,6 +116,8 @@ defects! {
     AnswerBeforeJournalFlush,
     /// DSS-6: a checkpoint claims to have what was appended while it was written.
     CheckpointClaimsMore,
+    /// DSS-6: a leader that takes over knows of no checkpoint that was written since it loaded one.
+    ForgetNewerCheckpoint,
 
     // Page ownership: the directory and the possessions.
     /// HZ-4: a holder obeys a Transfer whose conversion it has already left behind.
