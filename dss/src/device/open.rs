@@ -91,6 +91,10 @@ impl BlockDevice for FileDevice {
         self.inner().discard(offset, length)
     }
 
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(Self::descriptor(self))
+    }
+
     fn write_zeroes(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
         self.inner().write_zeroes(offset, length)
     }

@@ -54,7 +54,7 @@ impl InFlight {
         generation
     }
 
-    fn end(&self, file: FileId, generation: u64) {
+    pub(super) fn end(&self, file: FileId, generation: u64) {
         let mut flights = self.flights.lock();
         let counts = flights
             .files
@@ -138,7 +138,7 @@ pub(super) enum Access {
 
 /// What is done with the bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
+pub(super) enum Use {
     Read,
     Write,
 }
@@ -264,6 +264,24 @@ impl VolumeGroup {
             }
             self.runtime.sleep(FROZEN).await;
         }
+    }
+
+    /// Counts an operation that somebody else does, until [`InFlight::end`]. Gives its generation, and the first piece: its volume and offset there,
+    /// none in a hole, and its length.
+    pub(super) async fn begin_alone(
+        &self,
+        access: Access,
+        what: Use,
+        file: FileId,
+        offset: u64,
+        length: usize,
+    ) -> Result<(u64, Option<(u16, u64)>, usize), StorageError> {
+        let flight = self.begin_io(access, what, file, offset, length).await?;
+        let first = flight
+            .pieces
+            .first()
+            .expect("a range that is not empty has a piece");
+        Ok((flight.generation, first.place, first.length))
     }
 
     /// Reads the journal, after a change of views, until its leader's entry is there: what was passed and released

@@ -169,8 +169,17 @@ impl File {
         Ok(of_catalog.max(self.open.progress.lock().end))
     }
 
-    /// Bytes, as the catalogue has it; 0 when the file is gone.
-    fn known_size(&self) -> u64 {
+    pub(super) const fn group(&self) -> &Arc<VolumeGroup> {
+        &self.group
+    }
+
+    /// What all handles of the file on this node share.
+    pub(super) fn shared(&self) -> &OpenFile {
+        &self.open
+    }
+
+    /// Bytes that every node knows of, without what was written here since the last [`report`](Self::report); 0 when the file is gone.
+    pub fn known_size(&self) -> u64 {
         self.group
             .with_catalog(|catalog| size_of(catalog, self.open.id))
             .unwrap_or(0)
@@ -380,7 +389,7 @@ impl File {
         Ok(())
     }
 
-    fn end_of(&self, offset: u64, length: usize) -> Result<u64, StorageError> {
+    pub(super) fn end_of(&self, offset: u64, length: usize) -> Result<u64, StorageError> {
         let end = offset.checked_add(length as u64).filter(|end| *end <= FILE_BYTES);
         let limit = u64::from(u32::MAX) * self.group.label.au_bytes;
         end.filter(|end| *end <= limit)
@@ -388,7 +397,7 @@ impl File {
     }
 
     /// Units for every byte from `from` up to `to`.
-    async fn fill(&self, from: u64, to: u64) -> Result<(), StorageError> {
+    pub(super) async fn fill(&self, from: u64, to: u64) -> Result<(), StorageError> {
         let au_bytes = self.group.label.au_bytes;
         let unit = |unit: u64| u32::try_from(unit).expect("checked by `end_of`");
         let (first, last) = (unit(from / au_bytes), unit(to.div_ceil(au_bytes)));
@@ -434,7 +443,7 @@ impl File {
     }
 
     /// A write reached to `end`.
-    fn advance(&self, end: u64) {
+    pub(super) fn advance(&self, end: u64) {
         let known = self.known_size();
         let now = self.group.runtime.wall_clock();
         let mut progress = self.open.progress.lock();
@@ -503,7 +512,7 @@ impl File {
     }
 
     /// Before a write past the end: what a cut left in the last unit is zeroed, or the write would be zeroed later.
-    async fn prepare_growth(&self, end: u64) -> Result<(), StorageError> {
+    pub(super) async fn prepare_growth(&self, end: u64) -> Result<(), StorageError> {
         for _ in 0..END_TRIES {
             let stale = self
                 .group

@@ -23,6 +23,9 @@ mod move_tests;
 mod moves;
 mod names;
 mod open_files;
+mod prepared;
+#[cfg(test)]
+mod prepared_tests;
 mod range_lock;
 mod request;
 #[cfg(test)]
@@ -39,5 +42,6 @@ pub use file::{File, FileBytes, OpenOptions};
 pub use format::{GroupIdentity, GroupOptions, NewDevice};
 pub use moves::{MOVE_RATE_KEY, MoveStatus, Problem};
 pub use names::Owner;
+pub use prepared::{DevicePlace, FileAddress, Prepared};
 pub use volume_group::{CreateOptions, FileStat, FileType, Space, VolumeGroup};
 pub use volumes::{AddVolumeOptions, DISCARD_KEY, OpenVolumes, VolumeStatus};

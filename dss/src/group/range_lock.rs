@@ -40,6 +40,22 @@ impl RangeLock {
     }
 }
 
+impl RangeLock {
+    /// Frees a range that was kept.
+    pub(super) fn unlock(&self, (from, to): (u64, u64)) {
+        drop(Range { lock: self, from, to });
+    }
+}
+
+impl Range<'_> {
+    /// Keeps the range locked without this, until [`RangeLock::unlock`].
+    pub(super) fn keep(self) -> (u64, u64) {
+        let kept = (self.from, self.to);
+        std::mem::forget(self);
+        kept
+    }
+}
+
 impl Drop for Range<'_> {
     fn drop(&mut self) {
         let mut held = self.lock.held.lock();

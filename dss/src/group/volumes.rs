@@ -74,6 +74,16 @@ impl OpenVolume {
         Ok(written?)
     }
 
+    /// The device, for I/O that a program does itself.
+    pub(super) const fn device(&self) -> &Arc<dyn BlockDevice> {
+        &self.device
+    }
+
+    /// A program wrote there itself, or may have (VOL-3).
+    pub(super) fn written_by_program(&self) {
+        self.completed.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Makes the writes that are done durable, when some may not be (VOL-3).
     pub(super) async fn flush(&self) -> Result<(), StorageError> {
         let completed = self.completed.load(Ordering::Acquire);

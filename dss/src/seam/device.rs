@@ -1,6 +1,7 @@
 //! The block device seam.
 
 use super::{BoxFuture, IoBuffer};
+use std::os::fd::BorrowedFd;
 
 /// Bytes of zeros that are written at once where the device cannot zero a range itself.
 const ZEROS: u64 = 1 << 20;
@@ -61,6 +62,10 @@ pub trait BlockDevice: Send + Sync + 'static {
     fn flush(&self) -> BoxFuture<'_, Result<(), DeviceError>>;
     /// Tells the device that a range is not needed; its content is undefined afterwards. May do nothing.
     fn discard(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>>;
+    /// The open file description of its I/O, for I/O that a program does itself; none where there is no such thing.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
     /// Makes a range read as zeros; durable after a [`flush`](Self::flush), like a write. Offset and length are multiples
     /// of the block. By plain writes, unless the device knows a quicker way.
     fn write_zeroes(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
