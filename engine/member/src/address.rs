@@ -1,5 +1,6 @@
 //! Addresses as people write them.
 
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 
 /// Where something listens.
@@ -27,6 +28,16 @@ impl Address {
             _ => Err(format!(
                 "`{text}` is not an address; write HOST:PORT or unix:PATH"
             )),
+        }
+    }
+
+    /// Whether only programs of this machine can reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp(text) => text
+                .to_socket_addrs()
+                .is_ok_and(|mut found| found.all(|address| address.ip().is_loopback())),
         }
     }
 
@@ -61,6 +72,9 @@ mod tests {
         );
         assert_eq!(Address::parse("unix:/a/b"), Ok(Address::Unix("/a/b".into())));
         assert_eq!(Address::parse("/a/b"), Ok(Address::Unix("/a/b".into())));
+        assert!(Address::Unix("/a/b".into()).is_local());
+        assert!(Address::Tcp("127.0.0.1:1".into()).is_local());
+        assert!(!Address::Tcp("0.0.0.0:1".into()).is_local());
         assert!(Address::parse("5432").is_err());
         assert!(Address::parse("host:99999").is_err());
     }

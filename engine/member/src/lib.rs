@@ -8,8 +8,10 @@ mod devices;
 mod error;
 mod member;
 mod options;
+mod runtime;
 
 pub use address::Address;
 pub use error::MemberError;
 pub use member::{LEAST_PAGES, Member};
 pub use options::{BUFFER_FOR_FILES, MemberOptions, default_admin, runtime_directory};
+pub use runtime::ExitHook;

@@ -4,11 +4,11 @@ use crate::address::Address;
 use crate::devices::Devices;
 use crate::error::MemberError;
 use crate::options::{MemberOptions, runtime_directory};
+use crate::runtime::MemberRuntime;
 use aquifer_dss::group::VolumeGroup;
 use aquifer_dss::membership::{Addresses, MembershipError, SlotView};
 use aquifer_dss::net::{MEMORY, NetConfig, NetTransport, PATIENCE};
 use aquifer_dss::seam::{BlockDevice, Inbound, Runtime};
-use aquifer_dss::tokio_runtime::TokioRuntime;
 use aquifer_dss_proto::{Incarnation, PageSize};
 use aquifer_engine::node::{Links, Node, NodeConfig, NodeError, Router, Seams};
 use std::os::unix::fs::DirBuilderExt;
@@ -23,6 +23,8 @@ pub const LEAST_PAGES: usize = 64;
 /// ends; the others then prove it dead and redo its log.
 pub struct Member {
     node: Arc<Node>,
+    runtime: Arc<dyn Runtime>,
+    devices: Vec<PathBuf>,
     transport: Arc<NetTransport>,
 }
 
@@ -147,7 +149,7 @@ impl Member {
 
     /// Puts the parts together and starts them, without waiting until the node serves.
     pub async fn start(options: &MemberOptions) -> Result<Self, MemberError> {
-        let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current());
+        let runtime: Arc<dyn Runtime> = Arc::new(MemberRuntime::current(options.on_exit.clone()));
         let opener = Arc::new(Devices::default());
         let devices = open(&opener, &options.devices)?;
         // Opened once before the node does, because the transport has to know the group, and the fencer its volumes.
@@ -173,7 +175,7 @@ impl Member {
             admin: options.admin.clone(),
         };
         let seams = Seams {
-            runtime,
+            runtime: runtime.clone(),
             devices,
             opener: Some(opener),
             transport: transport.clone(),
@@ -183,7 +185,12 @@ impl Member {
         };
         let node = Node::start(config, seams).await;
         let node = node.map_err(|error| start_error(options, error))?;
-        Ok(Self { node, transport })
+        Ok(Self {
+            node,
+            runtime,
+            devices: options.devices.clone(),
+            transport,
+        })
     }
 
     /// Returns when the node serves.
@@ -208,6 +215,21 @@ impl Member {
     /// The volume group: its files, names, space and configuration.
     pub fn group(&self) -> &Arc<VolumeGroup> {
         self.node.group()
+    }
+
+    /// The devices that were named when it joined.
+    pub fn devices(&self) -> &[PathBuf] {
+        &self.devices
+    }
+
+    /// What is left of this node's lease.
+    pub fn lease_left(&self) -> Duration {
+        self.node.membership().lease_left(self.runtime.now())
+    }
+
+    /// Ends the process, because this node cannot go on (MBR-3).
+    pub fn abort(&self, reason: &str) {
+        self.runtime.abort(reason);
     }
 
     /// Connections to the peers.

@@ -2,6 +2,7 @@
 
 use crate::address::Address;
 use crate::member::LEAST_PAGES;
+use crate::runtime::ExitHook;
 use aquifer_dss_proto::{NodeId, PageSize};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,8 @@ pub struct MemberOptions {
     pub sql: String,
     /// Where admin commands are served, published for the others; empty when they are not.
     pub admin: String,
+    /// Who is told before the process aborts because going on would not be safe.
+    pub on_exit: Option<ExitHook>,
 }
 
 impl MemberOptions {
@@ -40,6 +43,7 @@ impl MemberOptions {
             buffer: BUFFER_FOR_FILES,
             sql: String::new(),
             admin: String::new(),
+            on_exit: None,
         }
     }
 

@@ -35,6 +35,7 @@ impl Running {
             buffer: settings.buffer,
             sql: sql.map(|address| address.to_string()).unwrap_or_default(),
             admin: format!("unix:{}", settings.admin.display()),
+            on_exit: None,
         };
         let member = Member::start(&options).await;
         Ok(Self {
@@ -123,7 +124,7 @@ impl Running {
     }
 
     fn lease_left_ms(&self) -> Option<u64> {
-        let left = self.node().membership().lease_left(Instant(boottime()));
+        let left = self.member.lease_left();
         u64::try_from(left.as_millis()).ok()
     }
 
