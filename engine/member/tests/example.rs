@@ -1,4 +1,5 @@
 //! The example runs, and a second member of the same number is refused, in the same process too.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use aquifer_dss::device::{OpenMode, create_sparse, open_device};
 use aquifer_dss::group::{GroupOptions, VolumeGroup};

@@ -1,0 +1,109 @@
+//! The log of the library, given to the program line by line.
+
+use crate::abi::{aq_log_callback, aq_log_level};
+use parking_lot::RwLock;
+use std::ffi::{CString, c_char, c_void};
+use std::fmt::{Debug, Write};
+use std::sync::Once;
+use std::sync::atomic::{AtomicI32, Ordering};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+type Call =
+    unsafe extern "C" fn(level: i32, target: *const c_char, text: *const c_char, context: *mut c_void);
+
+/// Where lines go.
+#[derive(Clone, Copy)]
+struct Receiver {
+    call: Call,
+    context: *mut c_void,
+}
+
+// SAFETY: the context is passed on and never looked at; the header says that the callback comes on any thread.
+unsafe impl Send for Receiver {}
+// SAFETY: as above.
+unsafe impl Sync for Receiver {}
+
+static RECEIVER: RwLock<Option<Receiver>> = RwLock::new(None);
+static LEVEL: AtomicI32 = AtomicI32::new(0);
+static INSTALL: Once = Once::new();
+
+const fn number(level: Level) -> i32 {
+    match level {
+        Level::ERROR => aq_log_level::AQ_LOG_ERROR as i32,
+        Level::WARN => aq_log_level::AQ_LOG_WARN as i32,
+        Level::INFO => aq_log_level::AQ_LOG_INFO as i32,
+        Level::DEBUG | Level::TRACE => aq_log_level::AQ_LOG_DEBUG as i32,
+    }
+}
+
+/// Sends the lines up to `level` to `callback` from now on; none without one.
+pub fn set(level: i32, callback: aq_log_callback, context: *mut c_void) {
+    *RECEIVER.write() = callback.map(|call| Receiver { call, context });
+    LEVEL.store(if callback.is_some() { level } else { 0 }, Ordering::Relaxed);
+    INSTALL.call_once(|| {
+        // A program that has a subscriber of its own in this process sees the lines there.
+        let _theirs = tracing::subscriber::set_global_default(Lines);
+    });
+    tracing::callsite::rebuild_interest_cache();
+}
+
+/// The subscriber: events are lines, spans are nothing.
+struct Lines;
+
+/// A line in the making.
+#[derive(Default)]
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let separator = if self.0.is_empty() { "" } else { " " };
+        // Writing to a string does not fail.
+        let _written = match field.name() {
+            "message" => write!(self.0, "{separator}{value:?}"),
+            name => write!(self.0, "{separator}{name}={value:?}"),
+        };
+    }
+}
+
+/// Text without zero bytes, which end it in C.
+fn plain(text: &str) -> CString {
+    CString::new(text.replace('\0', " ")).expect("zero bytes were taken out")
+}
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event()
+            && *metadata.level() != Level::TRACE
+            && number(*metadata.level()) <= LEVEL.load(Ordering::Relaxed)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        // Copied, so that a callback may set another one.
+        let Some(Receiver { call, context }) = *RECEIVER.read() else {
+            return;
+        };
+        let mut line = Line::default();
+        event.record(&mut line);
+        let (target, text) = (plain(event.metadata().target()), plain(&line.0));
+        // SAFETY: the program gave this function for this; both texts live until it returns.
+        unsafe {
+            call(
+                number(*event.metadata().level()),
+                target.as_ptr(),
+                text.as_ptr(),
+                context,
+            )
+        };
+    }
+
+    fn new_span(&self, _span: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &Id, _values: &Record<'_>) {}
+    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+    fn enter(&self, _span: &Id) {}
+    fn exit(&self, _span: &Id) {}
+}
