@@ -91,6 +91,20 @@ fn look_up(criterion: &mut Criterion) {
     criterion.bench_function("catalog/look up the same path", |bencher| {
         bencher.iter(|| catalog.lookup(black_box("/directory0500/file0500")).is_ok());
     });
+    let mut checkpoint = criterion.benchmark_group("catalog/checkpoint of a million files");
+    checkpoint.sample_size(10);
+    checkpoint.bench_function("keep the state of now", |bencher| bencher.iter(|| catalog.cut()));
+    let mut bytes = Vec::with_capacity(bytes);
+    checkpoint.bench_function("encode all of it", |bencher| {
+        bencher.iter(|| {
+            bytes.clear();
+            let mut cut = catalog.cut();
+            while cut.encode_more(&mut bytes, 1 << 14) {}
+            bytes.len()
+        });
+    });
+    checkpoint.bench_function("copy the catalogue", |bencher| bencher.iter(|| catalog.clone()));
+    checkpoint.finish();
 }
 
 criterion_group!(benches, look_up);
