@@ -222,6 +222,28 @@ defects! {
     CopyBesideWriters,
     /// HZ-7: units that moved are written at the new place, and the old ones used again, before every member knows.
     ThawBeforeEverybodySwitched,
+
+    // Mirrored volumes.
+    /// HZ-21: both legs are written without an intent.
+    WriteWithoutIntent,
+    /// HZ-21: an intent goes when its last write is done, before both legs are flushed.
+    ClearIntentBeforeFlush,
+    /// HZ-21: the intents of a life that is over are forgotten.
+    ForgetIntentsOfDead,
+    /// HZ-21: torn units are read and written.
+    ReadTornUnits,
+    /// DSS-9: what a member knows of torn units is trusted before the entry of the view's leader is read.
+    TrustMapBeforeLead,
+    /// HZ-21: torn units are compared while the living may still write there.
+    HealBesideWriters,
+    /// A write that missed a leg is acknowledged before every member knows that the leg does not count.
+    AcknowledgeBeforePassed,
+    /// What may have been written on one side is not dirty when a leg is detached.
+    ForgetHalfWritten,
+    /// One leg is written alone before the unit is dirty.
+    WriteBeforeDirty,
+    /// Dirty units are copied to a returning leg while members write there.
+    SyncBesideWriters,
 }
 
 impl Defect {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// "AQLABEL\0" as a little-endian number.
 pub const LABEL_MAGIC: u64 = u64::from_le_bytes(*b"AQLABEL\0");
 /// Version of the whole on-disk format.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 /// Byte offsets of the two copies of the label.
 pub const LABEL_OFFSETS: [u64; 2] = [0, 64 << 10];
 /// Byte offset of node 1's slot; one block per node.
@@ -77,6 +77,10 @@ pub struct Label {
     pub page_bytes: u32,
     /// Slots of the directory: see [`slots`](Self::slots).
     pub home_slots: u32,
+    /// Which leg of the volume this device is: 0, or 1 of a mirrored one.
+    pub leg: u8,
+    /// How often this leg was let into its volume: lower than the catalogue says, it is an old copy.
+    pub leg_generation: u64,
 }
 
 impl Label {
@@ -118,7 +122,8 @@ impl Label {
             && self.au_offset + u64::from(self.au_count) * self.au_bytes <= self.size
             && PageSize::new(self.page_bytes as usize).is_some()
             && HomeSlots::new(self.home_slots as usize).is_some()
-            && (self.volume != 0 || self.has_sound_journal())
+            && self.leg < 2
+            && (self.volume != 0 || self.leg != 0 || self.has_sound_journal())
     }
 
     fn has_sound_journal(&self) -> bool {

@@ -3,7 +3,7 @@
 //! All may be lost or repeated: requests are retransmitted and done once by their origin (DSS-4), `Drain` is
 //! repeated until every member answered (HZ-7).
 
-use crate::catalog::{Operation, Origin, Outcome};
+use crate::catalog::{Operation, Origin, Outcome, VolumeUnit};
 use crate::{FileId, NodeId};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,11 @@ pub enum StorageMessage {
     Passed {
         /// Journal sequence.
         through: u64,
+    },
+    /// To the leader: somebody waits for these torn units, heal them first (HZ-21).
+    Wanted {
+        /// Which.
+        units: Vec<VolumeUnit>,
     },
 }
 

@@ -95,6 +95,8 @@ struct State {
     /// The errno that operations of a port fail with, and how many still succeed before.
     failing: BTreeMap<Port, (u64, i32)>,
     slowdown: BTreeMap<Port, Duration>,
+    /// What every operation of every port fails with.
+    broken: Option<i32>,
 }
 
 /// The shared disk. Clones are the same disk.
@@ -129,6 +131,7 @@ impl SimDisk {
             power: true,
             failing: BTreeMap::new(),
             slowdown: BTreeMap::new(),
+            broken: None,
         })))
     }
 
@@ -186,6 +189,16 @@ impl SimDisk {
     /// After `after` more operations of `port`, all its operations fail with `errno`. [`heal`](Self::heal) ends it.
     pub fn fail(&self, port: Port, after: u64, errno: i32) {
         self.0.lock().failing.insert(port, (after, errno));
+    }
+
+    /// Every operation of every opener fails with `errno` from now on, until [`repair`](Self::repair): what is there stays.
+    pub fn break_down(&self, errno: i32) {
+        self.0.lock().broken = Some(errno);
+    }
+
+    /// Ends a break-down.
+    pub fn repair(&self) {
+        self.0.lock().broken = None;
     }
 
     /// Adds `delay` to every operation of `port`.
@@ -381,14 +394,16 @@ impl State {
                 port.0
             )));
         }
-        let Some((left, errno)) = self.failing.get_mut(&port) else {
-            return Ok(());
+        let errno = match (self.broken, self.failing.get_mut(&port)) {
+            (Some(errno), _) => errno,
+            (None, None) => return Ok(()),
+            (None, Some((left, _))) if *left > 0 => {
+                *left -= 1;
+                return Ok(());
+            }
+            (None, Some((_, errno))) => *errno,
         };
-        if *left > 0 {
-            *left -= 1;
-            return Ok(());
-        }
-        let (errno, message) = (*errno, String::from("injected"));
+        let message = String::from("injected");
         Err(DeviceError::Io {
             operation,
             offset,

@@ -71,9 +71,13 @@ impl VolumeGroup {
                 return; // The leader asks again.
             }
             group.open_volumes().await;
-            let moving: Vec<_> =
-                group.with_catalog(|catalog| catalog.moves().map(|unit| unit.file).collect());
-            group.in_flight.wait_for(&moving).await;
+            let (mirrored, moving) = group.with_catalog(|catalog| {
+                let moving: Vec<_> = catalog.moves().map(|unit| unit.file).collect();
+                (catalog.is_mirrored(), moving)
+            });
+            // Legs are not a matter of single files.
+            let files = (!mirrored).then_some(&moving[..]);
+            group.in_flight.wait_for(files).await;
             if leader == group.me {
                 group.member_passed(leader, through);
             } else {

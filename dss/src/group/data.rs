@@ -2,21 +2,27 @@
 //!
 //! Rules:
 //! - an operation is counted from the look at the extent map until the device is done with it, so that a node
-//!   can say when it let go of removed units (HZ-7). A write that is dropped goes on without its caller, a read has no
-//!   effect any more. Zeroing that is dropped stays counted for ever: it must not go on beside what is written next;
+//!   can say when it let go of removed units (HZ-7). A write that is dropped goes on without its caller, zeroing ends with the
+//!   request that is at the device, a read has no effect any more;
 //! - a hole reads as zeros, and is not written: units go into it first;
 //! - the parts of an operation that are on several extents are done at once.
 
 use super::drive::Driven;
 use super::error::StorageError;
-use super::volume_group::{Known, VolumeGroup};
+use super::intents::INTENTS_OF_ONE;
+use super::legs::LegFailure;
+use super::volume_group::VolumeGroup;
 use crate::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::FileId;
-use aquifer_dss_proto::catalog::{Catalog, Extent, FILE_BYTES, Node, extents};
+use aquifer_dss_proto::catalog::{
+    Catalog, Extent, FILE_BYTES, Legs, Node, Operation, OperationError, UnitAccess, VolumeUnit, extents,
+};
+use aquifer_dss_proto::defect::{Defect, planted};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -24,6 +30,10 @@ use tokio::sync::Notify;
 const NOT_LED: Duration = Duration::from_millis(1);
 /// How long until a write looks again whether units have moved.
 const FROZEN: Duration = Duration::from_millis(1);
+/// Bytes that are zeroed in one operation, when units are smaller: what is decided about legs waits for it.
+const ZERO_AT_ONCE: u64 = 16 << 20;
+/// ... and in one request to a device: zeroing that nobody waits for ends after it.
+const ZERO_PART: usize = 4 << 20;
 
 /// Operations on files that the devices are not done with.
 #[derive(Default)]
@@ -42,7 +52,7 @@ struct Flights {
 
 impl InFlight {
     /// Counts an operation; gives the generation that it belongs to.
-    fn begin(&self, file: FileId) -> u64 {
+    pub(super) fn begin(&self, file: FileId) -> u64 {
         let mut flights = self.flights.lock();
         let generation = flights.generation;
         *flights
@@ -75,8 +85,8 @@ impl InFlight {
         self.fewer.notify_waiters();
     }
 
-    /// Waits until the operations on `files` that have begun before this call are over.
-    pub(super) async fn wait_for(&self, files: &[FileId]) {
+    /// Waits until the operations on `files`, or on all, that have begun before this call are over.
+    pub(super) async fn wait_for(&self, files: Option<&[FileId]>) {
         let now = {
             let mut flights = self.flights.lock();
             flights.generation += 1;
@@ -86,11 +96,13 @@ impl InFlight {
             let changed = self.fewer.notified();
             let busy = {
                 let flights = self.flights.lock();
-                let is_busy = |file: &FileId| {
-                    let counts = flights.files.get(file);
-                    counts.is_some_and(|counts| counts.range(..now).next().is_some())
-                };
-                files.iter().any(is_busy)
+                let is_old = |counts: &BTreeMap<u64, u64>| counts.range(..now).next().is_some();
+                match files {
+                    Some(files) => files
+                        .iter()
+                        .any(|file| flights.files.get(file).is_some_and(is_old)),
+                    None => flights.files.values().any(is_old),
+                }
             };
             if !busy {
                 return;
@@ -100,11 +112,24 @@ impl InFlight {
     }
 }
 
+/// Bytes on a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) volume: u16,
+    /// Byte offset there.
+    pub(super) offset: u64,
+    pub(super) length: usize,
+    /// All of them are written, any of them is read.
+    pub(super) legs: Legs,
+    /// The first unit, and how many.
+    pub(super) units: (u32, u32),
+}
+
 /// A part of an operation: on one extent, or in one hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
-    /// Volume and byte offset there; `None` in a hole.
-    place: Option<(u16, u64)>,
+    /// `None` in a hole.
+    place: Option<Place>,
     length: usize,
 }
 
@@ -112,7 +137,28 @@ struct Piece {
 struct Flight {
     pieces: Vec<Piece>,
     generation: u64,
+    /// Intents that it uses.
+    units: Vec<VolumeUnit>,
 }
+
+/// What an operation finds that wants to begin.
+enum Begin {
+    Ready(Flight),
+    /// Nobody may do that there now.
+    Wait,
+    /// The legs are compared first.
+    Torn(Vec<VolumeUnit>),
+    /// To be marked as dirty first.
+    Unmarked(u16, Vec<(u32, u32)>),
+    /// To be made intents first.
+    Unintended(Vec<VolumeUnit>),
+}
+
+/// Where the bytes of an operation are.
+type Locate<'a> = dyn Fn(&Catalog) -> Result<Vec<Piece>, StorageError> + Sync + 'a;
+
+/// Under this id operations are counted that are not on a file: on units that are nobody's.
+pub(super) const NOBODY: FileId = FileId(0);
 
 /// A read that is counted. One that is dropped has no effect any more.
 struct Counted<'a> {
@@ -141,6 +187,8 @@ pub(super) enum Access {
 pub(super) enum Use {
     Read,
     Write,
+    /// A write to units that are nobody's: they get an owner when both legs were flushed, so it needs no intent.
+    Fresh,
 }
 
 impl VolumeGroup {
@@ -173,9 +221,9 @@ impl VolumeGroup {
         offset: u64,
         buffer: IoBuffer,
     ) -> Result<IoBuffer, StorageError> {
-        let flight = self
-            .begin_io(access, Use::Read, file, offset, buffer.len())
-            .await?;
+        let length = buffer.len();
+        let locate = |catalog: &Catalog| locate(catalog, access, file, offset, length);
+        let flight = self.begin_io(Use::Read, file, &locate).await?;
         let _counted = Counted {
             in_flight: &self.in_flight,
             file,
@@ -191,19 +239,72 @@ impl VolumeGroup {
         offset: u64,
         buffer: IoBuffer,
     ) -> Result<IoBuffer, StorageError> {
-        let length = buffer.len();
-        let flight = self.begin_io(access, Use::Write, file, offset, length).await?;
+        let (length, most) = (buffer.len(), INTENTS_OF_ONE * self.label.au_bytes);
+        if length as u64 > most && self.with_catalog(Catalog::is_mirrored) {
+            return self
+                .write_in_parts(access, file, offset, buffer, most as usize)
+                .await;
+        }
+        let locate = |catalog: &Catalog| locate(catalog, access, file, offset, length);
+        let flight = self.begin_io(Use::Write, file, &locate).await?;
         if flight.pieces.iter().any(|piece| piece.place.is_none()) {
-            self.in_flight.end(file, flight.generation);
+            self.end_io(file, flight, Vec::new()).await?;
             return Err(StorageError::Hole { file, offset, length });
         }
+        self.write_flight(file, flight, buffer).await
+    }
+
+    /// Writes more than a life may have as intents at a time.
+    async fn write_in_parts(
+        &self,
+        access: Access,
+        file: FileId,
+        offset: u64,
+        buffer: IoBuffer,
+        most: usize,
+    ) -> Result<IoBuffer, StorageError> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let length = most.min(buffer.len() - done);
+            let mut part = IoBuffer::zeroed(length);
+            part.copy_from_slice(&buffer[done..done + length]);
+            Box::pin(self.write_as(access, file, offset + done as u64, part)).await?;
+            done += length;
+        }
+        Ok(buffer)
+    }
+
+    /// Writes what has begun, also when nobody waits for it any more.
+    async fn write_flight(
+        &self,
+        file: FileId,
+        flight: Flight,
+        buffer: IoBuffer,
+    ) -> Result<IoBuffer, StorageError> {
         let group = self.itself.upgrade().expect("whoever writes holds the group");
         let write = async move {
-            let result = group.write_pieces(&flight.pieces, buffer).await;
-            group.in_flight.end(file, flight.generation);
-            result
+            let (result, failures) = group.write_pieces(&flight.pieces, buffer).await;
+            let ended = group.end_io(file, flight, failures).await;
+            result.and_then(|buffer| ended.map(|()| buffer))
         };
         Driven::new(self.runtime.clone(), write).await
+    }
+
+    /// Counts an operation out, and has the legs detached that failed under it.
+    async fn end_io(
+        &self,
+        file: FileId,
+        flight: Flight,
+        failures: Vec<LegFailure>,
+    ) -> Result<(), StorageError> {
+        // First: members are waited for, this one too, before a leg is detached.
+        self.in_flight.end(file, flight.generation);
+        let detached = self.detach_failed(failures).await;
+        // Last: until the catalogue knows it, the intent says that the legs may differ.
+        if !flight.units.is_empty() {
+            self.intents.leave(&flight.units);
+        }
+        detached
     }
 
     /// Zeroes a range of a file that has units.
@@ -214,60 +315,137 @@ impl VolumeGroup {
         offset: u64,
         length: usize,
     ) -> Result<(), StorageError> {
-        let flight = self.begin_io(access, Use::Write, file, offset, length).await?;
-        let mut result = Ok(());
-        for piece in &flight.pieces {
-            if let Some((volume, offset)) = piece.place
-                && result.is_ok()
-            {
-                result = self.zero_piece(volume, offset, piece.length as u64).await;
-            }
-        }
-        self.in_flight.end(file, flight.generation);
-        result
+        let locate = |catalog: &Catalog| locate(catalog, access, file, offset, length);
+        let flight = self.begin_io(Use::Write, file, &locate).await?;
+        self.zero_flight(file, flight).await
     }
 
     /// Zeroes units that are in no file.
     pub(super) async fn zero_units(&self, run: Extent) -> Result<(), StorageError> {
         let (offset, au_bytes) = self.with_catalog(|catalog| (catalog.offset_of(&run), catalog.au_bytes()));
-        self.zero_piece(run.volume, offset, u64::from(run.count) * au_bytes)
-            .await
-    }
-
-    async fn zero_piece(&self, volume: u16, offset: u64, length: u64) -> Result<(), StorageError> {
-        self.volume(volume).await?.write_zeroes(offset, length).await
-    }
-
-    /// Makes what was written durable, on every volume.
-    pub async fn flush(&self) -> Result<(), StorageError> {
-        self.volumes.flush_written().await
-    }
-
-    /// Looks the range up and counts the operation. A miss reads the journal first; a write waits while units of the
-    /// range move (MOV-1).
-    async fn begin_io(
-        &self,
-        access: Access,
-        what: Use,
-        file: FileId,
-        offset: u64,
-        length: usize,
-    ) -> Result<Flight, StorageError> {
-        self.follow_view().await?;
-        if let Ok(Some(flight)) = self.try_begin(access, what, file, offset, length) {
-            return Ok(flight);
+        let (mut at, end) = (offset, offset + u64::from(run.count) * au_bytes);
+        while at < end {
+            let length = (end - at).min(ZERO_AT_ONCE.max(au_bytes));
+            let locate = |catalog: &Catalog| Ok(place(catalog, run.volume, at, length as usize));
+            let flight = self.begin_io(Use::Fresh, NOBODY, &locate).await?;
+            self.zero_flight(NOBODY, flight).await?;
+            at += length;
         }
-        loop {
-            self.catch_up().await?;
-            if let Some(flight) = self.try_begin(access, what, file, offset, length)? {
-                return Ok(flight);
+        Ok(())
+    }
+
+    /// Zeroes what has begun. When nobody waits for it any more it ends as soon as the device is done with what it has: it must
+    /// not go on beside what is written next.
+    async fn zero_flight(&self, file: FileId, flight: Flight) -> Result<(), StorageError> {
+        let group = self.itself.upgrade().expect("whoever writes holds the group");
+        let given_up = GivenUp::default();
+        let stop = given_up.0.clone();
+        let zero = async move {
+            let (mut result, mut failures) = (Ok(()), Vec::new());
+            let places = flight.pieces.iter().filter_map(|piece| piece.place);
+            for part in places.flat_map(|place| place.parts(ZERO_PART)) {
+                if result.is_ok() && !stop.load(Ordering::Acquire) {
+                    let (zeroed, failed) = group.zero_legs(&part).await;
+                    result = zeroed;
+                    failures.extend(failed);
+                }
             }
-            self.runtime.sleep(FROZEN).await;
+            let ended = group.end_io(file, flight, failures).await;
+            result.and(ended)
+        };
+        let zeroed = Driven::new(self.runtime.clone(), zero).await;
+        drop(given_up);
+        zeroed
+    }
+
+    /// Reads bytes of a volume, whoever's they are.
+    pub(super) async fn read_place(
+        &self,
+        volume: u16,
+        offset: u64,
+        buffer: IoBuffer,
+    ) -> Result<IoBuffer, StorageError> {
+        let length = buffer.len();
+        let locate = |catalog: &Catalog| Ok(place(catalog, volume, offset, length));
+        let flight = self.begin_io(Use::Read, NOBODY, &locate).await?;
+        let _counted = Counted {
+            in_flight: &self.in_flight,
+            file: NOBODY,
+            generation: flight.generation,
+        };
+        self.read_pieces(&flight.pieces, buffer).await
+    }
+
+    /// Writes bytes of units that are nobody's.
+    pub(super) async fn write_fresh(
+        &self,
+        volume: u16,
+        offset: u64,
+        buffer: IoBuffer,
+    ) -> Result<IoBuffer, StorageError> {
+        let length = buffer.len();
+        let locate = |catalog: &Catalog| Ok(place(catalog, volume, offset, length));
+        let flight = self.begin_io(Use::Fresh, NOBODY, &locate).await?;
+        self.write_flight(NOBODY, flight, buffer).await
+    }
+
+    /// Makes what was written durable, on every leg of every volume.
+    pub async fn flush(&self) -> Result<(), StorageError> {
+        let clock = self.intents.clock();
+        self.flush_legs(None).await?;
+        self.intents.flushed(clock);
+        Ok(())
+    }
+
+    /// Makes what was written to one volume durable.
+    pub(super) async fn flush_volume(&self, volume: u16) -> Result<(), StorageError> {
+        self.flush_legs(Some(volume)).await
+    }
+
+    /// Looks the range up and counts the operation. A miss reads the journal first; it waits while nobody may do that
+    /// there, and sees to intents and dirty units.
+    async fn begin_io(&self, what: Use, file: FileId, locate: &Locate<'_>) -> Result<Flight, StorageError> {
+        let (mut is_fresh, mut held) = (false, None);
+        loop {
+            self.follow_view().await?;
+            match self.try_begin(what, file, locate) {
+                Ok(Begin::Ready(flight)) => return Ok(flight),
+                Ok(Begin::Unintended(units)) => {
+                    // What is held for this one must not be in its own way.
+                    drop(held.take());
+                    held = self.intend(&units).await?;
+                    if held.is_some() {
+                        continue;
+                    }
+                }
+                Ok(Begin::Unmarked(volume, units)) => {
+                    self.mark_dirty(volume, units).await?;
+                    continue;
+                }
+                Ok(Begin::Torn(units)) => self.want_healed(units),
+                Err(error) if is_fresh => return Err(error),
+                Ok(Begin::Wait) | Err(_) => {}
+            }
+            if is_fresh {
+                self.runtime.sleep(FROZEN).await;
+            }
+            self.catch_up().await?;
+            is_fresh = true;
+        }
+    }
+
+    /// Units that one leg alone gets from now on.
+    async fn mark_dirty(&self, volume: u16, units: Vec<(u32, u32)>) -> Result<(), StorageError> {
+        let mark = Operation::MarkDirty { volume, units };
+        match self.submit(&format!("volume {volume}"), mark).await {
+            // The other leg comes back.
+            Err(error) if error.is(OperationError::VolumeRaced) => Ok(()),
+            done => done.map(drop),
         }
     }
 
     /// Counts an operation that somebody else does, until [`InFlight::end`]. Gives its generation, and the first piece: its volume and offset there,
-    /// none in a hole, and its length.
+    /// none in a hole, and its length. `Invalid` on a mirrored group, where a byte is at two places.
     pub(super) async fn begin_alone(
         &self,
         access: Access,
@@ -276,18 +454,26 @@ impl VolumeGroup {
         offset: u64,
         length: usize,
     ) -> Result<(u64, Option<(u16, u64)>, usize), StorageError> {
-        let flight = self.begin_io(access, what, file, offset, length).await?;
+        if self.with_catalog(Catalog::is_mirrored) {
+            return Err(super::names::refused("", OperationError::Invalid));
+        }
+        let locate = |catalog: &Catalog| locate(catalog, access, file, offset, length);
+        let flight = self.begin_io(what, file, &locate).await?;
         let first = flight
             .pieces
             .first()
             .expect("a range that is not empty has a piece");
-        Ok((flight.generation, first.place, first.length))
+        let place = first.place.map(|place| (place.volume, place.offset));
+        Ok((flight.generation, place, first.length))
     }
 
     /// Reads the journal, after a change of views, until its leader's entry is there: what was passed and released
     /// before it did not wait for this node (DSS-9).
     async fn follow_view(&self) -> Result<(), StorageError> {
         loop {
+            if planted(Defect::TrustMapBeforeLead) {
+                return Ok(());
+            }
             let views = self.views_followed.load(Ordering::Acquire);
             if self.views_caught_up.load(Ordering::Acquire) >= views {
                 return Ok(());
@@ -303,54 +489,39 @@ impl VolumeGroup {
         }
     }
 
-    /// `None` when nobody may write there now.
-    fn try_begin(
-        &self,
-        access: Access,
-        what: Use,
-        file: FileId,
-        offset: u64,
-        length: usize,
-    ) -> Result<Option<Flight>, StorageError> {
+    fn try_begin(&self, what: Use, file: FileId, locate: &Locate<'_>) -> Result<Begin, StorageError> {
         // Counted under the same lock as the look: a removal is applied before it or waits for it.
         let known = self.known.read();
-        let pieces = self.locate(&known, access, file, offset, length)?;
-        if what == Use::Write && pieces.iter().any(|piece| is_frozen(&known.catalog, piece)) {
-            return Ok(None);
+        let catalog = &known.catalog;
+        let mut pieces = locate(catalog)?;
+        if what == Use::Write && pieces.iter().any(|piece| is_frozen(catalog, piece)) {
+            return Ok(Begin::Wait);
+        }
+        let mut units = Vec::new();
+        if catalog.is_mirrored() {
+            match resolve(catalog, what, &pieces) {
+                Ok(resolved) => pieces = resolved,
+                Err(first) => return Ok(first),
+            }
+            if what == Use::Write {
+                units = intents_of(catalog, &pieces);
+                if !units.is_empty() && !self.intents.enter(catalog, self.writer(), &units) {
+                    return Ok(Begin::Unintended(units));
+                }
+            }
         }
         let generation = self.in_flight.begin(file);
-        Ok(Some(Flight { pieces, generation }))
-    }
-
-    fn locate(
-        &self,
-        known: &Known,
-        access: Access,
-        file: FileId,
-        offset: u64,
-        length: usize,
-    ) -> Result<Vec<Piece>, StorageError> {
-        let (size, extents) = content(&known.catalog, access, file).ok_or(StorageError::NoSuchFile(file))?;
-        let limit = match access {
-            Access::Named => size.next_multiple_of(BLOCK as u64),
-            Access::Opened => FILE_BYTES,
-        };
-        let end = offset
-            .checked_add(length as u64)
-            .filter(|end| *end <= limit)
-            .ok_or(StorageError::OutsideFile {
-                file,
-                offset,
-                length,
-                size,
-            })?;
-        Ok(pieces(&known.catalog, extents, offset, end))
+        Ok(Begin::Ready(Flight {
+            pieces,
+            generation,
+            units,
+        }))
     }
 
     async fn read_pieces(&self, pieces: &[Piece], mut buffer: IoBuffer) -> Result<IoBuffer, StorageError> {
         if let [piece] = pieces {
             return match piece.place {
-                Some((volume, offset)) => self.volume(volume).await?.read(offset, buffer).await,
+                Some(place) => self.read_legs(&place, buffer).await,
                 None => {
                     buffer.fill(0);
                     Ok(buffer)
@@ -359,9 +530,9 @@ impl VolumeGroup {
         }
         let reads = pieces.iter().map(|piece| async move {
             match piece.place {
-                Some((volume, offset)) => {
+                Some(place) => {
                     let part = IoBuffer::zeroed(piece.length);
-                    self.volume(volume).await?.read(offset, part).await.map(Some)
+                    self.read_legs(&place, part).await.map(Some)
                 }
                 None => Ok(None),
             }
@@ -379,30 +550,193 @@ impl VolumeGroup {
         Ok(buffer)
     }
 
-    async fn write_pieces(&self, pieces: &[Piece], buffer: IoBuffer) -> Result<IoBuffer, StorageError> {
+    async fn write_pieces(
+        &self,
+        pieces: &[Piece],
+        buffer: IoBuffer,
+    ) -> (Result<IoBuffer, StorageError>, Vec<LegFailure>) {
         if let [
             Piece {
-                place: Some((volume, offset)),
-                ..
+                place: Some(place), ..
             },
         ] = pieces
         {
-            return self.volume(*volume).await?.write(*offset, buffer).await;
+            let (written, failed) = self.write_legs(place, buffer).await;
+            return (written, failed.into_iter().collect());
         }
         let (mut writes, mut done) = (Vec::with_capacity(pieces.len()), 0);
         for piece in pieces {
-            let (volume, offset) = piece.place.expect("a hole is refused before");
+            let place = piece.place.expect("a hole is refused before");
             let mut part = IoBuffer::zeroed(piece.length);
             part.copy_from_slice(&buffer[done..done + piece.length]);
-            writes.push(async move { self.volume(volume).await?.write(offset, part).await });
+            writes.push(async move { self.write_legs(&place, part).await });
             done += piece.length;
         }
         // All to their end, also when one fails: a write that is dropped may still land.
-        join_all(writes)
-            .await
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(buffer)
+        let (written, failed): (Vec<_>, Vec<_>) = join_all(writes).await.into_iter().unzip();
+        let written = written.into_iter().collect::<Result<Vec<_>, _>>();
+        (written.map(|_| buffer), failed.into_iter().flatten().collect())
+    }
+}
+
+/// Set when nobody waits for some work any more.
+#[derive(Default)]
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl Place {
+    /// In parts of at most `most` bytes.
+    fn parts(self, most: usize) -> impl Iterator<Item = Self> {
+        (0..self.length).step_by(most).map(move |at| Self {
+            offset: self.offset + at as u64,
+            length: most.min(self.length - at),
+            ..self
+        })
+    }
+}
+
+/// The pieces of an operation on a file.
+fn locate(
+    catalog: &Catalog,
+    access: Access,
+    file: FileId,
+    offset: u64,
+    length: usize,
+) -> Result<Vec<Piece>, StorageError> {
+    let (size, extents) = content(catalog, access, file).ok_or(StorageError::NoSuchFile(file))?;
+    let limit = match access {
+        Access::Named => size.next_multiple_of(BLOCK as u64),
+        Access::Opened => FILE_BYTES,
+    };
+    let end = offset
+        .checked_add(length as u64)
+        .filter(|end| *end <= limit)
+        .ok_or(StorageError::OutsideFile {
+            file,
+            offset,
+            length,
+            size,
+        })?;
+    Ok(pieces(catalog, extents, offset, end))
+}
+
+/// Bytes of a volume as one piece; of two legs until it is looked what they are worth.
+fn place(catalog: &Catalog, volume: u16, offset: u64, length: usize) -> Vec<Piece> {
+    let au_offset = catalog.volume(volume).expect("units are on a volume").au_offset;
+    let unit = |offset: u64| {
+        u32::try_from((offset - au_offset) / catalog.au_bytes()).expect("a volume has at most 2^26 units")
+    };
+    let first = unit(offset);
+    let place = Place {
+        volume,
+        offset,
+        length,
+        legs: Legs::only(0),
+        units: (first, unit(offset + length as u64 - 1) - first + 1),
+    };
+    vec![Piece {
+        place: Some(place),
+        length,
+    }]
+}
+
+/// The pieces with the legs that they are on, cut where these change; or what has to be done first.
+fn resolve(catalog: &Catalog, what: Use, pieces: &[Piece]) -> Result<Vec<Piece>, Begin> {
+    let mut resolved = Vec::with_capacity(pieces.len());
+    let (mut torn, mut unmarked, mut waits) = (Vec::new(), Vec::new(), false);
+    let mut of_volume = 0;
+    for piece in pieces {
+        let Some(place) = piece.place else {
+            resolved.push(*piece);
+            continue;
+        };
+        for part in place.by_unit(catalog) {
+            let unit = part.units.0;
+            let access = match what {
+                Use::Read => catalog.read_access(part.volume, unit),
+                Use::Write | Use::Fresh => catalog.write_access(part.volume, unit),
+            };
+            match access {
+                UnitAccess::Legs(legs) => append(&mut resolved, Place { legs, ..part }),
+                UnitAccess::Torn => torn.push((part.volume, unit)),
+                UnitAccess::Wait => waits = true,
+                UnitAccess::Unmarked if unmarked.is_empty() || of_volume == part.volume => {
+                    of_volume = part.volume;
+                    unmarked.push((unit, 1));
+                }
+                // Next time.
+                UnitAccess::Unmarked => {}
+            }
+        }
+    }
+    if !torn.is_empty() {
+        Err(Begin::Torn(torn))
+    } else if waits {
+        Err(Begin::Wait)
+    } else if !unmarked.is_empty() {
+        Err(Begin::Unmarked(of_volume, unmarked))
+    } else {
+        Ok(resolved)
+    }
+}
+
+/// Puts a part behind the others; as one with the last when it goes on on the same legs.
+fn append(pieces: &mut Vec<Piece>, part: Place) {
+    if let Some(Piece {
+        place: Some(last),
+        length,
+    }) = pieces.last_mut()
+        && last.volume == part.volume
+        && last.legs == part.legs
+        && last.offset + last.length as u64 == part.offset
+    {
+        last.length += part.length;
+        *length += part.length;
+        last.units.1 = part.units.0 + part.units.1 - last.units.0;
+        return;
+    }
+    pieces.push(Piece {
+        place: Some(part),
+        length: part.length,
+    });
+}
+
+/// The units of mirrored volumes that pieces write on both legs.
+fn intents_of(catalog: &Catalog, pieces: &[Piece]) -> Vec<VolumeUnit> {
+    let places = pieces.iter().filter_map(|piece| piece.place);
+    let both = places.filter(|place| place.legs == Legs::BOTH && catalog.mirror(place.volume).is_some());
+    let mut units: Vec<VolumeUnit> = both
+        .flat_map(|place| (0..place.units.1).map(move |at| (place.volume, place.units.0 + at)))
+        .collect();
+    units.sort_unstable();
+    units.dedup();
+    units
+}
+
+impl Place {
+    /// In parts, one for each unit.
+    fn by_unit(self, catalog: &Catalog) -> impl Iterator<Item = Self> {
+        let au_bytes = catalog.au_bytes();
+        let start = catalog
+            .volume(self.volume)
+            .expect("units are on a volume")
+            .au_offset;
+        (0..self.units.1).map(move |at| {
+            let unit = self.units.0 + at;
+            let from = (start + u64::from(unit) * au_bytes).max(self.offset);
+            let to = (start + (u64::from(unit) + 1) * au_bytes).min(self.offset + self.length as u64);
+            Self {
+                offset: from,
+                length: (to - from) as usize,
+                units: (unit, 1),
+                ..self
+            }
+        })
     }
 }
 
@@ -438,10 +772,8 @@ fn pieces(catalog: &Catalog, extents: &[Extent], offset: u64, end: u64) -> Vec<P
             pieces.push(hole(at, start));
             at = start;
         }
-        pieces.push(Piece {
-            place: Some((extent.volume, catalog.offset_of(extent) + (at - start))),
-            length: (until - at) as usize,
-        });
+        let offset = catalog.offset_of(extent) + (at - start);
+        pieces.extend(place(catalog, extent.volume, offset, (until - at) as usize));
         at = until;
     }
     if at < end {
@@ -452,12 +784,8 @@ fn pieces(catalog: &Catalog, extents: &[Extent], offset: u64, end: u64) -> Vec<P
 
 /// Whether units of this piece move now.
 fn is_frozen(catalog: &Catalog, piece: &Piece) -> bool {
-    let Some((volume, offset)) = piece.place.filter(|_| catalog.moves().next().is_some()) else {
+    let Some(place) = piece.place.filter(|_| catalog.moves().next().is_some()) else {
         return false;
     };
-    let from = offset - catalog.volume(volume).expect("units are on a volume").au_offset;
-    let unit =
-        |offset: u64| u32::try_from(offset / catalog.au_bytes()).expect("a volume has at most 2^26 units");
-    let (start, last) = (unit(from), unit(from + piece.length as u64 - 1));
-    catalog.is_frozen(volume, start, last - start + 1)
+    catalog.is_frozen(place.volume, place.units.0, place.units.1)
 }

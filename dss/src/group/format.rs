@@ -3,7 +3,7 @@
 use super::error::StorageError;
 use super::volumes::{further_label, units_in, write_label};
 use crate::seam::{BLOCK, BlockDevice, IoBuffer};
-use aquifer_dss_proto::catalog::{Catalog, NewVolume, VOLUMES_MAX};
+use aquifer_dss_proto::catalog::{Catalog, NewVolume, Twin, VOLUMES_MAX};
 use aquifer_dss_proto::envelope::EnvelopeError;
 use aquifer_dss_proto::journal::{Tail, encode_checkpoint};
 use aquifer_dss_proto::label::{
@@ -28,6 +28,8 @@ pub struct GroupOptions {
     pub home_slots: HomeSlots,
     /// User and group that the root directory belongs to.
     pub owner: (u32, u32),
+    /// Whether devices come in pairs, each the two legs of a volume.
+    pub mirror: bool,
     /// Overwrite what is on the device.
     pub force: bool,
     /// Where ids come from; `None` draws from the kernel. The simulator sets it.
@@ -44,6 +46,7 @@ impl Default for GroupOptions {
             page_size: PageSize::default(),
             home_slots: HomeSlots::default(),
             owner: (0, 0),
+            mirror: false,
             force: false,
             seed: None,
         }
@@ -79,6 +82,8 @@ pub struct NewDevice<'a> {
     pub device: &'a dyn BlockDevice,
     /// Where every node finds it; empty for the first, which every node is told.
     pub path: &'a str,
+    /// Devices of one failure group fail together; the two legs of a volume are of different ones.
+    pub failure_group: u8,
 }
 
 /// What both copies of a label say.
@@ -225,6 +230,8 @@ fn plan(size: u64, options: &GroupOptions) -> Result<Label, StorageError> {
         checkpoint_bytes: checkpoint,
         page_bytes: options.page_size.bytes() as u32,
         home_slots: options.home_slots.count() as u32,
+        leg: 0,
+        leg_generation: 1,
     })
 }
 
@@ -236,6 +243,12 @@ fn draw_uuid(seed: Option<[u8; 16]>) -> Uuid {
     Uuid(group)
 }
 
+/// UUID of the second leg of a volume of a fresh group.
+fn twin_uuid(mut volume: Uuid) -> Uuid {
+    volume.0[0] ^= 0x80;
+    volume
+}
+
 /// UUID of a volume of a fresh group.
 fn volume_uuid(group: Uuid, volume: u16) -> Uuid {
     let mut uuid = group.0;
@@ -244,39 +257,72 @@ fn volume_uuid(group: Uuid, volume: u16) -> Uuid {
     Uuid(uuid)
 }
 
-/// The labels of all volumes of a fresh group, that of volume 0 first.
-fn plan_all(devices: &[NewDevice<'_>], options: &GroupOptions) -> Result<Vec<Label>, StorageError> {
-    let Some(first) = devices.first() else {
-        return Err(StorageError::Invalid("name at least one device".into()));
-    };
-    if devices.len() > VOLUMES_MAX {
-        return Err(StorageError::Invalid("a group has at most 256 volumes".into()));
+/// Devices by volume: one, or the two legs of a mirrored one.
+fn volumes<'a, 'b>(
+    devices: &'b [NewDevice<'a>],
+    options: &GroupOptions,
+) -> Result<Vec<&'b [NewDevice<'a>]>, StorageError> {
+    let invalid = |text: &str| Err(StorageError::Invalid(text.into()));
+    if devices.is_empty() {
+        return invalid("name at least one device");
     }
-    let mut label = plan(first.device.geometry().size, options)?;
-    label.group = draw_uuid(options.seed);
-    label.volume_uuid = volume_uuid(label.group, 0);
-    let mut labels = vec![label];
-    for (volume, device) in (1u16..).zip(&devices[1..]) {
-        let uuid = volume_uuid(labels[0].group, volume);
-        let mut further = further_label(&labels[0], uuid, device.device.geometry().size)?;
-        (further.volume, further.generation) = (volume, 1);
-        labels.push(further);
+    let legs = if options.mirror { 2 } else { 1 };
+    if !devices.len().is_multiple_of(legs) {
+        return invalid("a mirrored group takes devices in pairs");
     }
-    Ok(labels)
+    if devices.len() / legs > VOLUMES_MAX {
+        return invalid("a group has at most 256 volumes");
+    }
+    let volumes: Vec<_> = devices.chunks(legs).collect();
+    let is_alone =
+        |legs: &&[NewDevice<'_>]| legs.len() == 2 && legs[0].failure_group == legs[1].failure_group;
+    if volumes.iter().any(is_alone) {
+        return invalid("the two devices of a mirrored volume are of different failure groups");
+    }
+    Ok(volumes)
 }
 
-fn fresh_catalog(devices: &[NewDevice<'_>], labels: &[Label], options: &GroupOptions) -> Catalog {
-    let volume = |(device, label): (&NewDevice<'_>, &Label)| NewVolume {
-        volume: label.volume,
-        uuid: label.volume_uuid,
-        units: label.au_count,
-        au_offset: label.au_offset,
-        failure_group: 0,
-        path: device.path.into(),
+/// The labels of all volumes of a fresh group, that of volume 0 first: one for each leg.
+fn plan_all(volumes: &[&[NewDevice<'_>]], options: &GroupOptions) -> Result<Vec<Vec<Label>>, StorageError> {
+    let size = |legs: &[NewDevice<'_>]| {
+        let sizes = legs.iter().map(|leg| leg.device.geometry().size);
+        sizes.min().expect("a volume has a device")
     };
-    let volumes: Vec<_> = devices.iter().zip(labels).map(volume).collect();
-    let capacity = (labels[0].checkpoint_bytes - BLOCK as u64) as usize;
-    Catalog::with_volumes(labels[0].au_bytes, &volumes, capacity).owned_by(options.owner)
+    let mut first = plan(size(volumes[0]), options)?;
+    first.group = draw_uuid(options.seed);
+    let mut planned = Vec::new();
+    for (volume, legs) in (0u16..).zip(volumes) {
+        let uuid = volume_uuid(first.group, volume);
+        let mut label = match volume {
+            0 => first.clone(),
+            _ => further_label(&first, uuid, size(legs))?,
+        };
+        (label.volume, label.volume_uuid, label.generation) = (volume, uuid, 1);
+        let mut twin = label.clone();
+        (twin.leg, twin.volume_uuid) = (1, twin_uuid(uuid));
+        planned.push([label, twin].into_iter().take(legs.len()).collect());
+    }
+    Ok(planned)
+}
+
+fn fresh_catalog(volumes: &[&[NewDevice<'_>]], labels: &[Vec<Label>], owner: (u32, u32)) -> Catalog {
+    let volume = |(devices, labels): (&&[NewDevice<'_>], &Vec<Label>)| NewVolume {
+        volume: labels[0].volume,
+        uuid: labels[0].volume_uuid,
+        units: labels[0].au_count,
+        au_offset: labels[0].au_offset,
+        failure_group: devices[0].failure_group,
+        path: devices[0].path.into(),
+        twin: labels.get(1).map(|label| Twin {
+            uuid: label.volume_uuid,
+            failure_group: devices[1].failure_group,
+            path: devices[1].path.into(),
+        }),
+    };
+    let new: Vec<_> = volumes.iter().zip(labels).map(volume).collect();
+    let first = &labels[0][0];
+    let capacity = (first.checkpoint_bytes - BLOCK as u64) as usize;
+    Catalog::with_volumes(first.au_bytes, &new, capacity).owned_by(owner)
 }
 
 /// Writes a fresh volume group. The labels go last, that of volume 0 behind all others, after everything else is
@@ -285,20 +331,22 @@ pub(super) async fn format(
     devices: &[NewDevice<'_>],
     options: &GroupOptions,
 ) -> Result<GroupIdentity, StorageError> {
-    let labels = plan_all(devices, options)?;
+    let volumes = volumes(devices, options)?;
+    let labels = plan_all(&volumes, options)?;
     for device in devices.iter().filter(|_| !options.force) {
         require_blank(device.device).await?;
     }
     for device in devices {
-        device.device.write_zeroes(0, labels[0].journal_offset()).await?;
+        let length = labels[0][0].journal_offset();
+        device.device.write_zeroes(0, length).await?;
         device.device.flush().await?;
     }
-    let (first, label) = (devices[0].device, &labels[0]);
+    let (first, label) = (devices[0].device, &labels[0][0]);
     // Old journal entries need no wiping: the chain starts from the new group's id (DSS-3).
     let checkpoint = encode_checkpoint(
         label.group,
         Tail::first(label.group),
-        &fresh_catalog(devices, &labels, options),
+        &fresh_catalog(&volumes, &labels, options.owner),
     );
     first
         .write(label.checkpoint_offset(0), IoBuffer::copy_padded(&checkpoint))
@@ -307,12 +355,13 @@ pub(super) async fn format(
         .write(label.checkpoint_offset(1), IoBuffer::zeroed(BLOCK))
         .await?;
     first.flush().await?;
-    for (device, label) in devices.iter().zip(&labels).rev() {
+    let all: Vec<&Label> = labels.iter().flatten().collect();
+    for (device, label) in devices.iter().zip(all).rev() {
         write_label(device.device, label).await?;
     }
     Ok(GroupIdentity {
         group: label.group,
         name: label.name.clone(),
-        units: labels.iter().map(|label| u64::from(label.au_count)).sum(),
+        units: labels.iter().map(|legs| u64::from(legs[0].au_count)).sum(),
     })
 }

@@ -11,7 +11,7 @@ use super::volume_group::{Role, VolumeGroup};
 use aquifer_dss_proto::catalog::{Limbo, Operation, Outcome, Record, Removed};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::storage_message::StorageMessage;
-use aquifer_dss_proto::{Epoch, FileId, Instant, NodeId, NodeSet};
+use aquifer_dss_proto::{Epoch, FileId, Instant, Member, NodeId, NodeSet};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -54,6 +54,7 @@ pub(super) struct Leadership {
     /// Whether the writing task runs.
     writing: Mutex<bool>,
     members: Mutex<Option<NodeSet>>,
+    lives: Mutex<Vec<Member>>,
     drain: Mutex<Option<Drain>>,
 }
 
@@ -65,6 +66,15 @@ impl Leadership {
     /// Whether this node may ask for something. Before the layers above have named members everybody may.
     pub(super) fn is_member(&self, node: NodeId) -> bool {
         self.members.lock().is_none_or(|members| members.contains(node))
+    }
+
+    /// The lives of the view.
+    pub(super) fn set_lives(&self, members: &[Member]) {
+        *self.lives.lock() = members.to_vec();
+    }
+
+    pub(super) fn life_of(&self, node: NodeId) -> Option<Member> {
+        self.lives.lock().iter().find(|life| life.node == node).copied()
     }
 
     /// The members of the view; who is gone is fenced and need not let go of anything.
@@ -100,6 +110,7 @@ impl VolumeGroup {
             operation: Operation::Lead {
                 epoch,
                 leader: self.me,
+                members: self.lives(),
             },
         };
         let catalog = || self.known.read().catalog.cut();
@@ -110,6 +121,8 @@ impl VolumeGroup {
         self.role.send_replace(Role::Leader { epoch });
         drop(journal);
         self.wake_mover();
+        // When its entry was applied this node did not lead yet.
+        self.legs_changed();
         let starts = !std::mem::replace(&mut *self.leadership.writing.lock(), true);
         if starts {
             let group = self.clone();
@@ -120,6 +133,16 @@ impl VolumeGroup {
         }
         self.leadership.wake();
         Ok(())
+    }
+
+    /// The lives of the view; this one alone when nobody named any.
+    fn lives(&self) -> Vec<Member> {
+        let lives = self.leadership.lives.lock().clone();
+        if lives.is_empty() {
+            vec![self.writer()]
+        } else {
+            lives
+        }
     }
 
     pub(super) fn enqueue(&self, pending: Pending) {
@@ -358,7 +381,7 @@ impl VolumeGroup {
                     limbo.filter(|limbo| limbo.what != Removed::File || !held.contains(&limbo.file));
                 of_units.map(|limbo| limbo.file).collect::<Vec<_>>()
             });
-            group.in_flight.wait_for(&busy).await;
+            group.in_flight.wait_for(Some(&busy)).await;
             if leader == group.me {
                 group.member_drained(leader, through, &held);
             } else {

@@ -16,18 +16,25 @@ mod file_cuts;
 mod file_tests;
 mod fill;
 mod format;
+mod heal;
+mod intents;
 mod journal;
 mod leader;
+mod legs;
+#[cfg(test)]
+mod mirror_tests;
 #[cfg(test)]
 mod move_tests;
 mod moves;
 mod names;
 mod open_files;
+mod open_volumes;
 mod prepared;
 #[cfg(test)]
 mod prepared_tests;
 mod range_lock;
 mod request;
+mod resync;
 #[cfg(test)]
 mod tests;
 mod volume_group;
@@ -42,6 +49,8 @@ pub use file::{File, FileBytes, OpenOptions};
 pub use format::{GroupIdentity, GroupOptions, NewDevice};
 pub use moves::{MOVE_RATE_KEY, MoveStatus, Problem};
 pub use names::Owner;
+pub use open_volumes::OpenVolumes;
 pub use prepared::{DevicePlace, FileAddress, Prepared};
+pub use resync::ResyncStatus;
 pub use volume_group::{CreateOptions, FileStat, FileType, Space, VolumeGroup};
-pub use volumes::{AddVolumeOptions, DISCARD_KEY, OpenVolumes, VolumeStatus};
+pub use volumes::{AddVolumeOptions, DISCARD_KEY, VolumeStatus};

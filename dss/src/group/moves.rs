@@ -38,12 +38,12 @@ pub(super) struct Mover {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Progress {
-    moved: u64,
+pub(super) struct Progress {
+    pub(super) moved: u64,
     /// Where the window of the rate began, and how much was moved then.
     window: Option<(Instant, u64)>,
-    before: u64,
-    problem: Option<Problem>,
+    pub(super) before: u64,
+    pub(super) problem: Option<Problem>,
 }
 
 /// Why units stay where they are.
@@ -69,7 +69,7 @@ pub struct MoveStatus {
 }
 
 impl Progress {
-    fn add(&mut self, now: Instant, bytes: u64) {
+    pub(super) fn add(&mut self, now: Instant, bytes: u64) {
         self.moved += bytes;
         match self.window {
             Some((begun, moved)) if now < begun + RATE_WINDOW => {
@@ -155,7 +155,7 @@ impl VolumeGroup {
     }
 
     /// Has a record of the leader appended; fails when this node leads no more.
-    async fn append_as_leader(&self, operation: Operation) -> Result<(), StorageError> {
+    pub(super) async fn append_as_leader(&self, operation: Operation) -> Result<(), StorageError> {
         let mut role = self.role.subscribe();
         tokio::select! {
             biased;
@@ -217,7 +217,6 @@ impl VolumeGroup {
     }
 
     async fn copy_units(&self, from: &Extent, to: &Extent) -> Result<u64, StorageError> {
-        let (source, target) = (self.volume(from.volume).await?, self.volume(to.volume).await?);
         let (au_bytes, source_offset, target_offset) =
             self.with_catalog(|catalog| (catalog.au_bytes(), catalog.offset_of(from), catalog.offset_of(to)));
         let bytes = u64::from(from.count) * au_bytes;
@@ -225,11 +224,11 @@ impl VolumeGroup {
         while done < bytes {
             let length = COPY_BYTES.min(bytes - done);
             let buffer = IoBuffer::zeroed(length as usize);
-            let buffer = source.read(source_offset + done, buffer).await?;
-            target.write(target_offset + done, buffer).await?;
+            let buffer = self.read_place(from.volume, source_offset + done, buffer).await?;
+            self.write_fresh(to.volume, target_offset + done, buffer).await?;
             done += length;
         }
-        target.flush().await?;
+        self.flush_volume(to.volume).await?;
         Ok(bytes)
     }
 

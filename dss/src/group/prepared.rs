@@ -4,13 +4,14 @@
 //! - a prepared place is counted as an operation from the look at the extent map until [`Prepared::finish`], as every other is
 //!   (HZ-7): no unit of it is moved, and none that was removed is given to another file, before. One that is dropped stays counted for ever,
 //!   because nobody knows whether its I/O is over;
-//! - a place for writing has its range locked, so that writes that share a block, and cuts, follow it.
+//! - a place for writing has its range locked, so that writes that share a block, and cuts, follow it;
+//! - there is none on a mirrored volume: a byte of it is at two places, and who writes them must be able to see to what failed.
 
 use super::data::{Access, Use};
 use super::error::StorageError;
 use super::file::File;
 use super::names::refused;
-use super::volumes::OpenVolume;
+use super::open_volumes::OpenVolume;
 use crate::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::catalog::OperationError;
 use futures_util::future::join_all;
@@ -136,7 +137,7 @@ impl File {
             .begin_alone(Access::Opened, what, id, offset, length)
             .await?;
         let device = match place {
-            Some((volume, at)) => group.volume(volume).await.map(|volume| Some((volume, at))),
+            Some((volume, at)) => group.leg((volume, 0)).await.map(|volume| Some((volume, at))),
             None if what == Use::Write => Err(StorageError::Hole {
                 file: id,
                 offset,

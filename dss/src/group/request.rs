@@ -290,6 +290,7 @@ impl VolumeGroup {
             StorageMessage::Drained { through, held } => self.member_drained(from, through, &held),
             StorageMessage::Barrier { through } => self.receive_barrier(from, through),
             StorageMessage::Passed { through } => self.member_passed(from, through),
+            StorageMessage::Wanted { units } => self.heal_first(&units),
         }
     }
 
@@ -298,6 +299,7 @@ impl VolumeGroup {
         match message {
             StorageMessage::Request { .. }
             | StorageMessage::Drained { .. }
+            | StorageMessage::Wanted { .. }
             | StorageMessage::Passed { .. } => self.leadership.is_member(from),
             StorageMessage::Answer { .. }
             | StorageMessage::NotLeader { .. }

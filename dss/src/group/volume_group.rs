@@ -8,16 +8,20 @@ use super::data::InFlight;
 use super::error::StorageError;
 use super::fill::Kept;
 use super::format::{self, GroupIdentity, GroupOptions, NewDevice};
+use super::heal::Healer;
+use super::intents::IntentSet;
 use super::journal::Journal;
 use super::leader::Leadership;
 use super::moves::Mover;
 use super::open_files::OpenFiles;
+use super::open_volumes::OpenVolumes;
 use super::request::Requests;
-use super::volumes::{self, OpenVolumes, Opening};
+use super::resync::Syncer;
+use super::volumes::{self, Opening};
 use crate::seam::{BlockDevice, Runtime, Transport, VolumeOpener};
 use aquifer_dss_proto::catalog::{Attributes, Catalog, Extent, FileKind, HistoryEntry, Inode, Node};
 use aquifer_dss_proto::label::Label;
-use aquifer_dss_proto::{Epoch, FileId, NodeId, NodeSet, PageSize};
+use aquifer_dss_proto::{Epoch, FileId, Incarnation, Member, NodeId, NodeSet, PageSize};
 use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -119,6 +123,9 @@ pub struct VolumeGroup {
     pub(super) kept: Kept,
     pub(super) barrier: Barrier,
     pub(super) mover: Mover,
+    pub(super) intents: IntentSet,
+    pub(super) healer: Healer,
+    pub(super) syncer: Syncer,
     pub(super) requests: Requests,
     pub(super) leadership: Leadership,
 }
@@ -130,7 +137,11 @@ impl VolumeGroup {
         options: &GroupOptions,
     ) -> Result<GroupIdentity, StorageError> {
         let path = "";
-        let devices = [NewDevice { device, path }];
+        let devices = [NewDevice {
+            device,
+            path,
+            failure_group: 0,
+        }];
         format::format(&devices, options).await
     }
 
@@ -184,6 +195,9 @@ impl VolumeGroup {
             kept: Kept::default(),
             barrier: Barrier::default(),
             mover: Mover::default(),
+            intents: IntentSet::default(),
+            healer: Healer::default(),
+            syncer: Syncer::default(),
             requests: Requests::new(session),
             leadership: Leadership::default(),
             runtime,
@@ -238,6 +252,22 @@ impl VolumeGroup {
     pub fn set_members(&self, members: NodeSet) {
         self.barrier.start_again();
         self.leadership.set_members(members);
+    }
+
+    /// As [`set_members`](Self::set_members), with their lives: what a life that is not among them may have been writing on
+    /// two legs is compared before anybody reads it (HZ-21). A mirrored group of several nodes needs it, before
+    /// [`lead`](Self::lead).
+    pub fn set_lives(&self, members: &[Member]) {
+        self.leadership.set_lives(members);
+        self.set_members(members.iter().map(|member| member.node).collect());
+    }
+
+    /// This life, as its write intents name it. Before anybody named it, it is drawn at random.
+    pub(super) fn writer(&self) -> Member {
+        self.leadership.life_of(self.me).unwrap_or(Member {
+            node: self.me,
+            incarnation: Incarnation(self.requests.session()),
+        })
     }
 
     /// The epoch in which this node writes the journal.

@@ -169,6 +169,7 @@ fn volumes_are_found_by_their_labels_in_any_order() {
         let new = devices.each_ref().map(|(device, path)| NewDevice {
             device: &**device,
             path,
+            failure_group: 0,
         });
         let other = VolumeGroup::format_all(&new[..1], &tiny()).await;
         assert!(matches!(other, Err(StorageError::InUse { .. })));

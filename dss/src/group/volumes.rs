@@ -6,21 +6,21 @@
 //!   not name, or names as removed, is refused;
 //! - VOL-2 every member has opened a new volume, or said why it cannot, before a unit of it is given to a file: so
 //!   whoever must be fenced holds its lock on each volume that it may write (HZ-17);
-//! - VOL-3 a flush that skips a volume found that an earlier one, begun after its last write was done, had covered it;
 //! - VOL-4 the storage leader alone writes labels, one change at a time: who led before is fenced, so none is written late.
 
 use super::error::StorageError;
 use super::format;
+use super::open_volumes::{FIRST, LegId, OpenVolume};
 use super::volume_group::{Role, VolumeGroup, total_units};
 use crate::seam::{BLOCK, BlockDevice, DeviceError, IoBuffer, VolumeOpener};
 use aquifer_dss_proto::catalog::{
-    Extent, NewVolume, Operation, OperationError, Reply, UNITS_MAX, Volume, VolumeState,
+    Extent, Mirror, NewVolume, Operation, OperationError, Reply, UNITS_MAX, Volume, VolumeState,
 };
 use aquifer_dss_proto::label::{LABEL_OFFSETS, Label, Uuid};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How long until a volume that cannot be opened is tried again.
@@ -39,105 +39,12 @@ const WATERMARKS: [u64; 2] = [80, 95];
 /// How often an id that somebody else took meanwhile is tried again.
 const RACES: u32 = 4;
 
-/// A volume that this node has open.
-pub(super) struct OpenVolume {
-    device: Arc<dyn BlockDevice>,
-    uuid: Uuid,
-    /// Writes that are done, and how many of them a flush made durable.
-    completed: AtomicU64,
-    durable: AtomicU64,
-}
-
-impl OpenVolume {
-    fn new(uuid: Uuid, device: Arc<dyn BlockDevice>) -> Arc<Self> {
-        Arc::new(Self {
-            device,
-            uuid,
-            completed: AtomicU64::new(0),
-            durable: AtomicU64::new(0),
-        })
-    }
-
-    pub(super) async fn read(&self, offset: u64, buffer: IoBuffer) -> Result<IoBuffer, StorageError> {
-        Ok(self.device.read(offset, buffer).await?)
-    }
-
-    pub(super) async fn write(&self, offset: u64, buffer: IoBuffer) -> Result<IoBuffer, StorageError> {
-        let written = self.device.write(offset, buffer).await;
-        self.completed.fetch_add(1, Ordering::AcqRel);
-        Ok(written?)
-    }
-
-    pub(super) async fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError> {
-        let written = self.device.write_zeroes(offset, length).await;
-        self.completed.fetch_add(1, Ordering::AcqRel);
-        Ok(written?)
-    }
-
-    /// The device, for I/O that a program does itself.
-    pub(super) const fn device(&self) -> &Arc<dyn BlockDevice> {
-        &self.device
-    }
-
-    /// A program wrote there itself, or may have (VOL-3).
-    pub(super) fn written_by_program(&self) {
-        self.completed.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Makes the writes that are done durable, when some may not be (VOL-3).
-    pub(super) async fn flush(&self) -> Result<(), StorageError> {
-        let completed = self.completed.load(Ordering::Acquire);
-        if self.durable.load(Ordering::Acquire) < completed {
-            self.device.flush().await?;
-            self.durable.fetch_max(completed, Ordering::AcqRel);
-        }
-        Ok(())
-    }
-}
-
-/// The volumes that a node has open.
-pub struct OpenVolumes {
-    first: Arc<OpenVolume>,
-    further: RwLock<BTreeMap<u16, Arc<OpenVolume>>>,
-}
-
-impl OpenVolumes {
-    pub(super) fn new(uuid: Uuid, first: Arc<dyn BlockDevice>) -> Arc<Self> {
-        Arc::new(Self {
-            first: OpenVolume::new(uuid, first),
-            further: RwLock::default(),
-        })
-    }
-
-    fn get(&self, volume: u16) -> Option<Arc<OpenVolume>> {
-        if volume == 0 {
-            return Some(self.first.clone());
-        }
-        self.further.read().get(&volume).cloned()
-    }
-
-    /// The devices besides the first one.
-    pub fn further(&self) -> Vec<Arc<dyn BlockDevice>> {
-        let further = self.further.read();
-        further.values().map(|volume| volume.device.clone()).collect()
-    }
-
-    /// Makes what this node wrote durable. The first volume is always flushed, the others when they were written.
-    pub(super) async fn flush_written(&self) -> Result<(), StorageError> {
-        let further: Vec<_> = self.further.read().values().cloned().collect();
-        let others = futures_util::future::join_all(further.iter().map(|volume| volume.flush()));
-        let (first, others) = futures_util::future::join(self.first.device.flush(), others).await;
-        first?;
-        others.into_iter().collect()
-    }
-}
-
 /// Opening volumes that others added.
 pub(super) struct Opening {
-    opener: Option<Arc<dyn VolumeOpener>>,
+    pub(super) opener: Option<Arc<dyn VolumeOpener>>,
     one_at_a_time: tokio::sync::Mutex<()>,
     /// Held while labels change (VOL-4).
-    labels: tokio::sync::Mutex<()>,
+    pub(super) labels: tokio::sync::Mutex<()>,
     /// Whether a task opens what is missing.
     running: AtomicBool,
     /// Whether kept units are being given back.
@@ -145,7 +52,9 @@ pub(super) struct Opening {
     /// How many of the watermarks the used space is past.
     space_level: AtomicUsize,
     /// Why volumes are not open.
-    missing: Mutex<BTreeMap<u16, String>>,
+    missing: Mutex<BTreeMap<LegId, String>>,
+    /// Devices of legs that do not count and that nobody could find again.
+    parked: Mutex<BTreeMap<LegId, Arc<dyn BlockDevice>>>,
 }
 
 impl Opening {
@@ -159,6 +68,7 @@ impl Opening {
             returning: AtomicBool::new(false),
             space_level: AtomicUsize::new(0),
             missing: Mutex::default(),
+            parked: Mutex::default(),
         }
     }
 }
@@ -187,6 +97,10 @@ pub struct VolumeStatus {
     pub free: u32,
     /// Why this node cannot use it, when it cannot.
     pub missing: Option<String>,
+    /// The legs of a mirrored volume.
+    pub mirror: Option<Mirror>,
+    /// Why this node cannot use a leg of a mirrored volume, when it cannot.
+    pub missing_legs: [Option<String>; 2],
 }
 
 /// The labels of the devices, that of volume 0 first. All are of its group, and no volume is there twice.
@@ -197,13 +111,19 @@ pub(super) async fn read_labels(
     for device in devices {
         labelled.push((format::read_label(&*device).await?, device));
     }
-    labelled.sort_by_key(|(label, _)| label.volume);
+    labelled.sort_by_key(|(label, _)| (label.volume, label.leg));
     let Some((first, _)) = labelled.first() else {
         return Err(StorageError::Invalid("name at least one device".into()));
     };
     if first.volume != 0 {
         return Err(StorageError::Invalid(format!(
             "volume 0 of group {} is not among the devices: it has the metadata, name it too",
+            first.group
+        )));
+    }
+    if first.leg != 0 {
+        return Err(StorageError::Invalid(format!(
+            "this is the second leg of volume 0 of group {}: the metadata is on the first leg alone, and the group does not start without it; name it too",
             first.group
         )));
     }
@@ -216,7 +136,7 @@ pub(super) async fn read_labels(
     }
     if let Some(pair) = labelled
         .windows(2)
-        .find(|pair| pair[0].0.volume == pair[1].0.volume)
+        .find(|pair| (pair[0].0.volume, pair[0].0.leg) == (pair[1].0.volume, pair[1].0.leg))
     {
         return Err(StorageError::RefusedVolume {
             uuid: pair[1].0.volume_uuid,
@@ -227,8 +147,13 @@ pub(super) async fn read_labels(
 }
 
 /// Why a label is not that of the volume that the catalogue has under its id.
-fn disagreement(label: &Label, known: Option<&Volume>) -> Option<String> {
-    let Some(volume) = known.filter(|volume| volume.uuid == label.volume_uuid) else {
+pub(super) fn disagreement(label: &Label, known: Option<&Volume>) -> Option<String> {
+    let is_its = |volume: &&Volume| {
+        volume
+            .leg(label.leg)
+            .is_some_and(|leg| leg.0 == label.volume_uuid)
+    };
+    let Some(volume) = known.filter(is_its) else {
         return Some("the catalogue of its group does not name it".into());
     };
     if !volume.exists() {
@@ -238,7 +163,7 @@ fn disagreement(label: &Label, known: Option<&Volume>) -> Option<String> {
     (!fits).then(|| "its label and the catalogue disagree on where its units are".into())
 }
 
-fn operation_error(volume: impl std::fmt::Display, error: OperationError) -> StorageError {
+pub(super) fn operation_error(volume: impl std::fmt::Display, error: OperationError) -> StorageError {
     StorageError::Operation {
         path: format!("volume {volume}"),
         error,
@@ -268,29 +193,55 @@ impl VolumeGroup {
                 let uuid = label.volume_uuid;
                 return Err(StorageError::RefusedVolume { uuid, reason });
             }
-            if label.volume > 0 {
+            let leg = (label.volume, label.leg);
+            if let Some(reason) = self.is_old_copy(&label) {
+                let uuid = label.volume_uuid;
+                return Err(StorageError::RefusedVolume { uuid, reason });
+            }
+            if self.is_out(leg) {
+                self.opening.parked.lock().insert(leg, device);
+            } else if leg != FIRST {
                 let volume = OpenVolume::new(label.volume_uuid, device);
-                self.volumes.further.write().insert(label.volume, volume);
+                self.volumes.further.write().insert(leg, volume);
             }
         }
         let missing = self.open_all().await?;
         self.opening.running.store(false, Ordering::Release);
         match missing {
-            Some(id) => Err(self.missing_volume(id)),
+            Some(leg) => Err(self.missing_volume(leg)),
             None => Ok(()),
         }
     }
 
+    /// Whether the catalogue says that a leg does not count.
+    pub(super) fn is_out(&self, leg: LegId) -> bool {
+        self.with_catalog(|catalog| catalog.mirror(leg.0).and_then(Mirror::out) == Some(leg.1))
+    }
+
+    /// Why the content of a leg that counts cannot be what the catalogue thinks.
+    fn is_old_copy(&self, label: &Label) -> Option<String> {
+        let known = self.with_catalog(|catalog| {
+            let mirror = catalog.mirror(label.volume)?;
+            (mirror.out() != Some(label.leg)).then(|| mirror.generations[usize::from(label.leg)])
+        })?;
+        (label.leg_generation < known).then(|| {
+            format!(
+                "it is an old copy of a leg of volume {}: generation {} and not {known}",
+                label.volume, label.leg_generation
+            )
+        })
+    }
+
     /// Opens what the catalogue names; a volume that cannot be used, if there is one. It may be one that is just being
     /// removed, with its label gone: then the journal says so.
-    async fn open_all(&self) -> Result<Option<u16>, StorageError> {
+    async fn open_all(&self) -> Result<Option<LegId>, StorageError> {
         let mut missing = None;
         for _ in 0..OPEN_TRIES {
             self.open_volumes().await;
-            let mut status = self.volume_status().into_iter();
-            missing = status
-                .find(|status| status.missing.is_some())
-                .map(|status| status.id);
+            missing = self
+                .needed()
+                .into_iter()
+                .find(|leg| self.volumes.get(*leg).is_none());
             if missing.is_none() {
                 break;
             }
@@ -300,106 +251,174 @@ impl VolumeGroup {
         Ok(missing)
     }
 
-    fn missing_volume(&self, id: u16) -> StorageError {
-        let volume = self.with_catalog(|catalog| catalog.volume(id).cloned());
-        let reason = self.opening.missing.lock().get(&id).cloned();
-        let (uuid, path) = volume.map_or_else(Default::default, |volume| (volume.uuid, volume.path));
+    /// The legs without which this node cannot serve: of two that have everything one is enough.
+    fn needed(&self) -> Vec<LegId> {
+        let is_open = |leg| self.volumes.get(leg).is_some();
+        self.with_catalog(|catalog| {
+            let existing = catalog.volumes().filter(|(_, volume)| volume.exists());
+            let needed = existing.map(|(id, _)| match catalog.mirror(id).map(Mirror::stale) {
+                Some(Some(stale)) => (id, 1 - stale),
+                Some(None) if is_open((id, 1)) => (id, 1),
+                Some(None) | None => (id, 0),
+            });
+            needed.collect()
+        })
+    }
+
+    /// Whether it was tried to open any leg, in vain.
+    pub(super) fn is_anything_missing(&self) -> bool {
+        !self.opening.missing.lock().is_empty()
+    }
+
+    /// Whether it was tried to open a leg, in vain.
+    pub(super) fn is_known_missing(&self, leg: LegId) -> bool {
+        self.opening.missing.lock().contains_key(&leg)
+    }
+
+    fn missing_volume(&self, leg: LegId) -> StorageError {
+        let volume = self.with_catalog(|catalog| catalog.volume(leg.0).cloned());
+        let reason = self.opening.missing.lock().get(&leg).cloned();
+        let named = volume.as_ref().and_then(|volume| volume.leg(leg.1));
+        let (uuid, path) = named.map_or_else(Default::default, |(uuid, path)| (uuid, path.to_owned()));
         StorageError::MissingVolume {
-            volume: id,
+            volume: leg.0,
             uuid,
             path,
             reason: reason.unwrap_or_else(|| "it is not among the devices of this node".into()),
         }
     }
 
-    /// A volume for I/O; one that is not open is tried once more.
-    pub(super) async fn volume(&self, id: u16) -> Result<Arc<OpenVolume>, StorageError> {
-        if let Some(volume) = self.volumes.get(id) {
-            return Ok(volume);
+    /// A leg for I/O; one that is not open is tried once more.
+    pub(super) async fn leg(&self, leg: LegId) -> Result<Arc<OpenVolume>, StorageError> {
+        if let Some(open) = self.volumes.get(leg) {
+            return Ok(open);
         }
         self.open_volumes().await;
-        self.volumes.get(id).ok_or_else(|| self.missing_volume(id))
+        self.volumes.get(leg).ok_or_else(|| self.missing_volume(leg))
     }
 
-    /// The volumes of the catalogue that this node has not open.
-    fn unopened(&self) -> Vec<(u16, Volume)> {
-        let further = self.volumes.further.read();
+    /// The legs of the catalogue that count and that this node has not open.
+    fn unopened(&self) -> Vec<(LegId, Volume)> {
         self.with_catalog(|catalog| {
-            let missing = catalog
-                .volumes()
-                .filter(|(id, volume)| *id > 0 && volume.exists() && !further.contains_key(id));
-            missing.map(|(id, volume)| (id, volume.clone())).collect()
+            let existing = catalog.volumes().filter(|(_, volume)| volume.exists());
+            let legs = existing.flat_map(|(id, volume)| volume.legs().map(move |leg| ((id, leg), volume)));
+            let counts = |leg: LegId| catalog.mirror(leg.0).and_then(Mirror::out) != Some(leg.1);
+            let missing = legs.filter(|(leg, _)| counts(*leg) && self.volumes.get(*leg).is_none());
+            missing.map(|(leg, volume)| (leg, volume.clone())).collect()
         })
     }
 
     /// Opens what the catalogue names and is not open; what cannot be opened is remembered with the reason.
     pub(super) async fn open_volumes(&self) {
         let _one = self.opening.one_at_a_time.lock().await;
-        for (id, volume) in self.unopened() {
-            match self.open_by_path(id, &volume).await {
-                Ok(device) => {
-                    tracing::info!(volume = id, uuid = %volume.uuid, path = volume.path, "volume opened");
-                    self.opening.missing.lock().remove(&id);
-                    let opened = OpenVolume::new(volume.uuid, device);
-                    self.volumes.further.write().insert(id, opened);
+        for (leg, volume) in self.unopened() {
+            let (id, (uuid, path)) = (leg.0, volume.leg(leg.1).expect("the catalogue names it"));
+            match self.open_leg(leg, &volume).await {
+                Ok((_, device)) => {
+                    tracing::info!(volume = id, leg = leg.1, %uuid, path, "volume opened");
+                    self.opening.missing.lock().remove(&leg);
+                    let opened = OpenVolume::new(uuid, device);
+                    self.volumes.further.write().insert(leg, opened);
                 }
                 Err(reason) => {
-                    let before = self.opening.missing.lock().insert(id, reason.clone());
+                    let before = self.opening.missing.lock().insert(leg, reason.clone());
                     if before.as_ref() != Some(&reason) {
-                        tracing::error!(volume = id, uuid = %volume.uuid, path = volume.path, reason, "a volume cannot be used here");
+                        tracing::error!(volume = id, leg = leg.1, %uuid, path, reason, "a volume cannot be used here");
                     }
                 }
             }
         }
     }
 
-    async fn open_by_path(&self, id: u16, volume: &Volume) -> Result<Arc<dyn BlockDevice>, String> {
-        let opener = self.opening.opener.as_ref();
-        let opener = opener.filter(|_| !volume.path.is_empty());
-        let opener = opener.ok_or("it is not among the devices of this node")?;
-        let device = opener
-            .open(&volume.path)
-            .await
-            .map_err(|error| error.to_string())?;
-        let checked = self.check_label(id, volume, &*device).await;
-        if checked.is_err() {
-            opener.close(&volume.path);
+    /// The device of a leg, with the label that it has; the reason why it cannot be used.
+    pub(super) async fn open_leg(
+        &self,
+        leg: LegId,
+        volume: &Volume,
+    ) -> Result<(Label, Arc<dyn BlockDevice>), String> {
+        if leg == FIRST {
+            let device = self.volumes.first.device.clone();
+            return Ok((self.check_label(leg, volume, &*device).await?, device));
         }
-        checked.map(|()| device)
+        let parked = self.opening.parked.lock().get(&leg).cloned();
+        if let Some(device) = parked {
+            return Ok((self.check_label(leg, volume, &*device).await?, device));
+        }
+        let (_, path) = volume.leg(leg.1).ok_or("it is not mirrored")?;
+        let opener = self.opening.opener.as_ref();
+        let opener = opener.filter(|_| !path.is_empty());
+        let opener = opener.ok_or("it is not among the devices of this node")?;
+        let device = opener.open(path).await.map_err(|error| error.to_string())?;
+        let checked = self.check_label(leg, volume, &*device).await;
+        if checked.is_err() {
+            opener.close(path);
+        }
+        checked.map(|label| (label, device))
     }
 
-    async fn check_label(&self, id: u16, volume: &Volume, device: &dyn BlockDevice) -> Result<(), String> {
+    async fn check_label(
+        &self,
+        leg: LegId,
+        volume: &Volume,
+        device: &dyn BlockDevice,
+    ) -> Result<Label, String> {
         let label = format::read_label(device)
             .await
             .map_err(|error| error.to_string())?;
-        if (label.group, label.volume, label.volume_uuid) != (self.label.group, id, volume.uuid) {
+        let (uuid, path) = volume.leg(leg.1).ok_or("it is not mirrored")?;
+        if (label.group, label.volume, label.leg, label.volume_uuid) != (self.label.group, leg.0, leg.1, uuid)
+        {
             return Err(format!(
-                "'{}' has volume {} ({}) of group {}",
-                volume.path, label.volume, label.volume_uuid, label.group
+                "'{path}' has volume {} ({}) of group {}",
+                label.volume, label.volume_uuid, label.group
             ));
         }
-        let (units, au_bytes) = self.with_catalog(|catalog| (catalog.units_of(id).0, catalog.au_bytes()));
+        let (units, au_bytes) = self.with_catalog(|catalog| (catalog.units_of(leg.0).0, catalog.au_bytes()));
         let wrong = disagreement(&label, Some(volume));
         wrong
+            .or_else(|| self.is_old_copy(&label))
             .or_else(|| too_small(device, volume.au_offset, units, au_bytes))
-            .map_or(Ok(()), Err)
+            .map_or(Ok(label), Err)
+    }
+
+    /// Closes a leg that does not count any more, or whose volume is gone.
+    fn close_leg(&self, leg: LegId, path: &str) {
+        self.opening.missing.lock().remove(&leg);
+        let Some(closed) = self.volumes.further.write().remove(&leg) else {
+            return;
+        };
+        match self.opening.opener.as_ref().filter(|_| !path.is_empty()) {
+            Some(opener) => opener.close(path),
+            None => {
+                self.opening.parked.lock().insert(leg, closed.device.clone());
+            }
+        }
     }
 
     /// Follows what the catalogue says of volumes now: lets go of removed ones, opens new ones.
     pub(super) fn volumes_changed(&self) {
-        let gone: Vec<(u16, String)> = self.with_catalog(|catalog| {
-            let removed = catalog.volumes().filter(|(_, volume)| !volume.exists());
-            removed.map(|(id, volume)| (id, volume.path.clone())).collect()
+        let gone: Vec<(LegId, String)> = self.with_catalog(|catalog| {
+            let legs = catalog
+                .volumes()
+                .flat_map(|(id, volume)| volume.legs().map(move |leg| ((id, leg), volume)));
+            let is_gone = |leg: LegId, volume: &Volume| {
+                !volume.exists() || catalog.mirror(leg.0).and_then(Mirror::out) == Some(leg.1)
+            };
+            let gone = legs.filter(|(leg, volume)| is_gone(*leg, volume));
+            let path = |leg: LegId, volume: &Volume| volume.leg(leg.1).map(|(_, path)| path.to_owned());
+            gone.map(|(leg, volume)| (leg, path(leg, volume).unwrap_or_default()))
+                .collect()
         });
-        for (id, path) in gone {
-            self.opening.missing.lock().remove(&id);
-            let closed = self.volumes.further.write().remove(&id);
-            if let Some(opener) = self.opening.opener.as_ref().filter(|_| closed.is_some()) {
-                opener.close(&path);
+        for (leg, path) in gone {
+            if leg == FIRST {
+                self.volumes.first.set_failed(false);
+            } else {
+                self.close_leg(leg, &path);
             }
         }
         self.watch_space();
         self.wake_mover();
+        self.legs_changed();
         self.return_kept();
         if self.opening.opener.is_none() || self.unopened().is_empty() {
             return;
@@ -460,24 +479,33 @@ impl VolumeGroup {
     /// The volumes of the group as this node sees them, without those that were removed.
     pub fn volume_status(&self) -> Vec<VolumeStatus> {
         let missing = self.opening.missing.lock().clone();
-        let open = self.volumes.further.read();
         self.with_catalog(|catalog| {
             let existing = catalog.volumes().filter(|(_, volume)| volume.exists());
             let status = existing.map(|(id, volume)| {
                 let (units, free) = catalog.units_of(id);
-                let here = id == 0 || open.contains_key(&id);
-                let reason = || {
-                    missing
-                        .get(&id)
-                        .cloned()
-                        .unwrap_or_else(|| "it is not open yet".into())
+                let mirror = catalog.mirror(id);
+                let is_out = |leg: u8| mirror.and_then(Mirror::out) == Some(leg);
+                let missing_leg = |leg: u8| {
+                    let unusable = !is_out(leg) && self.volumes.get((id, leg)).is_none();
+                    let reason = missing.get(&(id, leg)).cloned();
+                    unusable.then(|| reason.unwrap_or_else(|| "it is not open yet".into()))
                 };
+                let missing_legs = match mirror {
+                    Some(_) => [missing_leg(0), missing_leg(1)],
+                    None => [missing_leg(0), None],
+                };
+                let serves = |leg: u8| !is_out(leg) && missing_legs[usize::from(leg)].is_none();
+                let is_missing = !volume.legs().any(serves);
                 VolumeStatus {
                     id,
                     volume: volume.clone(),
                     units,
                     free,
-                    missing: (!here).then(reason),
+                    missing: is_missing
+                        .then(|| missing_legs.iter().flatten().next().cloned())
+                        .flatten(),
+                    mirror: mirror.cloned(),
+                    missing_legs,
                 }
             });
             status.collect()
@@ -485,7 +513,7 @@ impl VolumeGroup {
     }
 
     /// Only the storage leader may change labels (VOL-4).
-    fn require_leader(&self) -> Result<(), StorageError> {
+    pub(super) fn require_leader(&self) -> Result<(), StorageError> {
         match *self.role.borrow() {
             Role::Leader { .. } => Ok(()),
             Role::Follower { leader } => Err(StorageError::NotLeader(leader)),
@@ -497,6 +525,10 @@ impl VolumeGroup {
     pub async fn add_volume(&self, path: &str, options: &AddVolumeOptions) -> Result<u16, StorageError> {
         let labels = self.opening.labels.lock().await;
         self.require_leader()?;
+        if self.with_catalog(|catalog| catalog.is_mirrored()) {
+            let text = "every volume of a mirrored group has two legs from the start: none can be added yet";
+            return Err(StorageError::Invalid(text.into()));
+        }
         let no_opener = || StorageError::Invalid("this node cannot open devices by path".into());
         let opener = self.opening.opener.clone().ok_or_else(no_opener)?;
         self.catch_up().await?;
@@ -545,10 +577,11 @@ impl VolumeGroup {
                 au_offset: label.au_offset,
                 failure_group: options.failure_group,
                 path: path.into(),
+                twin: None,
             };
             // Open before anybody names it, so that nobody here opens it twice.
             let open = OpenVolume::new(label.volume_uuid, device.clone());
-            self.volumes.further.write().insert(label.volume, open);
+            self.volumes.further.write().insert((label.volume, 0), open);
             let added = self.submit(path, Operation::AddVolume(new)).await;
             match added {
                 Ok(Reply::Volume(id)) => return Ok(id),
@@ -572,10 +605,10 @@ impl VolumeGroup {
         let named = self.with_catalog(|catalog| disagreement(label, catalog.volume(label.volume)).is_none());
         let mut further = self.volumes.further.write();
         let ours = further
-            .get(&label.volume)
+            .get(&(label.volume, 0))
             .is_some_and(|open| open.uuid == label.volume_uuid);
         if ours && !named {
-            further.remove(&label.volume);
+            further.remove(&(label.volume, 0));
         }
     }
 
@@ -617,30 +650,48 @@ impl VolumeGroup {
         let _labels = self.opening.labels.lock().await;
         self.require_leader()?;
         self.catch_up().await?;
-        let open = self.volume(id).await?;
-        let (au_offset, au_bytes, before) = self
+        let (au_offset, au_bytes, before, legs) = self
             .with_catalog(|catalog| {
                 let volume = catalog.volume(id).filter(|volume| volume.exists())?;
-                Some((volume.au_offset, catalog.au_bytes(), catalog.units_of(id).0))
+                let before = catalog.units_of(id).0;
+                Some((volume.au_offset, catalog.au_bytes(), before, volume.legs()))
             })
             .ok_or_else(|| operation_error(id, OperationError::NoSuchVolume))?;
-        let size = open.device.geometry().size;
+        let mut devices = Vec::new();
+        for leg in legs {
+            if self.with_catalog(|catalog| catalog.mirror(id).is_some_and(|mirror| mirror.stale().is_some()))
+            {
+                let text = "a side of the mirror is out of use: resynchronise it first";
+                return Err(StorageError::Invalid(text.into()));
+            }
+            devices.push(self.leg((id, leg)).await?);
+        }
+        let sizes = devices.iter().map(|open| open.device.geometry().size);
+        let size = sizes.min().expect("a volume has a leg");
         let wanted = bytes.unwrap_or(size);
         if wanted > size || wanted < au_offset + au_bytes {
             let needed = wanted.max(au_offset + au_bytes);
             return Err(StorageError::TooSmall { size, needed });
         }
         let units = units_in(wanted, au_offset, au_bytes);
-        let mut label = format::read_label(&*open.device).await?;
-        (label.generation, label.size, label.au_count) = (label.generation + 1, wanted, units);
-        // The label never promises less than the catalogue.
+        let mut labels = Vec::new();
+        for open in &devices {
+            let mut label = format::read_label(&*open.device).await?;
+            (label.generation, label.size, label.au_count) = (label.generation + 1, wanted, units);
+            labels.push((open, label));
+        }
+        // A label never promises less than the catalogue.
         if units > before {
-            write_label(&*open.device, &label).await?;
+            for (open, label) in &labels {
+                write_label(&*open.device, label).await?;
+            }
         }
         let resize = Operation::ResizeVolume { volume: id, units };
         self.submit(&format!("volume {id}"), resize).await?;
         if units < before {
-            write_label(&*open.device, &label).await?;
+            for (open, label) in &labels {
+                write_label(&*open.device, label).await?;
+            }
         }
         Ok(units)
     }
@@ -655,14 +706,14 @@ impl VolumeGroup {
     pub async fn remove_volume(&self, id: u16) -> Result<(), StorageError> {
         let _labels = self.opening.labels.lock().await;
         self.require_leader()?;
-        let open = self.volumes.get(id);
+        let open: Vec<_> = (0..2).filter_map(|leg| self.volumes.get((id, leg))).collect();
         let operation = Operation::RemoveVolume { volume: id };
         self.submit(&format!("volume {id}"), operation).await?;
         // The catalogue refuses it whatever its label says; an empty device can be used for something else at once.
-        if let Some(open) = open.filter(|_| id > 0)
-            && let Err(error) = self.erase(&*open.device).await
-        {
-            tracing::warn!(volume = id, %error, "the label of a removed volume is still on its device, or its content");
+        for open in open.iter().filter(|_| id > 0) {
+            if let Err(error) = self.erase(&*open.device).await {
+                tracing::warn!(volume = id, %error, "the label of a removed volume is still on its device, or its content");
+            }
         }
         Ok(())
     }
@@ -698,7 +749,12 @@ pub(super) const fn units_in(size: u64, au_offset: u64, au_bytes: u64) -> u32 {
 }
 
 /// Why a device does not hold all units of its volume.
-fn too_small(device: &dyn BlockDevice, au_offset: u64, units: u32, au_bytes: u64) -> Option<String> {
+pub(super) fn too_small(
+    device: &dyn BlockDevice,
+    au_offset: u64,
+    units: u32,
+    au_bytes: u64,
+) -> Option<String> {
     let (size, needed) = (device.geometry().size, au_offset + u64::from(units) * au_bytes);
     (size < needed).then(|| format!("its device has {size} bytes and the volume needs {needed}"))
 }

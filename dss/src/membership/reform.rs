@@ -3,11 +3,10 @@
 use super::api::Membership;
 use super::ballots::{Outcome, learn_decided};
 use super::types::{MembershipError, MembershipEvent, Message, Timeline};
-use crate::seam::{BlockDevice, FenceError, ProcessIdentity};
+use crate::seam::{FenceError, ProcessIdentity};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::membership::{Decree, Plan, Proposal};
 use aquifer_dss_proto::{Instant, Member};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -99,7 +98,7 @@ impl Membership {
         match self.run_ballot(&decree).await? {
             Outcome::Decided(decree) => {
                 // The last flush of the ballot counts as the one after the fence for lives dead before it began.
-                let proven = self.further_volumes().is_empty() && self.all_dead_at(&decree, before);
+                let proven = !self.has_further_volumes() && self.all_dead_at(&decree, before);
                 let epoch = decree.view.epoch;
                 self.handle_decided(decree.clone(), true);
                 if proven {
@@ -121,10 +120,10 @@ impl Membership {
         Ok(())
     }
 
-    /// The devices besides that of the control blocks.
-    fn further_volumes(&self) -> Vec<Arc<dyn BlockDevice>> {
+    /// Whether there are devices besides that of the control blocks.
+    fn has_further_volumes(&self) -> bool {
         let volumes = self.config.volumes.as_ref();
-        volumes.map_or_else(Vec::new, |volumes| volumes.further())
+        volumes.is_some_and(|volumes| volumes.has_further())
     }
 
     fn all_dead_at(&self, decree: &Decree, instant: Instant) -> bool {
@@ -152,8 +151,8 @@ impl Membership {
             return Ok(true);
         }
         self.control.flush().await?;
-        for volume in self.further_volumes() {
-            volume.flush().await?;
+        if let Some(volumes) = &self.config.volumes {
+            volumes.flush_after_fence().await?;
         }
         self.announce(&decree);
         Ok(true)

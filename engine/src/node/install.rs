@@ -37,7 +37,7 @@ impl Node {
         if let Some(stream) = self.redo.stream() {
             stream.set_epoch(view.epoch);
         }
-        self.group.set_members(view.nodes());
+        self.group.set_lives(&view.members);
         let mut ceiling = Scn(0);
         if leads {
             self.group.lead(view.epoch).await?;

@@ -278,6 +278,13 @@ impl Node {
                 tracing::info!(%error, "the redo stream stays to be recovered by the others");
             }
         }
+        tokio::select! {
+            biased;
+            given = self.group.give_intents_back() => if let Err(error) = given {
+                tracing::info!(%error, "the others compare what this node may have been writing");
+            },
+            () = self.runtime.sleep(STOP_WAITS) => {}
+        }
         self.stopping.send_replace(true);
         self.membership.leave().await?;
         Ok(())

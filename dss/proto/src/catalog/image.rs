@@ -3,11 +3,12 @@
 
 use super::claims::Claims;
 use super::inodes::Inodes;
+use super::mirrors::Mirrors;
 use super::names::Names;
 use super::tree::is_name;
 use super::{
-    Attributes, Catalog, DEVICE_PATH_BYTES, Entry, Extent, FreeMap, HistoryEntry, Inode, Limbo, MOVES_MAX,
-    Move, Node, PATH_BYTES, ROOT, Removed, Session, UNITS_MAX, VOLUMES_MAX, Volume, extents,
+    Attributes, Catalog, Entry, Extent, FreeMap, HistoryEntry, Inode, Limbo, MOVES_MAX, Move, Node,
+    PATH_BYTES, ROOT, Removed, Session, UNITS_MAX, VOLUMES_MAX, Volume, extents,
 };
 use crate::envelope::EnvelopeError;
 use crate::{FileId, NodeId};
@@ -46,6 +47,7 @@ pub(super) struct ImageRest {
     next_number: u64,
     sessions: Vec<(NodeId, Session)>,
     history: Vec<HistoryEntry>,
+    mirrors: Mirrors,
 }
 
 /// A volume without what the files say already.
@@ -140,6 +142,7 @@ impl Catalog {
                 .map(|(node, session)| (*node, session.clone()))
                 .collect(),
             history: self.history.clone(),
+            mirrors: self.mirrors.clone(),
         }
     }
 
@@ -154,9 +157,7 @@ impl CatalogImage {
     fn build(self) -> Option<Catalog> {
         let Self { head, inodes, rest } = self;
         let is_sound = |volume: &StoredVolume| {
-            volume.units <= UNITS_MAX
-                && volume.entry.au_offset <= 1 << 60
-                && volume.entry.path.len() <= DEVICE_PATH_BYTES
+            volume.units <= UNITS_MAX && volume.entry.au_offset <= 1 << 60 && volume.entry.has_sound_paths()
         };
         if head.au_bytes == 0
             || head.next_file > 1 << 62
@@ -201,10 +202,12 @@ impl CatalogImage {
                 .filter(|(node, _)| is_node(*node))
                 .collect(),
             history: rest.history,
+            mirrors: rest.mirrors,
         };
         catalog.check_limbo()?;
         catalog.check_claims()?;
         catalog.take_all_units()?;
+        catalog.check_mirrors()?;
         catalog.weight = catalog.weigh();
         Some(catalog)
     }

@@ -17,7 +17,11 @@ mod files;
 mod image;
 mod inode;
 mod inodes;
+mod intents;
 mod limbo;
+#[cfg(test)]
+mod mirror_tests;
+mod mirrors;
 #[cfg(test)]
 mod model_tests;
 mod moves;
@@ -26,6 +30,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unit_set;
 #[cfg(test)]
 mod volume_tests;
 mod volumes;
@@ -37,18 +42,22 @@ pub use file_operation::{AttributeChange, FileOperation, NewNode};
 pub use files::FILE_BYTES;
 pub use inode::{Attributes, Entry, Inode, Node};
 use inodes::Inodes;
+pub use intents::{INTENTS_MAX, VolumeUnit};
+pub use mirrors::{Legs, Mirror, MirrorState, SYNCS_MAX, Sync, UnitAccess};
 pub use moves::{MOVES_MAX, Move, MoveState};
 pub use names::Entries;
 use names::Names;
 pub use record::{
     Extent, FileKind, HistoryEntry, Limbo, Operation, OperationError, Origin, Outcome, Record, Removed, Reply,
 };
-pub use volumes::{DEVICE_PATH_BYTES, NewVolume, VOLUMES_MAX, Volume, VolumeState};
+pub use unit_set::UnitSet;
+pub use volumes::{DEVICE_PATH_BYTES, NewVolume, Twin, VOLUMES_MAX, Volume, VolumeState};
 
 use claims::Claims;
 use files::Asked;
+use mirrors::Mirrors;
 
-use crate::{Epoch, FileId, NodeId};
+use crate::{Epoch, FileId, Member, NodeId};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -98,6 +107,7 @@ pub struct Catalog {
     next_number: u64,
     sessions: BTreeMap<NodeId, Session>,
     history: Vec<HistoryEntry>,
+    mirrors: Mirrors,
 }
 
 impl Catalog {
@@ -125,6 +135,7 @@ impl Catalog {
             next_number: 1,
             sessions: BTreeMap::new(),
             history: Vec::new(),
+            mirrors: Mirrors::default(),
         };
         catalog.weight = catalog.weigh();
         catalog
@@ -205,7 +216,11 @@ impl Catalog {
             Operation::MakeDirectory { path } => self.make_directory(time, path),
             Operation::SetConfig { key, value } => self.set_config(key, value.as_deref()),
             Operation::Release { entries } => self.release(entries),
-            Operation::Lead { epoch, leader } => self.record_leader(sequence, *epoch, *leader),
+            Operation::Lead {
+                epoch,
+                leader,
+                members,
+            } => self.record_leader(sequence, *epoch, *leader, members),
             Operation::Forfeit { node, session } => {
                 self.forfeit(Life {
                     node: *node,
@@ -222,6 +237,35 @@ impl Catalog {
             Operation::BeginMove { file, from } => self.begin_move(sequence, *file, *from),
             Operation::EndMove { number } => self.end_move(sequence, *number),
             Operation::CancelMove { number } => self.cancel_move(sequence, *number),
+            operation => self.perform_on_legs(asked, operation),
+        }
+    }
+
+    /// What is asked of mirrored volumes.
+    fn perform_on_legs(&mut self, asked: Asked, operation: &Operation) -> Outcome {
+        let sequence = asked.sequence;
+        match operation {
+            Operation::Detach {
+                volume,
+                leg,
+                generation,
+                units,
+            } => self.detach(sequence, *volume, *leg, *generation, units),
+            Operation::MarkDirty { volume, units } => self.mark_dirty(*volume, units),
+            Operation::Resync {
+                volume,
+                leg,
+                generation,
+            } => self.resync(sequence, *volume, *leg, *generation),
+            Operation::BeginSync { volume, start, count } => {
+                self.begin_sync(sequence, *volume, *start, *count)
+            }
+            Operation::EndSync { volume, start, count } => self.end_sync(*volume, *start, *count),
+            Operation::Intend { life, add, clear } => {
+                self.intend(asked.life.map(|life| life.node), *life, add, clear)
+            }
+            Operation::Healed { units } => self.heal(units),
+            _ => unreachable!("every other operation is done by `perform`"),
         }
     }
 
@@ -296,7 +340,8 @@ impl Catalog {
         Ok(Reply::Done)
     }
 
-    fn record_leader(&mut self, sequence: u64, epoch: Epoch, leader: NodeId) -> Outcome {
+    fn record_leader(&mut self, sequence: u64, epoch: Epoch, leader: NodeId, members: &[Member]) -> Outcome {
+        self.tear(sequence, members);
         if self.history.len() >= HISTORY {
             self.history.remove(0);
         }
@@ -314,13 +359,27 @@ impl Catalog {
     }
 
     fn require_room(&self, more: usize) -> Result<(), OperationError> {
+        self.require_in(self.room(), more)
+    }
+
+    /// Writers of mirrored volumes may have half of what is kept from others.
+    fn require_mirror_room(&self, more: usize) -> Result<(), OperationError> {
+        self.require_in(self.capacity - self.capacity / 16, more)
+    }
+
+    fn require_in(&self, room: usize, more: usize) -> Result<(), OperationError> {
         let sessions: usize = self
             .sessions
             .values()
             .map(|session| 32 + 16 * session.outcomes.len())
             .sum();
-        let fits = self.weight.saturating_add(more).saturating_add(sessions) <= self.room();
-        if fits {
+        let mirrors = self.mirrors.weight();
+        let weight = self
+            .weight
+            .saturating_add(more)
+            .saturating_add(sessions)
+            .saturating_add(mirrors);
+        if weight <= room {
             Ok(())
         } else {
             Err(OperationError::NoMetadataSpace)

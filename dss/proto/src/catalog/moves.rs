@@ -215,6 +215,7 @@ impl Catalog {
     /// Every member read up to `through` and finished what it began before.
     pub(super) fn pass(&mut self, through: u64) -> Outcome {
         self.activate_volumes(through);
+        self.mirrors.pass(through);
         let mut index = 0;
         while index < self.moves.len() {
             match self.moves[index].state {

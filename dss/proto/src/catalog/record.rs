@@ -1,7 +1,8 @@
 //! What is asked of the catalogue and what it answers: the records of the journal.
 
+use super::intents::VolumeUnit;
 use super::{FileOperation, NewVolume};
-use crate::{Epoch, FileId, NodeId};
+use crate::{Epoch, FileId, Member, NodeId};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,8 @@ pub enum Operation {
         epoch: Epoch,
         /// Who.
         leader: NodeId,
+        /// The lives of the view. What others may have been writing is torn (HZ-21).
+        members: Vec<Member>,
     },
     /// A life of a node is over, and it can write no more: what was set aside for it is free, its claims are void.
     Forfeit {
@@ -154,6 +157,65 @@ pub enum Operation {
         /// Which move.
         number: u64,
     },
+    /// Uses one leg of a volume no more: it failed, or somebody wants it so. What may have been written on one side is dirty.
+    Detach {
+        /// Which volume.
+        volume: u16,
+        /// Which leg.
+        leg: u8,
+        /// The stay of the leg that this is about; an earlier one changes nothing.
+        generation: u64,
+        /// What the asker has written on the other leg alone: first units, and how many.
+        units: Vec<(u32, u32)>,
+    },
+    /// Marks units that only one leg will get.
+    MarkDirty {
+        /// Which volume, with a leg that is out.
+        volume: u16,
+        /// First units, and how many.
+        units: Vec<(u32, u32)>,
+    },
+    /// Lets a leg in again whose label says so, durably: what is not dirty is written there from now on.
+    Resync {
+        /// Which volume.
+        volume: u16,
+        /// Which leg.
+        leg: u8,
+        /// What its label says.
+        generation: u64,
+    },
+    /// Members stop writing dirty units, to have them copied.
+    BeginSync {
+        /// Which volume.
+        volume: u16,
+        /// First unit.
+        start: u32,
+        /// How many.
+        count: u32,
+    },
+    /// These units are copied, and the copy is durable.
+    EndSync {
+        /// Which volume.
+        volume: u16,
+        /// First unit.
+        start: u32,
+        /// How many.
+        count: u32,
+    },
+    /// The units that a life may be writing on two legs (HZ-21).
+    Intend {
+        /// Which life.
+        life: Member,
+        /// Units that come.
+        add: Vec<VolumeUnit>,
+        /// Units that go: both legs were flushed after the last write.
+        clear: Vec<VolumeUnit>,
+    },
+    /// Both legs are alike in these units, durably.
+    Healed {
+        /// Which.
+        units: Vec<VolumeUnit>,
+    },
 }
 
 impl Operation {
@@ -171,6 +233,10 @@ impl Operation {
                 | Self::BeginMove { .. }
                 | Self::EndMove { .. }
                 | Self::CancelMove { .. }
+                | Self::Resync { .. }
+                | Self::BeginSync { .. }
+                | Self::EndSync { .. }
+                | Self::Healed { .. }
         )
     }
 }
@@ -268,6 +334,12 @@ pub enum OperationError {
     /// The group has had as many volumes as it can.
     #[error("a volume group has at most 256 volumes in its life")]
     TooManyVolumes,
+    /// The volume has one leg only.
+    #[error("the volume is not mirrored")]
+    NotMirrored,
+    /// The other leg is out of use, or lacks something.
+    #[error("the other side of the mirror is not whole: this one is needed")]
+    LastLeg,
 }
 
 /// What an operation came to.

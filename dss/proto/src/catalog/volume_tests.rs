@@ -23,6 +23,7 @@ fn new_volume(volume: u16, units: u32) -> NewVolume {
         au_offset: AU,
         failure_group: 0,
         path: format!("/dev/{volume}"),
+        twin: None,
     }
 }
 

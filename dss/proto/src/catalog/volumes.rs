@@ -6,6 +6,7 @@
 //! - a volume is removed only when no unit of it is taken, in limbo or the place of a move.
 
 use super::allocator::{FreeMap, UNITS_MAX};
+use super::mirrors::Mirror;
 use super::{Catalog, OperationError, Outcome, ROOT, Reply};
 use crate::label::Uuid;
 use alloc::string::String;
@@ -32,6 +33,17 @@ pub enum VolumeState {
     Removed,
 }
 
+/// The second leg of a mirrored volume: a device of the same size, with the same units at the same offsets.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Twin {
+    /// What its label says.
+    pub uuid: Uuid,
+    /// Another one than that of the first leg.
+    pub failure_group: u8,
+    /// Its device, as the node saw it that added it.
+    pub path: String,
+}
+
 /// A volume as the catalogue knows it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Volume {
@@ -45,6 +57,8 @@ pub struct Volume {
     pub state: VolumeState,
     /// Its device, as the node saw it that added it; empty when nobody said.
     pub path: String,
+    /// Its second leg, when it is mirrored; what is above is said of the first one.
+    pub twin: Option<Twin>,
 }
 
 /// A volume that shall be added. Its label is on the device and durable before this is asked for.
@@ -62,6 +76,8 @@ pub struct NewVolume {
     pub failure_group: u8,
     /// Its device, as the node sees it that adds it.
     pub path: String,
+    /// Its second leg, when it is mirrored.
+    pub twin: Option<Twin>,
 }
 
 impl Volume {
@@ -73,12 +89,32 @@ impl Volume {
             failure_group: 0,
             state: VolumeState::Active,
             path: String::new(),
+            twin: None,
         }
     }
 
     /// Bytes it takes in a checkpoint at most.
     pub(super) fn weight(&self) -> usize {
-        64 + self.path.len()
+        64 + self.path.len() + self.twin.as_ref().map_or(0, |twin| 32 + twin.path.len())
+    }
+
+    /// What the label of a leg says, and where its device was seen.
+    pub fn leg(&self, leg: u8) -> Option<(Uuid, &str)> {
+        match (leg, &self.twin) {
+            (0, _) => Some((self.uuid, &self.path)),
+            (1, Some(twin)) => Some((twin.uuid, &twin.path)),
+            _ => None,
+        }
+    }
+
+    /// Its legs: one or two.
+    pub fn legs(&self) -> impl Iterator<Item = u8> + use<> {
+        0..1 + u8::from(self.twin.is_some())
+    }
+
+    pub(super) fn has_sound_paths(&self) -> bool {
+        let fits = |path: &String| path.len() <= DEVICE_PATH_BYTES;
+        fits(&self.path) && self.twin.as_ref().is_none_or(|twin| fits(&twin.path))
     }
 
     /// Whether new units may be taken from it.
@@ -108,6 +144,7 @@ impl NewVolume {
             failure_group: self.failure_group,
             state,
             path: self.path.clone(),
+            twin: self.twin.clone(),
         }
     }
 }
@@ -121,6 +158,8 @@ impl Catalog {
             .iter()
             .map(|volume| volume.entry(VolumeState::Active))
             .collect();
+        let mirrored = volumes.iter().filter(|volume| volume.twin.is_some());
+        catalog.mirrors.volumes = mirrored.map(|volume| (volume.volume, Mirror::new())).collect();
         catalog.weight = catalog.weigh();
         catalog
     }
@@ -140,7 +179,8 @@ impl Catalog {
         if usize::from(new.volume) != self.table.len() {
             return Err(OperationError::VolumeRaced);
         }
-        if !new.is_sound(self.au_bytes) {
+        // Pairs are added to nothing yet: all volumes of a mirrored group have two legs from the start.
+        if !new.is_sound(self.au_bytes) || new.twin.is_some() || self.is_mirrored() {
             return Err(OperationError::Invalid);
         }
         let taken = |volume: &Volume| {
@@ -163,6 +203,7 @@ impl Catalog {
             return Err(OperationError::Invalid);
         }
         if !self.is_named_by_a_move(volume, units) && self.volumes[index].resize(units) {
+            self.mirrors.trim(volume, units);
             Ok(Reply::Volume(volume))
         } else {
             Err(OperationError::VolumeInUse)
@@ -199,6 +240,7 @@ impl Catalog {
         }
         self.table[index].state = VolumeState::Removed;
         self.volumes[index] = FreeMap::new(0, 0);
+        self.mirrors.trim(volume, 0);
         Ok(Reply::Volume(volume))
     }
 
@@ -258,7 +300,7 @@ impl Catalog {
     /// The oldest and the newest journal entry that every member must read before somebody goes on (HZ-7).
     pub fn awaited(&self) -> Option<(u64, u64)> {
         let moves = self.moves.iter().filter_map(super::Move::awaited);
-        let all = moves.chain(self.joining());
+        let all = moves.chain(self.joining()).chain(self.mirrors.awaited());
         all.fold(None, |range: Option<(u64, u64)>, sequence| {
             let (oldest, newest) = range.unwrap_or((sequence, sequence));
             Some((oldest.min(sequence), newest.max(sequence)))

@@ -58,6 +58,18 @@ pub enum Request {
         /// Which volume.
         volume: u16,
     },
+    /// Stops using a side of a mirrored volume.
+    VolumeDetach {
+        /// Which volume.
+        volume: u16,
+        /// Which side, 0 or 1.
+        leg: u8,
+    },
+    /// Lets the side of a mirrored volume in again that is out; the answer is which.
+    VolumeResync {
+        /// Which volume.
+        volume: u16,
+    },
 }
 
 /// An answer line.

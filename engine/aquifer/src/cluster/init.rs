@@ -33,9 +33,14 @@ pub struct InitOptions {
     /// Slots of the directory, in which nodes answer for pages: a power of two from 4096 to 65536. It cannot be changed later.
     #[arg(long, default_value = "4096", value_name = "N", value_parser = parse_home_slots)]
     pub home_slots: HomeSlots,
-    /// Who protects the data against the loss of a device.
+    /// Who protects the data of files against the loss of a device. With `mirror` devices come in pairs, each the two
+    /// sides of a volume; the metadata is on the first device alone.
     #[arg(long, value_enum, default_value_t = Redundancy::External)]
     pub redundancy: Redundancy,
+    /// Failure group of each device, in their order: devices of one group fail together, and the two sides of a volume are
+    /// of different ones [default: 0,1,0,1... when mirrored, otherwise 0].
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub failure_group: Vec<u8>,
     /// Overwrite a device that is not blank.
     #[arg(long)]
     pub force: bool,
@@ -50,6 +55,46 @@ pub struct InitOptions {
 pub enum Redundancy {
     /// The device itself: an array, a replicated volume, or nobody.
     External,
+    /// This group: everything in files is on two devices.
+    Mirror,
+}
+
+impl Redundancy {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::External => "external",
+            Self::Mirror => "mirror",
+        }
+    }
+}
+
+impl InitOptions {
+    /// Failure groups of the devices, in their order.
+    fn failure_groups(&self) -> Result<Vec<u8>, Failure> {
+        let count = self.devices.len();
+        let mirror = self.redundancy == Redundancy::Mirror;
+        let groups: Vec<u8> = match self.failure_group.len() {
+            0 if mirror => (0..count).map(|number| u8::from(number % 2 == 1)).collect(),
+            0 => vec![0; count],
+            given if given == count => self.failure_group.clone(),
+            given => {
+                return Err(Failure::usage(format!(
+                    "--failure-group names {given} groups for {count} devices: name one for each"
+                )));
+            }
+        };
+        if mirror && !count.is_multiple_of(2) {
+            return Err(Failure::usage(
+                "--redundancy mirror takes devices in pairs: DEVICE-A DEVICE-B, DEVICE-A DEVICE-B...",
+            ));
+        }
+        if mirror && groups.chunks(2).any(|pair| pair[0] == pair[1]) {
+            return Err(Failure::usage(
+                "the two devices of a mirrored volume must be of different failure groups",
+            ));
+        }
+        Ok(groups)
+    }
 }
 
 /// What will be done.
@@ -116,15 +161,41 @@ fn plan(options: &InitOptions) -> Result<Plan, Failure> {
         }
         steps.push(preparation(device, made.then_some(options.size), options.force));
     }
+    steps.extend(pairs(options)?);
     steps.push(format!(
-        "write volume group `{}` on {}, allocation unit {}, page {}, {} directory slots, redundancy external",
+        "write volume group `{}` on {}, allocation unit {}, page {}, {} directory slots, redundancy {}",
         options.vg,
         if options.devices.len() == 1 { "it" } else { "them" },
         show_size(options.au),
         options.page_size,
-        options.home_slots.count()
+        options.home_slots.count(),
+        options.redundancy.name()
     ));
     Ok(Plan { creates, steps })
+}
+
+/// The steps that say which devices are the two sides of a volume.
+fn pairs(options: &InitOptions) -> Result<Vec<String>, Failure> {
+    let groups = options.failure_groups()?;
+    if options.redundancy == Redundancy::External {
+        return Ok(Vec::new());
+    }
+    let devices: Vec<_> = options.devices.iter().zip(groups).collect();
+    let pair = |(volume, pair): (usize, &[(&PathBuf, u8)])| {
+        format!(
+            "volume {volume}: {} (failure group {}) and {} (failure group {}), each with everything; the smaller one counts",
+            pair[0].0.display(),
+            pair[0].1,
+            pair[1].0.display(),
+            pair[1].1
+        )
+    };
+    let mut steps: Vec<String> = devices.chunks(2).enumerate().map(pair).collect();
+    steps.push(format!(
+        "the metadata is on {} ALONE: the group stops when it is lost, and does not start without it",
+        options.devices[0].display()
+    ));
+    Ok(steps)
 }
 
 fn check_name(name: &str) -> Result<(), Failure> {
@@ -156,7 +227,7 @@ pub async fn run(options: InitOptions) -> Outcome {
     let object = json!({
         "vg": options.vg, "uuid": formatted.uuid, "device": options.devices[0], "devices": options.devices,
         "size_bytes": formatted.size, "au_bytes": options.au, "page_bytes": options.page_size.bytes(),
-        "home_slots": options.home_slots.count(),
+        "home_slots": options.home_slots.count(), "redundancy": options.redundancy.name(),
     });
     options.output.emit(object, || {
         format!(
@@ -174,6 +245,7 @@ fn group_options(options: &InitOptions) -> GroupOptions {
         page_size: options.page_size,
         home_slots: options.home_slots,
         force: options.force,
+        mirror: options.redundancy == Redundancy::Mirror,
         ..GroupOptions::default()
     }
 }
@@ -190,7 +262,10 @@ async fn initialise_all(options: &InitOptions, creates: &[PathBuf]) -> Result<Fo
         made.push(path);
     }
     let formatted = match result {
-        Ok(()) => device::format(&options.devices, &group_options(options)).await,
+        Ok(()) => {
+            let groups = options.failure_groups()?;
+            device::format(&options.devices, &groups, &group_options(options)).await
+        }
         Err(failure) => Err(failure),
     };
     if formatted.is_err() {
@@ -210,7 +285,7 @@ pub async fn initialise(
     if let Some(size) = create {
         device::create(path, size)?;
     }
-    let result = device::format(&[path.to_owned()], options).await;
+    let result = device::format(&[path.to_owned()], &[0], options).await;
     if result.is_err() && create.is_some() {
         let _ = std::fs::remove_file(path);
     }

@@ -47,6 +47,12 @@ impl AdminService for NodeService {
             Request::VolumeRemove { volume } => {
                 serde_json::to_value(volumes::remove(&self.running, volume).await?)
             }
+            Request::VolumeDetach { volume, leg } => {
+                serde_json::to_value(volumes::detach(&self.running, volume, leg).await?)
+            }
+            Request::VolumeResync { volume } => {
+                serde_json::to_value(volumes::resync(&self.running, volume).await?)
+            }
             Request::Stop => {
                 self.stop.notify_one();
                 Ok(Value::Null)

@@ -20,6 +20,25 @@ pub fn report(running: &Running) -> GroupReport {
     for volume in &mut report.volumes {
         let seen = status.iter().find(|status| status.id == volume.id);
         volume.missing = seen.and_then(|status| status.missing.clone());
+        for leg in &mut volume.legs {
+            let missing = seen.and_then(|status| status.missing_legs.get(usize::from(leg.leg)));
+            leg.problem = missing.and_then(Clone::clone);
+        }
+    }
+    for status in group.resync_status() {
+        let volumes = report.volumes.iter_mut();
+        let mut legs = volumes
+            .filter(|volume| volume.id == status.volume)
+            .flat_map(|volume| &mut volume.legs);
+        if let Some(leg) = legs.find(|leg| leg.leg == status.leg && status.returning) {
+            leg.copied_bytes = status.copied;
+            leg.bytes_per_second = status.rate;
+            leg.seconds_left = status.left.checked_div(status.rate);
+            let failed = status
+                .problem
+                .map(|_| "a device failed; see the log of the storage leader".into());
+            leg.problem = leg.problem.take().or(failed);
+        }
     }
     let moves = group.move_status();
     report.moving = (moves.left > 0).then(|| MoveReport {
@@ -64,9 +83,28 @@ pub async fn remove(running: &Running, volume: u16) -> Result<(), Failure> {
     removed.map_err(|error| refusal(&error))
 }
 
+/// Stops using a side of a mirrored volume.
+pub async fn detach(running: &Running, volume: u16, leg: u8) -> Result<(), Failure> {
+    let detached = running.group().detach_leg(volume, leg).await;
+    detached.map_err(|error| refusal(&error))
+}
+
+/// Lets the side of a mirrored volume in again that is out; which it is.
+pub async fn resync(running: &Running, volume: u16) -> Result<u8, Failure> {
+    let returned = running.group().resync_leg(volume).await;
+    returned.map_err(|error| refusal(&error))
+}
+
 /// What the catalogue refuses about volumes is refused for safety, or was typed wrongly.
 fn refusal(error: &StorageError) -> Failure {
-    if error.is(OperationError::NoSuchVolume) || error.is(OperationError::Invalid) {
+    let is_mistake = [
+        OperationError::NoSuchVolume,
+        OperationError::Invalid,
+        OperationError::NotMirrored,
+    ];
+    if matches!(error, StorageError::Invalid(_)) || error.is(OperationError::LastLeg) {
+        Failure::refused(error)
+    } else if is_mistake.into_iter().any(|mistake| error.is(mistake)) {
         Failure::usage(error)
     } else if error.is(OperationError::VolumeInUse) || error.is(OperationError::VolumeRaced) {
         Failure::refused(error)

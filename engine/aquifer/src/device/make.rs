@@ -27,8 +27,12 @@ pub fn create(path: &Path, size: u64) -> Result<(), Failure> {
     file.set_len(size).map_err(failed)
 }
 
-/// Writes a volume group on devices; the first has the metadata.
-pub async fn format(paths: &[PathBuf], options: &GroupOptions) -> Result<Formatted, Failure> {
+/// Writes a volume group on devices of these failure groups; the first has the metadata.
+pub async fn format(
+    paths: &[PathBuf],
+    failure_groups: &[u8],
+    options: &GroupOptions,
+) -> Result<Formatted, Failure> {
     let mut devices = Vec::new();
     for path in paths {
         let device = PlainDevice::open(path, true)?;
@@ -52,15 +56,25 @@ pub async fn format(paths: &[PathBuf], options: &GroupOptions) -> Result<Formatt
     };
     let new: Vec<_> = devices
         .iter()
-        .map(|(device, path)| NewDevice { device, path })
+        .zip(failure_groups)
+        .map(|((device, path), failure_group)| NewDevice {
+            device,
+            path,
+            failure_group: *failure_group,
+        })
         .collect();
     let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
     let identity = VolumeGroup::format_all(&new, options)
         .await
         .map_err(|e| storage_failure(Path::new(&shown.join(", ")), &e))?;
+    let legs = if options.mirror { 2 } else { 1 };
     Ok(Formatted {
         uuid: identity.group.to_string(),
-        size: devices.iter().map(|(device, _)| device.geometry().size).sum(),
+        size: devices
+            .iter()
+            .map(|(device, _)| device.geometry().size)
+            .sum::<u64>()
+            / legs,
     })
 }
 

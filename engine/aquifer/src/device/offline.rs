@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::volume::GroupReport;
 use aquifer_dss::group::StorageError;
 use aquifer_dss::seam::{BLOCK, BlockDevice, IoBuffer};
-use aquifer_dss_proto::catalog::{Catalog, Volume};
+use aquifer_dss_proto::catalog::{Catalog, Mirror, Volume};
 use aquifer_dss_proto::envelope::EnvelopeError;
 use aquifer_dss_proto::journal::{
     CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry, expected_bytes,
@@ -82,6 +82,12 @@ impl OfflineGroup {
 
     async fn load(path: &Path, device: PlainDevice) -> Result<Self, StorageError> {
         let label = choose(read_labels(&device).await?)?;
+        if (label.volume, label.leg) == (0, 1) {
+            return Err(StorageError::Invalid(
+                "this is the second side of volume 0: the metadata is on the first one alone; name that"
+                    .into(),
+            ));
+        }
         if label.volume != 0 {
             return Err(StorageError::Invalid(format!(
                 "this is volume {} of the group; name volume 0",
@@ -133,9 +139,14 @@ impl OfflineGroup {
         report
     }
 
+    /// The leg of a volume that is read: one that lacks nothing.
+    fn leg_of(&self, volume: u16) -> u8 {
+        current_leg(&self.catalog, volume)
+    }
+
     /// The device of a volume.
     pub fn device_of(&self, volume: u16) -> Result<&PlainDevice, Failure> {
-        if volume == 0 {
+        if volume == 0 && self.leg_of(0) == 0 {
             return Ok(&self.device);
         }
         match self.further.get(&volume) {
@@ -146,30 +157,37 @@ impl OfflineGroup {
     }
 }
 
+/// The leg of a volume that lacks nothing; the first one when both do.
+fn current_leg(catalog: &Catalog, volume: u16) -> u8 {
+    let stale = catalog.mirror(volume).and_then(Mirror::stale);
+    stale.map_or(0, |stale| 1 - stale)
+}
+
 /// The other volumes by their path in the catalogue, or why they cannot be read.
 async fn open_further(label: &Label, catalog: &Catalog) -> BTreeMap<u16, Result<PlainDevice, String>> {
     let mut further = BTreeMap::new();
-    for (id, volume) in catalog
-        .volumes()
-        .filter(|(id, volume)| *id > 0 && volume.exists())
-    {
-        further.insert(id, open_volume(label, volume).await);
+    for (id, volume) in catalog.volumes().filter(|(_, volume)| volume.exists()) {
+        let leg = current_leg(catalog, id);
+        if (id, leg) != (0, 0) {
+            further.insert(id, open_volume(label, volume, leg).await);
+        }
     }
     further
 }
 
-async fn open_volume(label: &Label, volume: &Volume) -> Result<PlainDevice, String> {
-    let device = PlainDevice::open(Path::new(&volume.path), false).map_err(|e| e.message)?;
+async fn open_volume(label: &Label, volume: &Volume, leg: u8) -> Result<PlainDevice, String> {
+    let (uuid, path) = volume.leg(leg).ok_or("the catalogue does not name it")?;
+    let device = PlainDevice::open(Path::new(path), false).map_err(|e| e.message)?;
     let found = read_labels(&device)
         .await
         .and_then(choose)
         .map_err(|e| e.to_string())?;
-    if (found.group, found.volume_uuid) == (label.group, volume.uuid) {
+    if (found.group, found.volume_uuid) == (label.group, uuid) {
         Ok(device)
     } else {
         Err(format!(
-            "{} has volume {} of group {}",
-            volume.path, found.volume_uuid, found.group
+            "{path} has volume {} of group {}",
+            found.volume_uuid, found.group
         ))
     }
 }

@@ -62,7 +62,10 @@ pub fn errno(error: &StorageError) -> Errno {
             OperationError::TooManyLinks => Errno::ELOOP,
             OperationError::TooLarge => Errno::EFBIG,
             OperationError::Busy | OperationError::VolumeInUse | OperationError::VolumeRaced => Errno::EBUSY,
-            OperationError::NoSuchVolume | OperationError::TooManyVolumes => Errno::EINVAL,
+            OperationError::NoSuchVolume | OperationError::TooManyVolumes | OperationError::NotMirrored => {
+                Errno::EINVAL
+            }
+            OperationError::LastLeg => Errno::EIO,
             OperationError::Invalid | OperationError::Settled => Errno::EINVAL,
         },
         StorageError::NoSuchFile(_) => Errno::ESTALE,

@@ -2,9 +2,10 @@
 
 mod change;
 mod drain;
+mod mirror;
 mod report;
 
-pub use report::{GroupReport, MoveReport, VolumeReport};
+pub use report::{GroupReport, LegReport, MoveReport, VolumeReport};
 
 use crate::admin::{AdminClient, Locator, Request};
 use crate::cluster::InitOptions;
@@ -30,6 +31,10 @@ pub enum VolumeCommand {
     Replace(drain::ReplaceOptions),
     /// Move what is on a volume away, or use it again
     Drain(drain::DrainOptions),
+    /// Stop using one side of a mirrored volume
+    Detach(mirror::DetachOptions),
+    /// Let a side of a mirrored volume in again: what it lacks is copied while nodes serve
+    Resync(mirror::ResyncOptions),
     /// Name, volumes, what is used
     Status(StatusOptions),
     /// Read labels, journal and catalogue and say what is wrong with them
@@ -65,6 +70,8 @@ impl VolumeCommand {
             Self::Remove(options) => drain::remove(options).await,
             Self::Replace(options) => drain::replace(options).await,
             Self::Drain(options) => drain::drain(options).await,
+            Self::Detach(options) => mirror::detach(options).await,
+            Self::Resync(options) => mirror::resync(options).await,
             Self::Status(options) => status(options).await,
             Self::Check(options) => check(options).await,
         }
@@ -133,6 +140,9 @@ fn text(report: &GroupReport, degraded: Option<&str>) -> String {
     }
     if let Some(moving) = &report.moving {
         lines.push(vec!["draining".into(), drain::progress(moving)]);
+    }
+    for volume in &report.volumes {
+        lines.extend(mirror::lines(volume));
     }
     let row = |volume: &VolumeReport| {
         vec![

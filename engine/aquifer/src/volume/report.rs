@@ -1,6 +1,6 @@
 //! The volume group in figures: the same whether a node answers or the device is read without one.
 
-use aquifer_dss_proto::catalog::{Catalog, Node, VolumeState};
+use aquifer_dss_proto::catalog::{Catalog, Node, Volume, VolumeState};
 use aquifer_dss_proto::label::Label;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,35 @@ pub struct VolumeReport {
     /// Why the answering node cannot use it.
     #[serde(default)]
     pub missing: Option<String>,
+    /// The two sides of a mirrored volume.
+    #[serde(default)]
+    pub legs: Vec<LegReport>,
+}
+
+/// One side of a mirrored volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegReport {
+    /// 0 or 1.
+    pub leg: u8,
+    /// Its UUID.
+    pub uuid: String,
+    /// Its device.
+    pub path: String,
+    /// Sides of different failure groups do not fail together.
+    pub failure_group: u8,
+    /// "current", "resyncing" or "out".
+    pub state: String,
+    /// Bytes that it lacks.
+    pub left_bytes: u64,
+    /// Bytes that the answering node copied to it, as the storage leader.
+    pub copied_bytes: u64,
+    /// Of the last seconds; 0 when another node leads.
+    pub bytes_per_second: u64,
+    /// At that rate.
+    pub seconds_left: Option<u64>,
+    /// Why it does not go on, or the answering node cannot use it.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 /// Units that move from volumes that are drained.
@@ -90,6 +119,41 @@ const fn state(state: VolumeState) -> &'static str {
     }
 }
 
+/// The sides of a mirrored volume, as the catalogue has them.
+fn legs(catalog: &Catalog, id: u16, volume: &Volume) -> Vec<LegReport> {
+    let Some(mirror) = catalog.mirror(id) else {
+        return Vec::new();
+    };
+    let leg = |leg: u8| {
+        let (uuid, path) = volume.leg(leg)?;
+        let is_stale = mirror.stale() == Some(leg);
+        let twin_group = volume.twin.as_ref().map_or(0, |twin| twin.failure_group);
+        let state = match (is_stale, mirror.out() == Some(leg)) {
+            (false, _) => "current",
+            (true, true) => "out",
+            (true, false) => "resyncing",
+        };
+        Some(LegReport {
+            leg,
+            uuid: uuid.to_string(),
+            path: path.to_owned(),
+            failure_group: if leg == 0 {
+                volume.failure_group
+            } else {
+                twin_group
+            },
+            state: state.into(),
+            left_bytes: if is_stale {
+                mirror.dirty().units() * catalog.au_bytes()
+            } else {
+                0
+            },
+            ..LegReport::default()
+        })
+    };
+    volume.legs().filter_map(leg).collect()
+}
+
 impl GroupReport {
     /// What the catalogue says.
     pub fn of(label: &Label, catalog: &Catalog) -> Self {
@@ -108,6 +172,7 @@ impl GroupReport {
                     used_bytes: u64::from(units - free) * au_bytes,
                     free_bytes: u64::from(free) * au_bytes,
                     missing: None,
+                    legs: legs(catalog, id, volume),
                 }
             })
             .collect();
@@ -126,7 +191,12 @@ impl GroupReport {
                 .inodes()
                 .filter(|(id, inode)| matches!(inode.node, Node::File { .. }) && !inode.is_removed(*id))
                 .count() as u64,
-            redundancy: "external".into(),
+            redundancy: if catalog.is_mirrored() {
+                "mirror (files; the metadata is on the first device alone)"
+            } else {
+                "external"
+            }
+            .into(),
             space: space(size_bytes, used_bytes).into(),
             moving: None,
             volumes,
@@ -141,6 +211,17 @@ impl GroupReport {
             return Some(format!(
                 "volume {} ({}) cannot be used: {reason}",
                 volume.id, volume.path
+            ));
+        }
+        let mut sides = self
+            .volumes
+            .iter()
+            .flat_map(|volume| volume.legs.iter().map(move |leg| (volume.id, leg)));
+        if let Some((id, leg)) = sides.find(|(_, leg)| leg.state != "current" || leg.problem.is_some()) {
+            let reason = leg.problem.clone().unwrap_or_else(|| leg.state.clone());
+            return Some(format!(
+                "side {} of volume {id} ({}): {reason}",
+                leg.leg, leg.path
             ));
         }
         if let Some(problem) = self.moving.as_ref().and_then(|moving| moving.problem.as_ref()) {

@@ -1,0 +1,210 @@
+//! Making the two legs alike where a writer died (HZ-21), by the storage leader.
+//!
+//! Rules (MIR-n, README of this crate):
+//! - units are compared when every member knows that they are torn: the living may have been writing there too;
+//! - what is on one leg counts as much as what is on the other, for nothing of it was acknowledged and is missing on one: so
+//!   differing blocks are written from one of them, from that which lacks nothing when the other returns;
+//! - both legs are flushed before the journal says that they are alike;
+//! - units that somebody waits for come first, the rest in their order.
+
+use super::data::NOBODY;
+use super::error::StorageError;
+use super::open_volumes::LegId;
+use super::volume_group::VolumeGroup;
+use crate::seam::{BLOCK, IoBuffer};
+use aquifer_dss_proto::catalog::{Catalog, Operation, VolumeUnit};
+use aquifer_dss_proto::storage_message::StorageMessage;
+use futures_util::future::{join, join_all};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Units that are compared at a time.
+const AT_ONCE: usize = 8;
+/// Bytes that are compared at a time.
+const PART: u64 = 1 << 20;
+/// How often it is looked whether the members have passed.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// How long until units that could not be healed are tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+
+/// What the leader knows of torn units.
+#[derive(Default)]
+pub(super) struct Healer {
+    running: AtomicBool,
+    /// Units that somebody waits for.
+    wanted: Mutex<Vec<VolumeUnit>>,
+}
+
+/// The legs of a torn unit.
+struct Pair {
+    volume: u16,
+    offset: u64,
+    source: u8,
+}
+
+impl VolumeGroup {
+    /// Asks the leader to heal these units first.
+    pub(super) fn want_healed(&self, units: Vec<VolumeUnit>) {
+        use super::volume_group::Role;
+        let role = *self.role.borrow();
+        match role {
+            Role::Leader { .. } => self.heal_first(&units),
+            Role::Follower { leader: Some(leader) } => self.send(leader, &StorageMessage::Wanted { units }),
+            Role::Follower { leader: None } => {}
+        }
+    }
+
+    /// Somebody waits for these units.
+    pub(super) fn heal_first(&self, units: &[VolumeUnit]) {
+        let mut wanted = self.healer.wanted.lock();
+        self.with_catalog(|catalog| {
+            let is_new = |unit: &&VolumeUnit| catalog.is_torn(unit.0, unit.1) && !wanted.contains(unit);
+            let new: Vec<VolumeUnit> = units.iter().filter(is_new).copied().collect();
+            wanted.extend(new);
+        });
+    }
+
+    /// Starts the healer when this node leads and something is torn.
+    pub(super) fn wake_healer(&self) {
+        let needed = self.leading().is_some() && self.with_catalog(|catalog| catalog.torn_units() > 0);
+        if !needed || self.healer.running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let group = self.itself.clone();
+        let run = async move {
+            while let Some(group) = group.upgrade() {
+                if !group.heal_step().await {
+                    group.healer.running.store(false, Ordering::Release);
+                    // What came up meanwhile found the task running.
+                    group.wake_healer();
+                    return;
+                }
+            }
+        };
+        self.runtime.spawn("heal torn units", Box::pin(run));
+    }
+
+    /// One step; false when there is none, or this node does not lead.
+    async fn heal_step(&self) -> bool {
+        if self.leading().is_none() || self.with_catalog(|catalog| catalog.torn_units() == 0) {
+            return false;
+        }
+        if !self.with_catalog(Catalog::torn_is_passed) {
+            self.runtime.sleep(LOOK_AGAIN).await;
+            return true;
+        }
+        let units = self.next_torn();
+        let healed = join_all(units.iter().map(|unit| self.heal_unit(*unit))).await;
+        if self.leading().is_none() {
+            return false;
+        }
+        let units: Vec<VolumeUnit> = units
+            .iter()
+            .zip(&healed)
+            .filter_map(|(unit, healed)| healed.as_ref().is_ok_and(|done| *done).then_some(*unit))
+            .collect();
+        for error in healed.iter().filter_map(|healed| healed.as_ref().err()) {
+            tracing::error!(%error, "a unit whose writer died cannot be compared; it is tried again");
+        }
+        let done = match units.is_empty() {
+            true => Ok(()),
+            false => self.append_as_leader(Operation::Healed { units }).await,
+        };
+        if done.is_err() || healed.iter().any(Result::is_err) {
+            self.runtime.sleep(TRY_AGAIN).await;
+        }
+        true
+    }
+
+    /// The next units, those first that somebody waits for.
+    fn next_torn(&self) -> Vec<VolumeUnit> {
+        let mut wanted = self.healer.wanted.lock();
+        self.with_catalog(|catalog| {
+            wanted.retain(|unit| catalog.is_torn(unit.0, unit.1));
+            let mut next: Vec<VolumeUnit> = wanted.iter().copied().take(AT_ONCE).collect();
+            let rest: Vec<VolumeUnit> = catalog.torn().filter(|unit| !next.contains(unit)).collect();
+            next.extend(rest.into_iter().take(AT_ONCE - next.len()));
+            next
+        })
+    }
+
+    /// Makes the legs of a unit alike, durably; false when that is not needed any more.
+    async fn heal_unit(&self, (volume, unit): VolumeUnit) -> Result<bool, StorageError> {
+        let (pair, generation) = {
+            let known = self.known.read();
+            let catalog = &known.catalog;
+            let Some(mirror) = catalog
+                .mirror(volume)
+                .filter(|_| catalog.is_torn(volume, unit) && catalog.torn_is_passed())
+            else {
+                return Ok(false);
+            };
+            let start = catalog.volume(volume).expect("a mirror is of a volume").au_offset;
+            let pair = Pair {
+                volume,
+                offset: start + u64::from(unit) * catalog.au_bytes(),
+                source: mirror.stale().map_or(0, |stale| 1 - stale),
+            };
+            (pair, self.in_flight.begin(NOBODY))
+        };
+        let alike = self.make_alike(&pair).await;
+        let failure = alike.err().map(|(leg, error)| {
+            let is_only = (volume, leg);
+            self.leg_failure(is_only, error, (unit, 1))
+        });
+        self.in_flight.end(NOBODY, generation);
+        match failure {
+            None => Ok(true),
+            Some(failure) => self.detach_failed(vec![failure?]).await.map(|()| false),
+        }
+    }
+
+    /// Writes what differs from one leg to the other, and flushes both. On failure: which leg it was.
+    async fn make_alike(&self, pair: &Pair) -> Result<(), (u8, StorageError)> {
+        let au_bytes = self.label.au_bytes;
+        let mut done = 0;
+        while done < au_bytes {
+            let length = PART.min(au_bytes - done) as usize;
+            self.make_part_alike(pair, pair.offset + done, length).await?;
+            done += length as u64;
+        }
+        for leg in [pair.source, 1 - pair.source] {
+            let open = self.leg((pair.volume, leg)).await.map_err(|error| (leg, error))?;
+            let flushed = open.device.flush().await;
+            flushed.map_err(|error| (leg, error.into()))?;
+        }
+        Ok(())
+    }
+
+    async fn make_part_alike(
+        &self,
+        pair: &Pair,
+        offset: u64,
+        length: usize,
+    ) -> Result<(), (u8, StorageError)> {
+        let target = 1 - pair.source;
+        let read = |leg: u8| async move {
+            let id: LegId = (pair.volume, leg);
+            let read = async { self.leg(id).await?.read(offset, IoBuffer::zeroed(length)).await };
+            read.await.map_err(|error| (leg, error))
+        };
+        let (source, other) = join(read(pair.source), read(target)).await;
+        let (source, other) = (source?, other?);
+        let differs = |at: usize| source[at..at + BLOCK] != other[at..at + BLOCK];
+        let mut at = 0;
+        while at < length {
+            let run = (at..length).step_by(BLOCK).take_while(|at| differs(*at)).count() * BLOCK;
+            if run > 0 {
+                let mut part = IoBuffer::zeroed(run);
+                part.copy_from_slice(&source[at..at + run]);
+                let written = self
+                    .write_leg((pair.volume, target), offset + at as u64, part)
+                    .await;
+                written.map_err(|error| (target, error))?;
+            }
+            at += run.max(BLOCK);
+        }
+        Ok(())
+    }
+}

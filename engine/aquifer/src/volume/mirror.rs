@@ -1,0 +1,189 @@
+//! `vg detach` and `vg resync`: a side of a mirrored volume goes, and comes back while nodes serve.
+
+use super::change::ask;
+use super::{GroupReport, LegReport, VolumeReport, connect_to_leader};
+use crate::admin::{Locator, Request};
+use crate::confirm::{ChangeOptions, Decision};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{OutputOptions, note};
+use crate::units::show_size;
+use serde_json::json;
+use std::time::Duration;
+
+/// How often the progress is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// No node may answer for so long, while views change, before the command gives up watching.
+const LOOKS_IN_VAIN: u32 = 60;
+
+/// Options of `vg detach`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DetachOptions {
+    /// Which volume, as `vg status` shows it.
+    volume: u16,
+    /// Which side of it, 0 or 1.
+    side: u8,
+    #[command(flatten)]
+    locator: Locator,
+    #[command(flatten)]
+    change: ChangeOptions,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// Options of `vg resync`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ResyncOptions {
+    /// Which volume, as `vg status` shows it.
+    volume: u16,
+    /// Return at once; the storage leader goes on.
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    locator: Locator,
+    #[command(flatten)]
+    change: ChangeOptions,
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+/// The lines of `vg status` about the sides of a volume.
+pub(super) fn lines(volume: &VolumeReport) -> Vec<Vec<String>> {
+    let line = |leg: &LegReport| {
+        let what = match leg.state.as_str() {
+            "current" => String::from("current"),
+            "out" => format!("OUT, lacks {} <<<<", show_size(leg.left_bytes)),
+            _ => progress(leg),
+        };
+        let problem = leg.problem.as_ref();
+        let problem = problem.map_or_else(String::new, |problem| format!("; {problem} <<<<"));
+        vec![
+            format!("volume {} side {}", volume.id, leg.leg),
+            format!(
+                "{}, failure group {}: {what}{problem}",
+                if leg.path.is_empty() { "-" } else { &leg.path },
+                leg.failure_group
+            ),
+        ]
+    };
+    volume.legs.iter().map(line).collect()
+}
+
+/// Bytes, rate and time left, for people.
+fn progress(leg: &LegReport) -> String {
+    let left = leg
+        .seconds_left
+        .map_or_else(|| "not known yet".into(), |seconds| format!("{seconds} s"));
+    format!(
+        "resyncing, {} left, {} copied, {}/s, time left {left}",
+        show_size(leg.left_bytes),
+        show_size(leg.copied_bytes),
+        show_size(leg.bytes_per_second)
+    )
+}
+
+async fn find(locator: &Locator, volume: u16) -> Result<VolumeReport, Failure> {
+    let mut client = connect_to_leader(locator).await?;
+    let report: GroupReport = ask(&mut client, &Request::Volumes).await?;
+    let found = report.volumes.into_iter().find(|found| found.id == volume);
+    let found = found
+        .ok_or_else(|| Failure::usage(format!("there is no volume {volume}; see `aquifer vg status`")))?;
+    if found.legs.is_empty() {
+        return Err(Failure::usage(format!("volume {volume} is not mirrored")));
+    }
+    Ok(found)
+}
+
+/// Runs `vg detach`.
+pub async fn detach(options: DetachOptions) -> Outcome {
+    let (volume, side) = (options.volume, options.side);
+    let found = find(&options.locator, volume).await?;
+    let leg = found.legs.iter().find(|leg| leg.leg == side);
+    let leg = leg.ok_or_else(|| Failure::usage("a volume has the sides 0 and 1"))?;
+    let steps = [
+        format!("nobody reads or writes {} any more", leg.path),
+        "what is written from now on is on the other side alone, and remembered".to_owned(),
+    ];
+    let title = format!("detach side {side} of volume {volume}");
+    if options.change.decide(&title, &steps)? == Decision::DryRun {
+        return Ok(Exit::Done);
+    }
+    let mut client = connect_to_leader(&options.locator).await?;
+    let request = Request::VolumeDetach { volume, leg: side };
+    ask::<()>(&mut client, &request).await?;
+    let object = json!({ "volume": volume, "side": side, "state": "out" });
+    options.output.emit(object, || {
+        format!(
+            "side {side} of volume {volume} is out\nnext: aquifer vg resync {volume}, when it shall come back"
+        )
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Runs `vg resync`.
+pub async fn resync(options: ResyncOptions) -> Outcome {
+    let volume = options.volume;
+    let found = find(&options.locator, volume).await?;
+    let leg = found.legs.iter().find(|leg| leg.state != "current");
+    let Some(leg) = leg.filter(|leg| leg.state == "out") else {
+        return Err(Failure::refused(format!(
+            "no side of volume {volume} is out; see `aquifer vg status`"
+        )));
+    };
+    let steps = [
+        format!("every node opens {}, and writes to it again", leg.path),
+        format!(
+            "copy {} that it lacks while nodes serve",
+            show_size(leg.left_bytes)
+        ),
+    ];
+    let title = format!("let side {} of volume {volume} in again", leg.leg);
+    if options.change.decide(&title, &steps)? == Decision::DryRun {
+        return Ok(Exit::Done);
+    }
+    let mut client = connect_to_leader(&options.locator).await?;
+    let side: u8 = ask(&mut client, &Request::VolumeResync { volume }).await?;
+    let state = if options.no_wait {
+        "resyncing"
+    } else {
+        wait_until_current(&options.locator, volume, side).await?;
+        "current"
+    };
+    let object = json!({ "volume": volume, "side": side, "state": state });
+    options
+        .output
+        .emit(object, || format!("side {side} of volume {volume} is {state}"))?;
+    Ok(Exit::Done)
+}
+
+/// Waits until a side has everything, showing progress.
+async fn wait_until_current(locator: &Locator, volume: u16, side: u8) -> Result<(), Failure> {
+    let mut in_vain = 0;
+    loop {
+        match find(locator, volume).await {
+            Ok(found) => {
+                in_vain = 0;
+                let leg = found.legs.iter().find(|leg| leg.leg == side);
+                match leg.map(|leg| (leg.state.as_str(), leg)) {
+                    Some(("current", _)) => return Ok(()),
+                    Some(("resyncing", leg)) => note(progress(leg)),
+                    _ => {
+                        return Err(Failure::failed(format!(
+                            "side {side} of volume {volume} failed again, or was detached; see the log of the storage leader"
+                        )));
+                    }
+                }
+            }
+            Err(failure) if failure.exit == Exit::Usage => return Err(failure),
+            Err(failure) => {
+                in_vain += 1;
+                if in_vain >= LOOKS_IN_VAIN {
+                    return Err(Failure::new(
+                        Exit::Unknown,
+                        format!("no node answers any more: {failure}"),
+                    ));
+                }
+            }
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
