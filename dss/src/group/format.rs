@@ -30,6 +30,8 @@ pub struct GroupOptions {
     pub owner: (u32, u32),
     /// Whether devices come in pairs, each the two legs of a volume.
     pub mirror: bool,
+    /// Files for whose metadata [`sized_for`](Self::sized_for) makes room; `None`: as many as suit the device.
+    pub files: Option<u64>,
     /// Overwrite what is on the device.
     pub force: bool,
     /// Where ids come from; `None` draws from the kernel. The simulator sets it.
@@ -47,18 +49,35 @@ impl Default for GroupOptions {
             home_slots: HomeSlots::default(),
             owner: (0, 0),
             mirror: false,
+            files: None,
             force: false,
             seed: None,
         }
     }
 }
 
+/// Files for which there is room where nobody says otherwise, on a device that is large enough.
+const FILES: u64 = 1_000_000;
+/// Bytes a file of one extent takes in a checkpoint at most, with a name of 42 bytes.
+const FILE_METADATA_BYTES: u64 = 176;
+/// Least and most bytes of a checkpoint that is sized for a device or for files.
+const CHECKPOINT_BYTES: std::ops::RangeInclusive<u64> = 8 << 20..=1 << 32;
+
+/// Bytes of a checkpoint with room for `files`: growing operations may fill 7/8 of it.
+fn checkpoint_for(files: u64) -> u64 {
+    let bytes = files.saturating_mul(FILE_METADATA_BYTES).saturating_mul(8) / 7;
+    let (least, most) = CHECKPOINT_BYTES.into_inner();
+    bytes.clamp(least, most).next_multiple_of(1 << 20)
+}
+
 impl GroupOptions {
-    /// With room for the metadata of as many files as suit a device of `size` bytes: a million where it has 12 GiB. The
-    /// journal stays as it is, because a new leader reads all of it.
+    /// With room for the metadata of `files`. Where nobody said how many: for a million, as far as both checkpoints
+    /// take no more than an eighth of a device of `size` bytes. The journal stays as it is, because a new leader reads
+    /// all of it.
     pub fn sized_for(self, size: u64) -> Self {
+        let suits = || (size / 16).clamp(*CHECKPOINT_BYTES.start(), checkpoint_for(FILES)) >> 20 << 20;
         Self {
-            checkpoint_bytes: (size / 64).clamp(8 << 20, 192 << 20) >> 20 << 20,
+            checkpoint_bytes: self.files.map_or_else(suits, checkpoint_for),
             ..self
         }
     }

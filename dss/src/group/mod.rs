@@ -24,6 +24,8 @@ mod legs;
 #[cfg(test)]
 mod mirror_tests;
 #[cfg(test)]
+mod metadata_tests;
+#[cfg(test)]
 mod move_tests;
 mod moves;
 mod names;

@@ -33,6 +33,9 @@ pub struct InitOptions {
     /// Slots of the directory, in which nodes answer for pages: a power of two from 4096 to 65536. It cannot be changed later.
     #[arg(long, default_value = "4096", value_name = "N", value_parser = parse_home_slots)]
     pub home_slots: HomeSlots,
+    /// Files for whose metadata there shall be room [default: a million; fewer on devices below 3G]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=20_000_000))]
+    pub files: Option<u64>,
     /// Who protects the data of files against the loss of a device. With `mirror` devices come in pairs, each the two
     /// sides of a volume; the metadata is on the first device alone.
     #[arg(long, value_enum, default_value_t = Redundancy::External)]
@@ -244,6 +247,7 @@ fn group_options(options: &InitOptions) -> GroupOptions {
         au_bytes: options.au,
         page_size: options.page_size,
         home_slots: options.home_slots,
+        files: options.files,
         force: options.force,
         mirror: options.redundancy == Redundancy::Mirror,
         ..GroupOptions::default()

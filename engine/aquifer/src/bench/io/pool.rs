@@ -19,6 +19,9 @@ use tokio::task::JoinSet;
 /// Bytes of a write when the file is filled.
 const FILL: usize = 1 << 20;
 
+/// Files for whose metadata there is room: as many as the measurement of creates may make.
+const FILES: u64 = 1_000_000;
+
 /// A moment by the clock and by the processor time of this process.
 #[derive(Clone, Copy)]
 struct Moment {
@@ -57,7 +60,11 @@ impl Pool {
 
     async fn build(path: &Path, size: u64) -> Result<Self, StorageError> {
         let device: Arc<dyn BlockDevice> = open_device(path, OpenMode::Best)?;
-        VolumeGroup::format(&*device, &GroupOptions::default()).await?;
+        let options = GroupOptions {
+            files: Some(FILES),
+            ..GroupOptions::default()
+        };
+        VolumeGroup::format(&*device, &options.sized_for(device.geometry().size)).await?;
         let me = NodeId::new(1).expect("1 is a node");
         let group = VolumeGroup::open(Arc::new(TokioRuntime::current()), vec![device], me).await?;
         group.lead(Epoch(1)).await?;

@@ -6,8 +6,8 @@ use crate::output::note;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Space of a device beyond the file: metadata.
-const METADATA: u64 = 128 << 20;
+/// Space of a device beyond the file: metadata, two checkpoints with room for a million files.
+const METADATA: u64 = 512 << 20;
 
 /// A place for a volume group.
 pub struct Target {
