@@ -3,6 +3,7 @@
 //! Rules and lock order: this crate's README. The traits in [`seam`] are the only places where the
 //! simulator puts its own twin.
 
+pub mod check;
 pub mod device;
 pub mod fence;
 pub mod group;

@@ -1,7 +1,9 @@
 //! Transactions over shared pages: WAL, B-link tree, recovery, node.
 
 mod blocked;
+pub mod check;
 mod copies;
+pub mod decode;
 mod engine;
 mod error;
 pub mod mtr;

@@ -4,7 +4,8 @@ use crate::sim::{
     Cluster, ClusterOptions, DiskOptions, Failure, Faults, Nemesis, NetworkOptions, Random, WorldOptions,
 };
 use crate::workload::{
-    Client, EngineProgram, MemoryProgram, Planted, Sessions, Size, WORKLOADS, Workload, workload,
+    Client, EngineProgram, MemoryProgram, Planted, Sessions, Size, WORKLOADS, Workload, device_is_sound,
+    workload,
 };
 use aquifer_buffer_pool::Locality;
 use aquifer_dss_proto::defect::{Defect, plant};
@@ -509,7 +510,11 @@ async fn scenario(
     for client in clients {
         client.await.map_err(|_| "a client vanished".to_owned())??;
     }
-    workload.check(master).await
+    workload.check(master).await?;
+    match configuration.overrides.subject {
+        Subject::Engine => device_is_sound(&cluster, configuration.tuning.volumes).await,
+        Subject::Memory(_) => Ok(()),
+    }
 }
 
 /// The failed run for a person: what, and how to see it again.

@@ -212,8 +212,7 @@ pub fn decode_checkpoint_head(
     group: Uuid,
     capacity: u64,
 ) -> Result<CheckpointHead, EnvelopeError> {
-    let body = open_block(CHECKPOINT_MAGIC, FORMAT_VERSION, block)?;
-    let head: CheckpointHead = postcard::from_bytes(body).map_err(|_| EnvelopeError::Corrupt)?;
+    let head = decode_loose_head(block)?;
     if head.group != group {
         return Err(EnvelopeError::Absent);
     }
@@ -233,6 +232,54 @@ pub fn decode_checkpoint_body(head: &CheckpointHead, body: &[u8]) -> Result<Cata
         return Err(EnvelopeError::Corrupt);
     }
     Catalog::decode(body)
+}
+
+/// An entry by itself, without the chain that it belongs to: for looking at a device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LooseEntry {
+    /// First 8 bytes of the id of its group.
+    pub group: [u8; 8],
+    /// Epoch of its writer.
+    pub epoch: Epoch,
+    /// Its sequence.
+    pub sequence: u64,
+    /// Hash of the entry before.
+    pub previous: u64,
+    /// Logical position.
+    pub position: u64,
+    /// What it says.
+    pub records: Vec<Record>,
+}
+
+/// Reads the entry at the front of `bytes`, whatever chain it is of. Any bytes are safe.
+pub fn decode_loose_entry(bytes: &[u8]) -> Result<LooseEntry, EnvelopeError> {
+    let head = bytes.get(..ENTRY_HEADER).ok_or(EnvelopeError::Absent)?;
+    if read_u64(head, 0) != ENTRY_MAGIC {
+        return Err(EnvelopeError::Absent);
+    }
+    let end = ENTRY_HEADER.checked_add(read_u32(head, 12) as usize);
+    let payload = end.and_then(|end| bytes.get(ENTRY_HEADER..end));
+    let payload = payload.ok_or(EnvelopeError::Corrupt)?;
+    if crc32c(&[&head[..60], payload]) != read_u32(head, 60) {
+        return Err(EnvelopeError::Corrupt);
+    }
+    if read_u32(head, 8) != FORMAT_VERSION {
+        return Err(EnvelopeError::Version(read_u32(head, 8)));
+    }
+    Ok(LooseEntry {
+        group: head[16..24].try_into().expect("eight bytes"),
+        epoch: Epoch(read_u64(head, 24)),
+        sequence: read_u64(head, 32),
+        previous: read_u64(head, 40),
+        position: read_u64(head, 48),
+        records: postcard::from_bytes(payload).map_err(|_| EnvelopeError::Corrupt)?,
+    })
+}
+
+/// The head in the first block of a checkpoint, of whatever group. Any bytes are safe.
+pub fn decode_loose_head(block: &[u8]) -> Result<CheckpointHead, EnvelopeError> {
+    let body = open_block(CHECKPOINT_MAGIC, FORMAT_VERSION, block)?;
+    postcard::from_bytes(body).map_err(|_| EnvelopeError::Corrupt)
 }
 
 /// The sequence of a whole, undamaged entry of `group` that starts at the first byte; for finding entries that the

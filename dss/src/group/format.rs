@@ -105,6 +105,22 @@ pub struct NewDevice<'a> {
     pub failure_group: u8,
 }
 
+/// The label that counts of two copies; nothing is repaired.
+pub(super) fn newer_label(copies: super::image::LabelCopies) -> Result<Label, StorageError> {
+    match copies {
+        [Ok(a), Ok(b)] => Ok(if b.generation > a.generation { b } else { a }),
+        [Ok(label), Err(_)] | [Err(_), Ok(label)] => Ok(label),
+        [Err(EnvelopeError::Version(found)), Err(_)] | [Err(_), Err(EnvelopeError::Version(found))] => {
+            Err(StorageError::OtherVersion {
+                found,
+                expected: FORMAT_VERSION,
+            })
+        }
+        [Err(EnvelopeError::Absent), Err(EnvelopeError::Absent)] => Err(StorageError::NoLabel),
+        _ => Err(StorageError::DamagedLabel),
+    }
+}
+
 /// What both copies of a label say.
 enum Found {
     Label(Box<Label>),

@@ -17,14 +17,15 @@ mod file_tests;
 mod fill;
 mod format;
 mod heal;
+pub(crate) mod image;
 mod intents;
 mod journal;
 mod leader;
 mod legs;
 #[cfg(test)]
-mod mirror_tests;
-#[cfg(test)]
 mod metadata_tests;
+#[cfg(test)]
+mod mirror_tests;
 #[cfg(test)]
 mod move_tests;
 mod moves;
@@ -49,6 +50,7 @@ pub use control::{AllBlocks, ControlBlocks};
 pub use error::StorageError;
 pub use file::{File, FileBytes, OpenOptions};
 pub use format::{GroupIdentity, GroupOptions, NewDevice};
+pub use image::{CheckpointImage, GroupImage, LabelCopies, read_label_copies};
 pub use moves::{MOVE_RATE_KEY, MoveStatus, Problem};
 pub use names::Owner;
 pub use open_volumes::OpenVolumes;

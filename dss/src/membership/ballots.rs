@@ -8,7 +8,7 @@ use crate::seam::Runtime;
 use aquifer_dss_proto::ballot::{BallotBlock, BallotNumber, BallotOutput, BodyHash, Proposer};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::membership::Decree;
-use aquifer_dss_proto::{Epoch, NodeId};
+use aquifer_dss_proto::{Epoch, HomeSlots, NodeId};
 use std::time::Duration;
 
 const ATTEMPTS: usize = 20;
@@ -66,14 +66,18 @@ async fn read_body(
     hash: BodyHash,
 ) -> Result<Option<(Vec<u8>, Decree)>, MembershipError> {
     let place = control.read_body(node, place_of(epoch)).await?;
-    let length = u32::from_le_bytes(place[..4].try_into().expect("4 bytes")) as usize;
-    let Some(body) = place.get(4..4 + length).filter(|body| BodyHash::of(body) == hash) else {
-        return Ok(None);
-    };
-    let decree: Option<Decree> = postcard::from_bytes(body).ok();
-    Ok(decree
-        .filter(|decree| decree.view.epoch == epoch && decree.is_sound(control.home_slots()))
-        .map(|d| (body.to_vec(), d)))
+    let decree = decode_body(&place, control.home_slots(), epoch, hash);
+    Ok(decree.map(|(body, decree)| (body.to_vec(), decree)))
+}
+
+/// The body in a body place, and what it says, when it has this hash and is of this epoch. Any bytes are safe.
+pub fn decode_body(place: &[u8], slots: HomeSlots, epoch: Epoch, hash: BodyHash) -> Option<(&[u8], Decree)> {
+    let (length, rest) = place.split_at_checked(4)?;
+    let length = u32::from_le_bytes(length.try_into().expect("4 bytes")) as usize;
+    let body = rest.get(..length).filter(|body| BodyHash::of(body) == hash)?;
+    let decree: Decree = postcard::from_bytes(body).ok()?;
+    let fits = decree.view.epoch == epoch && decree.is_sound(slots);
+    fits.then_some((body, decree))
 }
 
 async fn write_body(

@@ -16,5 +16,6 @@ mod types;
 
 pub use api::Membership;
 pub use aquifer_dss_proto::membership::{LeaseState, SlotState, Timing};
-pub use slot::{ADDRESS_BYTES_MAX, Addresses, BadBlock, SlotView};
+pub use ballots::decode_body;
+pub use slot::{ADDRESS_BYTES_MAX, Addresses, BadBlock, SlotView, decode_ballot};
 pub use types::{MembershipConfig, MembershipError, MembershipEvent, Timeline};

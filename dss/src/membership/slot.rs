@@ -96,8 +96,8 @@ pub(super) fn encode_ballot(block: &BallotBlock) -> Vec<u8> {
     frame(BALLOT_MAGIC, &block.encode())
 }
 
-/// A block of zeros is the block of a node that never proposed.
-pub(super) fn decode_ballot(block: &[u8]) -> Result<BallotBlock, BadBlock> {
+/// Reads a ballot block; any bytes are safe. A block of zeros is the block of a node that never proposed.
+pub fn decode_ballot(block: &[u8]) -> Result<BallotBlock, BadBlock> {
     let Some(content) = unframe(BALLOT_MAGIC, block)? else {
         return Ok(BallotBlock::default());
     };
@@ -123,7 +123,7 @@ fn frame(magic: [u8; 8], content: &[u8]) -> Vec<u8> {
 }
 
 fn unframe(magic: [u8; 8], block: &[u8]) -> Result<Option<&[u8]>, BadBlock> {
-    let sector = &block[..SECTOR];
+    let sector = block.get(..SECTOR).ok_or(BadBlock)?;
     if sector.iter().all(|byte| *byte == 0) {
         return Ok(None);
     }

@@ -137,7 +137,9 @@ impl StreamHeader {
         block
     }
 
-    fn decode(block: &[u8]) -> Option<Self> {
+    /// Reads a copy of a header; any bytes are safe.
+    pub fn decode(block: &[u8]) -> Option<Self> {
+        let block = block.get(..BLOCK)?;
         let word = |at: usize| u64::from_le_bytes(block[at..at + 8].try_into().expect("eight bytes"));
         let crc = u32::from_le_bytes(block[4..8].try_into().expect("four bytes"));
         if block[0..4] != MAGIC || crc32c(&[&block[8..]]) != crc || block[8..10] != VERSION.to_le_bytes() {

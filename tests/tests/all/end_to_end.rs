@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod bad_peer;
+mod check;
 mod clients;
 mod damage;
 mod definitions;

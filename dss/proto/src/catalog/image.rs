@@ -270,7 +270,7 @@ fn reachable(inodes: &Inodes, names: &Names) -> usize {
 
 impl Catalog {
     /// Exactly the files without a name wait in limbo, each once, and links without one are not there at all.
-    fn check_limbo(&self) -> Option<()> {
+    pub(super) fn check_limbo(&self) -> Option<()> {
         let is_buried = |id: &FileId| {
             let inode = self.inodes.get(id);
             inode.is_some_and(|inode| inode.is_removed(*id) && matches!(inode.node, Node::File { .. }))
@@ -291,7 +291,7 @@ impl Catalog {
     }
 
     /// Claims are of nodes that can be, on files that are there.
-    fn check_claims(&self) -> Option<()> {
+    pub(super) fn check_claims(&self) -> Option<()> {
         let is_file = |id: &FileId| {
             let inode = self.inodes.get(id);
             inode.is_some_and(|inode| matches!(inode.node, Node::File { .. }))

@@ -9,6 +9,7 @@
 //! The engine names its files by paths (`tree.rs`); what programs ask for has the meaning of POSIX (`files.rs`).
 
 mod allocator;
+mod audit;
 mod claims;
 mod cut;
 pub mod extents;
@@ -36,6 +37,7 @@ mod volume_tests;
 mod volumes;
 
 pub use allocator::{FreeMap, UNITS_MAX};
+pub use audit::UnitBalance;
 pub use claims::{Life, Reservation};
 pub use cut::CatalogCut;
 pub use file_operation::{AttributeChange, FileOperation, NewNode};

@@ -2,12 +2,10 @@
 
 use super::offline::OfflineGroup;
 use crate::failure::Failure;
-use aquifer_dss::seam::{BLOCK, BlockDevice, BoxFuture, IoBuffer};
+use aquifer_dss::seam::BLOCK;
 use aquifer_dss_proto::FileId;
 use aquifer_dss_proto::catalog::Node;
-use aquifer_engine::wal::RedoFile;
 use serde::Serialize;
-use std::sync::Arc;
 
 /// A file or directory.
 #[derive(Clone, Debug, Serialize)]
@@ -71,78 +69,11 @@ impl OfflineGroup {
     pub async fn read(&self, entry: &FileEntry, offset: u64, length: u64) -> Result<Vec<u8>, Failure> {
         let first = offset / BLOCK as u64 * BLOCK as u64;
         let end = (offset + length).next_multiple_of(BLOCK as u64);
-        let blocks = self.read_blocks(entry, first, (end - first) as usize).await?;
+        let blocks = self
+            .read_file(FileId(entry.id), first, (end - first) as usize)
+            .await;
+        let blocks = blocks.map_err(|e| Failure::unavailable(format!("{}: {e}", self.path.display())))?;
         let skip = (offset - first) as usize;
         Ok(blocks[skip..skip + length as usize].to_vec())
-    }
-
-    /// Whole blocks of a file.
-    async fn read_blocks(&self, entry: &FileEntry, offset: u64, length: usize) -> Result<Vec<u8>, Failure> {
-        let mut bytes = Vec::with_capacity(length);
-        while bytes.len() < length {
-            let at = offset + bytes.len() as u64;
-            let (place, contiguous) = self.locate(entry, at);
-            let piece = contiguous.min((length - bytes.len()) as u64) as usize;
-            let Some((volume, place)) = place else {
-                bytes.resize(bytes.len() + piece, 0);
-                continue;
-            };
-            let read = self.device_of(volume)?.read(place, IoBuffer::zeroed(piece)).await;
-            bytes.extend_from_slice(
-                &read.map_err(|e| Failure::unavailable(format!("{}: {e}", self.path.display())))?,
-            );
-        }
-        Ok(bytes)
-    }
-
-    /// Volume and device offset of a byte of a file, none in a hole, and how many bytes follow it there.
-    fn locate(&self, entry: &FileEntry, offset: u64) -> (Option<(u16, u64)>, u64) {
-        let au = self.label.au_bytes;
-        for (unit, volume, start, count) in &entry.extents {
-            let (from, to) = (u64::from(*unit) * au, u64::from(unit + count) * au);
-            if offset < from {
-                return (None, from - offset);
-            }
-            if offset < to {
-                let unit_zero = self.catalog.volume(*volume).map_or(0, |volume| volume.au_offset);
-                let place = unit_zero + u64::from(*start) * au + (offset - from);
-                return (Some((*volume, place)), to - offset);
-            }
-        }
-        (None, u64::MAX)
-    }
-}
-
-/// A file of an offline group as the redo reader wants it.
-pub struct OfflineFile {
-    /// The group.
-    pub group: Arc<OfflineGroup>,
-    /// The file.
-    pub entry: FileEntry,
-}
-
-impl RedoFile for OfflineFile {
-    fn size(&self) -> u64 {
-        self.entry.size
-    }
-
-    fn read_at(&self, offset: u64, mut buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, String>> {
-        Box::pin(async move {
-            let bytes = self
-                .group
-                .read_blocks(&self.entry, offset, buffer.len())
-                .await
-                .map_err(|e| e.message)?;
-            buffer.copy_from_slice(&bytes);
-            Ok(buffer)
-        })
-    }
-
-    fn write_at(&self, _offset: u64, _buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, String>> {
-        Box::pin(async { Err("opened for reading only".into()) })
-    }
-
-    fn flush(&self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async { Ok(()) })
     }
 }

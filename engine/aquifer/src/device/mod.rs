@@ -9,8 +9,7 @@ mod offline;
 mod plain;
 mod slots;
 
-pub use files::OfflineFile;
 pub use make::{Formatted, create, format, storage_failure};
-pub use offline::{OfflineGroup, check, read_labels};
+pub use offline::{HeldDevices, OfflineGroup};
 pub use plain::PlainDevice;
 pub use slots::{anybody_runs, fence, read_slots, report};

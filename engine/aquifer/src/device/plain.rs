@@ -1,10 +1,11 @@
 //! A device through plain positioned I/O with O_DIRECT: for commands that open it for a moment.
 
 use crate::failure::Failure;
-use aquifer_dss::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer};
+use aquifer_dss::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer, VolumeOpener};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
+use std::sync::Arc;
 
 /// A device opened read-only or for formatting. Its operations block; commands have nothing else to do.
 pub struct PlainDevice {
@@ -105,4 +106,25 @@ impl BlockDevice for PlainDevice {
     fn discard(&self, _offset: u64, _length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
         Box::pin(async { Ok(()) })
     }
+}
+
+/// Opens further volumes read-only.
+pub struct PlainOpener;
+
+impl VolumeOpener for PlainOpener {
+    fn open<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<Arc<dyn BlockDevice>, DeviceError>> {
+        Box::pin(async move {
+            let device = PlainDevice::open(Path::new(path), false);
+            let device = device.map_err(|failure| DeviceError::Io {
+                operation: "open",
+                offset: 0,
+                length: 0,
+                errno: 0,
+                message: failure.message,
+            })?;
+            Ok(Arc::new(device) as Arc<dyn BlockDevice>)
+        })
+    }
+
+    fn close(&self, _path: &str) {}
 }

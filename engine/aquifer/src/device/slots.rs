@@ -38,7 +38,7 @@ pub fn report(slot: &SlotView) -> NodeReport {
 
 async fn read(path: &Path) -> Result<Vec<SlotView>, Failure> {
     let group = super::OfflineGroup::open(path).await?;
-    let control = ControlBlocks::new(Arc::new(group.device), group.label.slots());
+    let control = ControlBlocks::new(group.first.clone(), group.label.slots());
     let blocks = control
         .read_all_slot_blocks()
         .await
@@ -95,7 +95,8 @@ pub async fn fence(path: &Path, id: NodeId) -> Result<(), Failure> {
     let slot = slot.ok_or_else(|| Failure::usage(format!("node {id} never ran on {}", path.display())))?;
     let (runtime, fencer) = fencer(path)?;
     let group = super::OfflineGroup::open(path).await?;
-    let further = further_volumes(&group)?;
+    // The proof of a fence has to hold on each volume (HZ-17).
+    let further: Vec<PathBuf> = group.further_paths()?.into_iter().map(|(_, path)| path).collect();
     for volume in &further {
         let device = PlainDevice::open(volume, false)?;
         fencer
@@ -114,14 +115,4 @@ pub async fn fence(path: &Path, id: NodeId) -> Result<(), Failure> {
         flushed.map_err(|e| Failure::unavailable(format!("{}: {e}", volume.display())))?;
     }
     Ok(())
-}
-
-/// Paths of the volumes besides the first: the proof of a fence has to hold on each (HZ-17).
-fn further_volumes(group: &super::OfflineGroup) -> Result<Vec<PathBuf>, Failure> {
-    let further = group
-        .catalog
-        .volumes()
-        .filter(|(id, volume)| *id > 0 && volume.exists());
-    let paths = further.map(|(id, volume)| group.device_of(id).map(|_| PathBuf::from(&volume.path)));
-    paths.collect()
 }

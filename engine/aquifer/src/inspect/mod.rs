@@ -1,5 +1,6 @@
 //! `aquifer inspect`: what is on the device, decoded with the decoders that nodes use. Nothing is written.
 
+mod block;
 mod page;
 mod structures;
 mod wal;
@@ -19,6 +20,10 @@ pub enum InspectCommand {
     Wal(wal::WalOptions),
     /// A page of a file: header and content
     Page(page::PageOptions),
+    /// What is at a byte offset of a device, sound or not: its kind is recognised
+    Block(block::BlockOptions),
+    /// Everything that the group has: labels, control blocks, metadata, redo, pages
+    All(structures::DeviceOptions),
 }
 
 impl InspectCommand {
@@ -30,6 +35,8 @@ impl InspectCommand {
             Self::Journal(options) => structures::journal(options).await,
             Self::Wal(options) => wal::run(options).await,
             Self::Page(options) => page::run(options).await,
+            Self::Block(options) => block::block(options).await,
+            Self::All(options) => block::all(options).await,
         }
     }
 }

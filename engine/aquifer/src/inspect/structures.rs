@@ -1,8 +1,9 @@
 //! Labels, slots and journal.
 
-use crate::device::{self, OfflineGroup, PlainDevice, read_labels, storage_failure};
+use crate::device::{self, OfflineGroup, PlainDevice, storage_failure};
 use crate::failure::{Exit, Outcome};
 use crate::output::{OutputOptions, table};
+use aquifer_dss::group::read_label_copies;
 use aquifer_dss_proto::label::Label;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -12,15 +13,15 @@ use std::path::PathBuf;
 pub struct DeviceOptions {
     /// Device of the volume group.
     #[arg(long, env = "AQUIFER_DEVICE", value_name = "DEV")]
-    device: PathBuf,
+    pub(super) device: PathBuf,
     #[command(flatten)]
-    output: OutputOptions,
+    pub(super) output: OutputOptions,
 }
 
 /// `inspect label`.
 pub async fn label(options: DeviceOptions) -> Outcome {
     let device = PlainDevice::open(&options.device, false)?;
-    let labels = read_labels(&device)
+    let labels = read_label_copies(&device)
         .await
         .map_err(|e| storage_failure(&options.device, &e))?;
     let copies: Vec<Value> = labels

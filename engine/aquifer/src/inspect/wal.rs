@@ -1,15 +1,16 @@
 //! The redo stream of a node: its header and its groups from the horizon on.
 
-use crate::device::{OfflineFile, OfflineGroup};
+use crate::device::OfflineGroup;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{OutputOptions, print_line, table, with_schema};
 use crate::units::node_id;
+use aquifer_dss_proto::FileId;
+use aquifer_engine::check::ImageFile;
 use aquifer_engine::wal::{StreamHeader, StreamReader};
 use aquifer_engine_proto::group::Group;
 use aquifer_engine_proto::page::decode_operation;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Options of `inspect wal`.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,9 +34,9 @@ pub struct WalOptions {
 /// Runs it.
 pub async fn run(options: WalOptions) -> Outcome {
     let node = node_id(options.node)?;
-    let group = Arc::new(OfflineGroup::open(&options.device).await?);
+    let group = OfflineGroup::open(&options.device).await?;
     let entry = group.stat(&format!("/redo/{node}"))?;
-    let file = OfflineFile { group, entry };
+    let file = ImageFile::new(group.image.clone(), FileId(entry.id), entry.size);
     let mut reader = StreamReader::open(&file, node).await.map_err(Failure::failed)?;
     let mut groups = std::collections::VecDeque::new();
     let mut total = 0u64;

@@ -1,6 +1,7 @@
 //! `aquifer vg`: the volumes of the group: what they are, adding and growing them, and whether the metadata is sound.
 
 mod change;
+mod check;
 mod drain;
 mod mirror;
 mod report;
@@ -14,7 +15,6 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{OutputOptions, table};
 use crate::units::show_size;
 use serde_json::json;
-use std::path::PathBuf;
 
 /// `vg ...`.
 #[derive(Debug, clap::Subcommand)]
@@ -37,8 +37,8 @@ pub enum VolumeCommand {
     Resync(mirror::ResyncOptions),
     /// Name, volumes, what is used
     Status(StatusOptions),
-    /// Read labels, journal and catalogue and say what is wrong with them
-    Check(CheckOptions),
+    /// Read everything that has a checksum, say what is wrong, and repair what can be
+    Check(check::CheckOptions),
 }
 
 /// Which volume group.
@@ -46,16 +46,6 @@ pub enum VolumeCommand {
 pub struct StatusOptions {
     #[command(flatten)]
     locator: Locator,
-    #[command(flatten)]
-    output: OutputOptions,
-}
-
-/// Which volume group.
-#[derive(Clone, Debug, clap::Args)]
-pub struct CheckOptions {
-    /// Device of the volume group.
-    #[arg(long, env = "AQUIFER_DEVICE", value_name = "DEV")]
-    device: PathBuf,
     #[command(flatten)]
     output: OutputOptions,
 }
@@ -73,7 +63,7 @@ impl VolumeCommand {
             Self::Detach(options) => mirror::detach(options).await,
             Self::Resync(options) => mirror::resync(options).await,
             Self::Status(options) => status(options).await,
-            Self::Check(options) => check(options).await,
+            Self::Check(options) => check::run(options).await,
         }
     }
 }
@@ -161,21 +151,4 @@ fn text(report: &GroupReport, degraded: Option<&str>) -> String {
     let heading = ["volume", "state", "size", "free", "failure group", "device", ""];
     let volumes = table(&heading, report.volumes.iter().map(row).collect());
     format!("{}\n\n{volumes}", table(&["", ""], lines))
-}
-
-async fn check(options: CheckOptions) -> Outcome {
-    let findings = device::check(&options.device).await?;
-    let sound = findings.iter().all(|f| f.ok);
-    let object = json!({ "sound": sound, "checks": findings });
-    options.output.emit(object, || {
-        let rows = findings.iter().map(|f| {
-            vec![
-                if f.ok { "ok" } else { "WRONG" }.into(),
-                f.what.clone(),
-                f.detail.clone(),
-            ]
-        });
-        table(&["", "check", "found"], rows.collect())
-    })?;
-    Ok(if sound { Exit::Done } else { Exit::Failed })
 }

@@ -12,6 +12,7 @@
 //! file, number and tree, and goes on from the PSN and the stamp it finds (HZ-6).
 
 mod apply;
+mod audit;
 mod header;
 mod inner;
 mod leaf;
@@ -25,6 +26,7 @@ mod status;
 mod tests;
 
 pub use apply::{Redone, apply, fits, redo};
+pub use audit::audit;
 pub use header::{HEADER_BYTES, PageKind, file_of, kind_of, psn_of, set_psn, set_stamp, stamp_of};
 pub use inner::{InnerView, inner_entry_bytes};
 pub use leaf::{

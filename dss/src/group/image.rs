@@ -1,0 +1,288 @@
+//! A volume group as its devices describe it, read by somebody who is no node: labels, checkpoints, and the journal to its
+//! end. Nothing is written, no lock is taken.
+//!
+//! Beside running nodes this is the group as of the last durable journal entry.
+
+use super::error::StorageError;
+use super::format::newer_label;
+use crate::seam::{BLOCK, BlockDevice, IoBuffer, VolumeOpener};
+use aquifer_dss_proto::FileId;
+use aquifer_dss_proto::catalog::{Catalog, Extent, Mirror, Node, Volume, extents};
+use aquifer_dss_proto::envelope::EnvelopeError;
+use aquifer_dss_proto::journal::{
+    CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry, expected_bytes,
+};
+use aquifer_dss_proto::label::{JOURNAL_OFFSET_LEAST, LABEL_OFFSETS, Label};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Bytes of one read.
+const PIECE: usize = 4 << 20;
+/// A leader may write over a checkpoint while it is read: then the other one is the newer by now.
+const ATTEMPTS: usize = 8;
+
+/// Both copies of a label, as decoded.
+pub type LabelCopies = [Result<Label, EnvelopeError>; 2];
+
+/// A checkpoint as it is on the device.
+#[derive(Clone, Debug)]
+pub struct CheckpointImage {
+    /// Where the journal goes on.
+    pub head: CheckpointHead,
+    /// What it has.
+    pub catalog: Catalog,
+}
+
+/// A volume group opened without being a node.
+pub struct GroupImage {
+    /// What the first volume says of itself.
+    pub label: Label,
+    /// Both copies of that.
+    pub labels: LabelCopies,
+    /// The first volume.
+    pub first: Arc<dyn BlockDevice>,
+    /// The other volumes, or why they cannot be read. Of a mirrored volume it is a leg that lacks nothing, of volume 0 too when its
+    /// first leg does.
+    pub further: BTreeMap<u16, Result<Arc<dyn BlockDevice>, String>>,
+    /// What each place of a checkpoint has.
+    pub checkpoints: [Result<CheckpointImage, EnvelopeError>; 2],
+    /// The entries since the newer checkpoint.
+    pub entries: Vec<Entry>,
+    /// The end of the journal.
+    pub tail: Tail,
+    /// The metadata there.
+    pub catalog: Catalog,
+}
+
+/// Both copies of the label of a device.
+pub async fn read_label_copies(device: &dyn BlockDevice) -> Result<LabelCopies, StorageError> {
+    if device.geometry().size < JOURNAL_OFFSET_LEAST {
+        return Ok([Err(EnvelopeError::Absent), Err(EnvelopeError::Absent)]);
+    }
+    let a = device.read(LABEL_OFFSETS[0], IoBuffer::zeroed(BLOCK)).await?;
+    let b = device.read(LABEL_OFFSETS[1], IoBuffer::zeroed(BLOCK)).await?;
+    Ok([Label::decode(&a), Label::decode(&b)])
+}
+
+impl GroupImage {
+    /// Reads the group whose first volume is `first`; the others come from `opener`, by their path in the catalogue.
+    pub async fn read(first: Arc<dyn BlockDevice>, opener: &dyn VolumeOpener) -> Result<Self, StorageError> {
+        let labels = read_label_copies(&*first).await?;
+        let label = newer_label(labels.clone())?;
+        if (label.volume, label.leg) == (0, 1) {
+            return Err(StorageError::Invalid(
+                "this is the second side of volume 0: the metadata is on the first one alone; name that"
+                    .into(),
+            ));
+        }
+        if label.volume != 0 {
+            return Err(StorageError::Invalid(format!(
+                "this is volume {} of the group; name volume 0",
+                label.volume
+            )));
+        }
+        let mut checkpoints = read_checkpoints(&*first, &label).await?;
+        for _ in 1..ATTEMPTS {
+            if checkpoints.iter().any(Result::is_ok) {
+                break;
+            }
+            checkpoints = read_checkpoints(&*first, &label).await?;
+        }
+        let good = checkpoints.iter().flatten();
+        let newest = good.max_by_key(|checkpoint| checkpoint.head.tail.sequence);
+        let newest = newest.ok_or_else(|| StorageError::Damaged("no good checkpoint".into()))?;
+        let (tail, mut catalog) = (newest.head.tail, newest.catalog.clone());
+        let entries = read_journal(&*first, &label, tail).await?;
+        replay(&mut catalog, &entries);
+        let further = open_further(&label, &catalog, opener).await;
+        Ok(Self {
+            tail: entries.last().map_or(tail, |entry| entry.after),
+            label,
+            labels,
+            first,
+            further,
+            checkpoints,
+            entries,
+            catalog,
+        })
+    }
+
+    /// The device of a volume, or why it cannot be read.
+    pub fn device(&self, volume: u16) -> Result<&Arc<dyn BlockDevice>, String> {
+        match self.further.get(&volume) {
+            Some(found) => found.as_ref().map_err(Clone::clone),
+            None if volume == 0 => Ok(&self.first),
+            None => Err(format!("the catalogue has no volume {volume}")),
+        }
+    }
+
+    /// Where the catalogue says that the device of a volume is that is read.
+    pub fn path(&self, volume: u16) -> Option<&str> {
+        let leg = current_leg(&self.catalog, volume);
+        let (_, path) = self.catalog.volume(volume)?.leg(leg)?;
+        Some(path)
+    }
+
+    /// The devices that can be read, by volume.
+    pub fn devices(&self) -> impl Iterator<Item = (u16, &Arc<dyn BlockDevice>)> {
+        let further = self.further.iter().filter(|(id, _)| **id > 0);
+        let further = further.filter_map(|(id, device)| Some((*id, device.as_ref().ok()?)));
+        std::iter::once((0, &self.first)).chain(further)
+    }
+
+    /// Whole blocks of a file from `offset`: zeros where it has no units.
+    pub async fn read_file(&self, file: FileId, offset: u64, length: usize) -> Result<Vec<u8>, String> {
+        let inode = self.catalog.open_inode(file).ok_or("there is no such file")?;
+        let Node::File { extents, .. } = &inode.node else {
+            return Err("it is no file".into());
+        };
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let (place, contiguous) = self.locate(extents, offset + bytes.len() as u64);
+            let piece = contiguous.min((length - bytes.len()).min(PIECE) as u64) as usize;
+            match place {
+                None => bytes.resize(bytes.len() + piece, 0),
+                Some((volume, place)) => {
+                    let read = self.device(volume)?.read(place, IoBuffer::zeroed(piece)).await;
+                    bytes.extend_from_slice(&read.map_err(|error| error.to_string())?);
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Volume and device offset of a byte of a file, none in a hole, and how many bytes follow it there.
+    pub fn locate(&self, runs: &[Extent], offset: u64) -> (Option<(u16, u64)>, u64) {
+        let au = self.label.au_bytes;
+        let unit = u32::try_from(offset / au).unwrap_or(u32::MAX);
+        let Some(run) = runs.get(extents::position(runs, unit)) else {
+            return (None, u64::MAX);
+        };
+        let (from, to) = (u64::from(run.unit) * au, u64::from(run.end()) * au);
+        if offset < from {
+            return (None, from - offset);
+        }
+        let place = self.catalog.offset_of(run) + (offset - from);
+        (Some((run.volume, place)), to - offset)
+    }
+}
+
+/// Applies entries in order.
+pub(crate) fn replay(catalog: &mut Catalog, entries: &[Entry]) {
+    for entry in entries {
+        for record in &entry.records {
+            // Who asked was answered by the leader of then.
+            let _outcome = catalog.apply(entry.sequence, record);
+        }
+    }
+}
+
+/// The leg of a volume that lacks nothing; the first one when both do.
+fn current_leg(catalog: &Catalog, volume: u16) -> u8 {
+    let stale = catalog.mirror(volume).and_then(Mirror::stale);
+    stale.map_or(0, |stale| 1 - stale)
+}
+
+async fn open_further(
+    label: &Label,
+    catalog: &Catalog,
+    opener: &dyn VolumeOpener,
+) -> BTreeMap<u16, Result<Arc<dyn BlockDevice>, String>> {
+    let mut further = BTreeMap::new();
+    for (id, volume) in catalog.volumes().filter(|(_, volume)| volume.exists()) {
+        let leg = current_leg(catalog, id);
+        if (id, leg) != (0, 0) {
+            further.insert(id, open_volume(label, volume, leg, opener).await);
+        }
+    }
+    further
+}
+
+async fn open_volume(
+    label: &Label,
+    volume: &Volume,
+    leg: u8,
+    opener: &dyn VolumeOpener,
+) -> Result<Arc<dyn BlockDevice>, String> {
+    let (uuid, path) = volume.leg(leg).ok_or("the catalogue does not name it")?;
+    let device = opener.open(path).await.map_err(|e| e.to_string())?;
+    let copies = read_label_copies(&*device).await.map_err(|e| e.to_string())?;
+    let found = newer_label(copies).map_err(|e| e.to_string())?;
+    if (found.group, found.volume_uuid) == (label.group, uuid) {
+        Ok(device)
+    } else {
+        Err(format!(
+            "{path} has volume {} of group {}",
+            found.volume_uuid, found.group
+        ))
+    }
+}
+
+type Checkpoints = [Result<CheckpointImage, EnvelopeError>; 2];
+
+async fn read_checkpoints(device: &dyn BlockDevice, label: &Label) -> Result<Checkpoints, StorageError> {
+    Ok([
+        read_checkpoint(device, label, 0).await?,
+        read_checkpoint(device, label, 1).await?,
+    ])
+}
+
+async fn read_checkpoint(
+    device: &dyn BlockDevice,
+    label: &Label,
+    which: usize,
+) -> Result<Result<CheckpointImage, EnvelopeError>, StorageError> {
+    let offset = label.checkpoint_offset(which);
+    let block = device.read(offset, IoBuffer::zeroed(BLOCK)).await?;
+    let head = match decode_checkpoint_head(&block, label.group, label.checkpoint_bytes) {
+        Ok(head) => head,
+        Err(error) => return Ok(Err(error)),
+    };
+    // Not more than the label says that there is: the head is checked against that.
+    let length = (head.length as usize).max(1).next_multiple_of(BLOCK);
+    let mut body = Vec::with_capacity(length);
+    while body.len() < length {
+        let (at, piece) = (body.len() as u64, PIECE.min(length - body.len()));
+        let read = device.read(offset + BLOCK as u64 + at, IoBuffer::zeroed(piece));
+        body.extend_from_slice(&read.await?);
+    }
+    let catalog = decode_checkpoint_body(&head, &body);
+    Ok(catalog.map(|catalog| CheckpointImage { head, catalog }))
+}
+
+/// Every entry from `tail` on. Where two continue it, the later epoch is right (HZ-18).
+pub(crate) async fn read_journal(
+    device: &dyn BlockDevice,
+    label: &Label,
+    tail: Tail,
+) -> Result<Vec<Entry>, StorageError> {
+    let (mut entries, mut tail): (Vec<Entry>, Tail) = (Vec::new(), tail);
+    loop {
+        let near = read_entry(device, label, &tail, tail.position).await?;
+        let next = tail.next_segment(label.segment_bytes);
+        let far = read_entry(device, label, &tail, next).await?;
+        let found = match (near, far) {
+            (Some(near), Some(far)) => Some(if far.epoch > near.epoch { far } else { near }),
+            (near, far) => near.or(far),
+        };
+        let Some(entry) = found else { return Ok(entries) };
+        tail = entry.after;
+        entries.push(entry);
+    }
+}
+
+async fn read_entry(
+    device: &dyn BlockDevice,
+    label: &Label,
+    tail: &Tail,
+    position: u64,
+) -> Result<Option<Entry>, StorageError> {
+    let limit = label.segment_bytes - position % label.segment_bytes;
+    let offset = label.journal_offset() + position % label.journal_bytes;
+    let block = device.read(offset, IoBuffer::zeroed(BLOCK)).await?;
+    let Some(length) = expected_bytes(&block, label.group, tail, position, limit) else {
+        return Ok(None);
+    };
+    let bytes = device.read(offset, IoBuffer::zeroed(length)).await?;
+    Ok(decode_entry(&bytes, label.group, tail, position))
+}
