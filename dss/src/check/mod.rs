@@ -11,6 +11,7 @@
 
 mod control;
 mod metadata;
+mod mirrors;
 mod repair;
 #[cfg(test)]
 mod tests;
@@ -135,6 +136,7 @@ pub fn storage_passes() -> Vec<Box<dyn Pass>> {
         Box::new(metadata::Checkpoints),
         Box::new(metadata::Journal),
         Box::new(metadata::Catalogue),
+        Box::new(mirrors::Mirrors),
     ]
 }
 

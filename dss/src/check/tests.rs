@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::{SimDisk, SimDiskOptions};
-use crate::group::{CreateOptions, GroupOptions, StorageError, VolumeGroup};
+use crate::group::{CreateOptions, GroupOptions, NewDevice, StorageError, VolumeGroup};
 use crate::seam::{BLOCK, BlockDevice, DeviceError, IoBuffer, VolumeOpener};
 use crate::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::catalog::FileKind;
@@ -195,4 +195,76 @@ fn both_labels_or_both_checkpoints_gone_is_no_group() {
     assert!(matches!(rig.image(), Err(StorageError::Damaged(_))));
     LABEL_OFFSETS.iter().for_each(|offset| rig.flip(offset + 40));
     assert!(matches!(rig.image(), Err(StorageError::DamagedLabel)));
+}
+
+/// The second leg of a mirrored group, under its path.
+struct Twin(Arc<dyn BlockDevice>);
+
+impl VolumeOpener for Twin {
+    fn open<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<Arc<dyn BlockDevice>, DeviceError>> {
+        assert_eq!(path, "twin");
+        Box::pin(async move { Ok(self.0.clone()) })
+    }
+    fn close(&self, _path: &str) {}
+}
+
+#[test]
+fn a_block_that_the_sides_of_a_mirror_have_differently_is_found() {
+    let runtime = TestRuntime::new(5);
+    let legs = [5, 6].map(|seed| -> Arc<dyn BlockDevice> {
+        SimDisk::new(SimDiskOptions::new(9 << 20, seed)).attach(runtime.clone())
+    });
+    let new = [0u8, 1].map(|leg| NewDevice {
+        device: &*legs[usize::from(leg)],
+        path: ["", "twin"][usize::from(leg)],
+        failure_group: leg,
+    });
+    let options = GroupOptions {
+        au_bytes: 8192,
+        journal_bytes: 64 << 10,
+        checkpoint_bytes: 32 << 10,
+        mirror: true,
+        ..GroupOptions::default()
+    };
+    let report = || {
+        runtime.block_on(async {
+            let image = GroupImage::read(legs[0].clone(), &Twin(legs[1].clone())).await;
+            check(&Arc::new(image.unwrap()), &storage_passes()).await
+        })
+    };
+    let offset = runtime.block_on(async {
+        VolumeGroup::format_all(&new, &options).await.unwrap();
+        let group = VolumeGroup::open(runtime.clone(), legs.to_vec(), node()).await;
+        let group = group.unwrap();
+        group.lead(Epoch(1)).await.unwrap();
+        group.set_members(NodeSet::of(node()));
+        let options = CreateOptions {
+            size: 3 * 8192,
+            kind: FileKind::Tree,
+            exclusive: true,
+        };
+        let file = group.create("/f", options).await.unwrap();
+        for unit in 0..3u64 {
+            let mut bytes = IoBuffer::zeroed(8192);
+            bytes.fill(unit as u8 + 1);
+            group.write_at(file, unit * 8192, bytes).await.unwrap();
+        }
+        group.give_intents_back().await.unwrap();
+        let run = group.stat(file).await.unwrap().extents[0];
+        group.with_catalog(|catalog| catalog.offset_of(&run)) + 8192
+    });
+    assert!(report().is_sound(), "{:#?}", report());
+    runtime.block_on(async {
+        legs[1].write(offset, IoBuffer::zeroed(BLOCK)).await.unwrap();
+        legs[1].flush().await.unwrap();
+    });
+    let found = report();
+    let wrong: Vec<_> = found.wrongs().collect();
+    assert_eq!(wrong.len(), 1, "{found:#?}");
+    assert!(
+        wrong[0]
+            .detail
+            .contains(&format!("1 blocks differ, at bytes {offset} ")),
+        "{wrong:?}"
+    );
 }

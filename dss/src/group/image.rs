@@ -44,6 +44,8 @@ pub struct GroupImage {
     /// The other volumes, or why they cannot be read. Of a mirrored volume it is a leg that lacks nothing, of volume 0 too when its
     /// first leg does.
     pub further: BTreeMap<u16, Result<Arc<dyn BlockDevice>, String>>,
+    /// The other legs of mirrored volumes of which both count, or why they cannot be read.
+    pub twins: BTreeMap<u16, Result<Arc<dyn BlockDevice>, String>>,
     /// What each place of a checkpoint has.
     pub checkpoints: [Result<CheckpointImage, EnvelopeError>; 2],
     /// The entries since the newer checkpoint.
@@ -95,12 +97,14 @@ impl GroupImage {
         let entries = read_journal(&*first, &label, tail).await?;
         replay(&mut catalog, &entries);
         let further = open_further(&label, &catalog, opener).await;
+        let twins = open_twins(&label, &catalog, opener).await;
         Ok(Self {
             tail: entries.last().map_or(tail, |entry| entry.after),
             label,
             labels,
             first,
             further,
+            twins,
             checkpoints,
             entries,
             catalog,
@@ -196,6 +200,20 @@ async fn open_further(
         }
     }
     further
+}
+
+async fn open_twins(
+    label: &Label,
+    catalog: &Catalog,
+    opener: &dyn VolumeOpener,
+) -> BTreeMap<u16, Result<Arc<dyn BlockDevice>, String>> {
+    let mut twins = BTreeMap::new();
+    for (id, _) in catalog.mirrors().filter(|(_, mirror)| mirror.stale().is_none()) {
+        if let Some(volume) = catalog.volume(id) {
+            twins.insert(id, open_volume(label, volume, 1, opener).await);
+        }
+    }
+    twins
 }
 
 async fn open_volume(

@@ -162,6 +162,12 @@ impl Catalog {
         intents.is_life(life) && units.is_some_and(|units| units.contains(&unit))
     }
 
+    /// Whether the legs may differ in this unit: somebody may be writing it, or died while he did.
+    pub fn may_differ(&self, volume: u16, unit: u32) -> bool {
+        let mut intents = self.mirrors.intents.units.values();
+        self.is_torn(volume, unit) || intents.any(|units| units.contains(&(volume, unit)))
+    }
+
     /// Whether a writer died there and the legs were not compared since.
     pub fn is_torn(&self, volume: u16, unit: u32) -> bool {
         self.mirrors.intents.torn.contains(&(volume, unit))
