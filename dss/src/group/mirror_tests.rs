@@ -574,6 +574,40 @@ fn hz21_the_living_write_while_torn_units_are_compared() {
     }
 }
 
+/// A node dies that shared a unit with another one, whose write is on the second leg and not yet on the first.
+fn a_slow_writer_lives() {
+    let pair = Pair::new(7);
+    let network = Arc::new(Network::default());
+    pair.runtime.block_on(async {
+        let lives = pair.members(&network, &[1, 2, 3]).await;
+        let file = lives[0].group.create("/file", sized(UNIT)).await.unwrap();
+        fill(&lives[1].group, file, 0, 1).await.unwrap();
+        fill(&lives[2].group, file, 4096, 2).await.unwrap();
+        pair.disks[0].slow_down(lives[2].ports[0].port(), Duration::from_millis(30));
+        let (group, done) = (lives[2].group.clone(), Arc::new(AtomicBool::new(false)));
+        let told = done.clone();
+        let work = async move {
+            fill(&group, file, 4096, 9).await.unwrap();
+            told.store(true, Ordering::Release);
+        };
+        pair.runtime.spawn("write", Box::pin(work));
+        pair.runtime.sleep(Duration::from_millis(3)).await;
+        pair.kill(&lives[1]);
+        install(&[&lives[0], &lives[2]], &[1, 3], 2).await;
+        assert!(!done.load(Ordering::Acquire), "the write is still on its way");
+        pair.until(|| lives[0].group.with_catalog(|catalog| catalog.torn_units() == 0))
+            .await;
+        pair.until(|| done.load(Ordering::Acquire)).await;
+        pair.assert_alike(&lives[0].group, file);
+    });
+}
+
+#[test]
+fn hz21_torn_units_are_compared_when_the_living_have_stopped_writing_there() {
+    a_slow_writer_lives();
+    assert!(fails_with(Defect::HealBesideWriters, a_slow_writer_lives));
+}
+
 /// More units than intents are written and nothing is flushed by the program; then the power fails.
 fn the_power_fails(seed: u64) {
     let pair = Pair::new(seed);
