@@ -40,8 +40,20 @@ pub struct Overrides {
     pub subject: Subject,
     /// The defect planted in them.
     pub defect: Option<Defect>,
-    /// Volumes come and go meanwhile.
-    pub volumes: bool,
+    /// What the devices are.
+    pub layout: Layout,
+}
+
+/// What the simulated disk is to the nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Layout {
+    /// One device.
+    #[default]
+    Whole,
+    /// Several; operators add, drain and remove volumes meanwhile.
+    Volumes,
+    /// The two legs of a mirrored volume; operators break the second one and let it in again meanwhile.
+    Mirror,
 }
 
 /// Everything a run is made from. A function of the seed and the overrides.
@@ -113,7 +125,7 @@ impl Configuration {
             ..WorldOptions::default()
         };
         let network = draw_network(&mut random);
-        let disk = draw_disk(&mut random, overrides.volumes);
+        let disk = draw_disk(&mut random, overrides.layout != Layout::Whole);
         let faults = if overrides.calm {
             Faults::none()
         } else {
@@ -139,7 +151,7 @@ impl Configuration {
             }
             tuning = Tuning::draw(&mut later);
         }
-        tuning.volumes = overrides.volumes;
+        tuning.layout = overrides.layout;
         tuning.locality = draw_locality(&mut Random::fork(seed, "locality"));
         (tuning.page_size, tuning.home_slots) = draw_shape(&mut Random::fork(seed, SHAPE));
         if Random::fork(seed, "definitions").chance(80_000) {
@@ -244,8 +256,10 @@ impl Configuration {
         if let Some(defect) = self.overrides.defect {
             let _ = write!(command, " --defect {}", defect.name());
         }
-        if self.overrides.volumes {
-            command.push_str(" --volumes");
+        match self.overrides.layout {
+            Layout::Whole => {}
+            Layout::Volumes => command.push_str(" --volumes"),
+            Layout::Mirror => command.push_str(" --mirror"),
         }
         command
     }
@@ -286,8 +300,8 @@ pub struct Tuning {
     pub page_size: PageSize,
     /// Slots of the directory.
     pub home_slots: HomeSlots,
-    /// Volumes come and go meanwhile.
-    pub volumes: bool,
+    /// What the devices are.
+    pub layout: Layout,
 }
 
 impl Default for Tuning {
@@ -300,7 +314,7 @@ impl Default for Tuning {
             locality: Some(Locality::default()),
             page_size: PageSize::USUAL,
             home_slots: HomeSlots::USUAL,
-            volumes: false,
+            layout: Layout::Whole,
         }
     }
 }
@@ -512,7 +526,7 @@ async fn scenario(
     }
     workload.check(master).await?;
     match configuration.overrides.subject {
-        Subject::Engine => device_is_sound(&cluster, configuration.tuning.volumes).await,
+        Subject::Engine => device_is_sound(&cluster, configuration.tuning.layout).await,
         Subject::Memory(_) => Ok(()),
     }
 }

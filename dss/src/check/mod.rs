@@ -24,6 +24,8 @@ use std::sync::Arc;
 
 /// How often something is read again that may be changing, before it is called wrong.
 pub const READ_AGAIN: usize = 20;
+/// How a finding begins that says that a side of a mirrored volume is left behind.
+pub const STALE_SIDE: &str = "a side is not current";
 
 /// Bytes that are right, for a place that has wrong ones.
 #[derive(Clone, PartialEq, Eq)]

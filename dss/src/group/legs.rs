@@ -307,7 +307,7 @@ impl VolumeGroup {
         self.detach_failed(failures).await
     }
 
-    fn is_leg_of_two(&self, leg: LegId) -> bool {
+    pub(super) fn is_leg_of_two(&self, leg: LegId) -> bool {
         leg != FIRST && self.with_catalog(|catalog| catalog.mirror(leg.0).is_some())
     }
 }

@@ -294,6 +294,12 @@ fn a_leg_that_missed_writes_is_not_read_after_a_restart_in_whatever_order_they_c
 
 #[test]
 fn a_group_starts_without_its_second_leg_and_detaches_it() {
+    starts_without_its_second_leg(false);
+    starts_without_its_second_leg(true);
+}
+
+/// The device of the leg is not there, or `named` and broken.
+fn starts_without_its_second_leg(named: bool) {
     let pair = Pair::new(5);
     let file = pair.runtime.block_on(async {
         let group = pair.alone(1).await.unwrap();
@@ -304,8 +310,10 @@ fn a_group_starts_without_its_second_leg_and_detaches_it() {
     });
     pair.power_cycle();
     pair.runtime.block_on(async {
-        let port: Arc<dyn BlockDevice> = pair.disks[0].attach(pair.runtime.clone());
-        let group = VolumeGroup::open(pair.runtime.clone(), vec![port], node(1))
+        pair.disks[1].break_down(EIO);
+        let ports = pair.ports().map(|port| -> Arc<dyn BlockDevice> { port });
+        let count = if named { 2 } else { 1 };
+        let group = VolumeGroup::open(pair.runtime.clone(), ports[..count].to_vec(), node(1))
             .await
             .unwrap();
         group.lead(Epoch(2)).await.unwrap();

@@ -171,9 +171,15 @@ impl VolumeGroup {
         opener: Option<Arc<dyn VolumeOpener>>,
         me: NodeId,
     ) -> Result<Arc<Self>, StorageError> {
-        let mut labelled = volumes::read_labels(devices).await?;
+        let (mut labelled, unreadable) = volumes::read_labels(devices).await?;
         let (label, first) = labelled.remove(0);
         let (journal, catalog) = Journal::load(first.clone(), label.clone()).await?;
+        if let Some(error) = unreadable {
+            if !catalog.is_mirrored() {
+                return Err(error);
+            }
+            tracing::warn!(%error, "a device cannot be read: the group is opened without it");
+        }
         let applied = journal.tail.sequence - 1;
         let session = runtime.random();
         let group = Arc::new_cyclic(|itself| Self {

@@ -10,6 +10,7 @@
 
 use super::error::StorageError;
 use super::format;
+use super::legs::is_of_leg;
 use super::open_volumes::{FIRST, LegId, OpenVolume};
 use super::volume_group::{Role, VolumeGroup, total_units};
 use crate::seam::{BLOCK, BlockDevice, DeviceError, IoBuffer, VolumeOpener};
@@ -103,15 +104,28 @@ pub struct VolumeStatus {
     pub missing_legs: [Option<String>; 2],
 }
 
+/// Devices with their labels, and why another one has none.
+type Labelled = (Vec<(Label, Arc<dyn BlockDevice>)>, Option<StorageError>);
+
 /// The labels of the devices, that of volume 0 first. All are of its group, and no volume is there twice.
-pub(super) async fn read_labels(
-    devices: Vec<Arc<dyn BlockDevice>>,
-) -> Result<Vec<(Label, Arc<dyn BlockDevice>)>, StorageError> {
-    let mut labelled: Vec<(Label, Arc<dyn BlockDevice>)> = Vec::new();
+///
+/// A device that cannot be read may be a leg whose twin can: its error comes beside the others.
+pub(super) async fn read_labels(devices: Vec<Arc<dyn BlockDevice>>) -> Result<Labelled, StorageError> {
+    let (mut labelled, mut unreadable): (Vec<(Label, Arc<dyn BlockDevice>)>, _) = (Vec::new(), None);
     for device in devices {
-        labelled.push((format::read_label(&*device).await?, device));
+        match format::read_label(&*device).await {
+            Ok(label) => labelled.push((label, device)),
+            Err(error) if is_of_leg(&error) => unreadable = unreadable.or(Some(error)),
+            Err(error) => return Err(error),
+        }
     }
     labelled.sort_by_key(|(label, _)| (label.volume, label.leg));
+    let is_first = |(label, _): &&(Label, _)| (label.volume, label.leg) == FIRST;
+    if labelled.first().filter(is_first).is_none()
+        && let Some(error) = unreadable
+    {
+        return Err(error);
+    }
     let Some((first, _)) = labelled.first() else {
         return Err(StorageError::Invalid("name at least one device".into()));
     };
@@ -143,7 +157,7 @@ pub(super) async fn read_labels(
             reason: format!("two devices have the label of volume {}", pair[1].0.volume),
         });
     }
-    Ok(labelled)
+    Ok((labelled, unreadable))
 }
 
 /// Why a label is not that of the volume that the catalogue has under its id.
@@ -177,7 +191,16 @@ impl VolumeGroup {
         labelled: Vec<(Label, Arc<dyn BlockDevice>)>,
     ) -> Result<(), StorageError> {
         let first = (self.label.clone(), self.volumes.first.device.clone());
-        for (label, device) in std::iter::once(first).chain(labelled) {
+        for (mut label, device) in std::iter::once(first).chain(labelled) {
+            if self.is_old_copy(&label).is_some() {
+                // Let in again since the label was read, before the catalogue was.
+                label = match format::read_label(&*device).await {
+                    Err(error) if is_of_leg(&error) && self.is_leg_of_two((label.volume, label.leg)) => {
+                        continue;
+                    }
+                    read => read?,
+                };
+            }
             let refused = self.with_catalog(|catalog| {
                 let volume = catalog.volume(label.volume);
                 disagreement(&label, volume).or_else(|| {

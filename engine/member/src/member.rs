@@ -9,6 +9,7 @@ use aquifer_dss::group::VolumeGroup;
 use aquifer_dss::membership::{Addresses, MembershipError, SlotView};
 use aquifer_dss::net::{MEMORY, NetConfig, NetTransport, PATIENCE};
 use aquifer_dss::seam::{BlockDevice, Inbound, Runtime};
+use aquifer_dss_proto::catalog::Catalog;
 use aquifer_dss_proto::{Incarnation, PageSize};
 use aquifer_engine::node::{Links, Node, NodeConfig, NodeError, Router, Seams};
 use std::os::unix::fs::DirBuilderExt;
@@ -48,20 +49,30 @@ impl Links for NetLinks {
     }
 }
 
-/// Opens the devices that this node was told of.
-fn open(devices: &Devices, paths: &[PathBuf]) -> Result<Vec<Arc<dyn BlockDevice>>, MemberError> {
-    let mut opened: Vec<Arc<dyn BlockDevice>> = Vec::new();
+/// Devices, and why another one is not among them.
+type Opened = (Vec<Arc<dyn BlockDevice>>, Option<MemberError>);
+
+/// Opens the devices that this node was told of. One that is not there may be a side of a mirrored volume: its error comes beside
+/// the others.
+fn open(devices: &Devices, paths: &[PathBuf]) -> Result<Opened, MemberError> {
+    let (mut opened, mut missing): (Vec<Arc<dyn BlockDevice>>, _) = (Vec::new(), None);
     for path in paths {
         if !path.exists() {
-            return Err(MemberError::NoDevice(path.clone()));
+            missing = Some(MemberError::NoDevice(path.clone()));
+            continue;
         }
-        let device = devices.open_path(path).map_err(|error| MemberError::Device {
-            path: path.clone(),
-            error,
-        })?;
-        opened.push(device);
+        match devices.open_path(path) {
+            Ok(device) => opened.push(device),
+            Err(error) => {
+                let path = path.clone();
+                missing = Some(MemberError::Device { path, error });
+            }
+        }
     }
-    Ok(opened)
+    match missing {
+        Some(error) if opened.is_empty() => Err(error),
+        missing => Ok((opened, missing)),
+    }
 }
 
 async fn listen(options: &MemberOptions, group: [u8; 16]) -> Result<Arc<NetTransport>, MemberError> {
@@ -151,14 +162,22 @@ impl Member {
     pub async fn start(options: &MemberOptions) -> Result<Self, MemberError> {
         let runtime: Arc<dyn Runtime> = Arc::new(MemberRuntime::current(options.on_exit.clone()));
         let opener = Arc::new(Devices::default());
-        let devices = open(&opener, &options.devices)?;
+        let (devices, mut missing) = open(&opener, &options.devices)?;
         // Opened once before the node does, because the transport has to know the group, and the fencer its volumes.
         let group =
             VolumeGroup::open_with(runtime.clone(), devices.clone(), Some(opener.clone()), options.id);
-        let group = group.await.map_err(|error| MemberError::Storage {
-            devices: options.shown_devices(),
-            error,
-        })?;
+        let group = match (group.await, missing.take()) {
+            (Ok(group), None) => group,
+            (Ok(group), Some(error)) if group.with_catalog(Catalog::is_mirrored) => {
+                tracing::warn!(%error, "a device is missing: this node starts without it");
+                group
+            }
+            (_, Some(error)) => return Err(error),
+            (Err(error), None) => {
+                let devices = options.shown_devices();
+                return Err(MemberError::Storage { devices, error });
+            }
+        };
         let transport = listen(options, group.label().group.0).await?;
         let frames = frames(options.buffer, group.page_size())?;
         drop(group);

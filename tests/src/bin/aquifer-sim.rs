@@ -2,7 +2,7 @@
 
 use aquifer_dss_proto::defect::Defect;
 use aquifer_tests::hunt::{Outcome, Pace, hunt};
-use aquifer_tests::swarm::{Configuration, Overrides, Report, Subject, describe, run, run_recorded};
+use aquifer_tests::swarm::{Configuration, Layout, Overrides, Report, Subject, describe, run, run_recorded};
 use aquifer_tests::workload::{Planted, WORKLOADS};
 use clap::{Parser, ValueEnum};
 use std::num::NonZeroUsize;
@@ -54,6 +54,9 @@ struct Arguments {
     /// Volumes are added, drained and removed while the nodes serve.
     #[arg(long)]
     volumes: bool,
+    /// The volume is mirrored; its second side breaks and returns while the nodes serve.
+    #[arg(long, conflicts_with = "volumes")]
+    mirror: bool,
     /// Writes the history of the one seed there, for `isocheck`, where the workload keeps one (append).
     #[arg(long, requires = "seed")]
     history: Option<PathBuf>,
@@ -106,7 +109,11 @@ fn main() -> ExitCode {
             SubjectName::Memory => Subject::Memory(planted),
         },
         defect: arguments.defect,
-        volumes: arguments.volumes,
+        layout: match (arguments.volumes, arguments.mirror) {
+            (true, _) => Layout::Volumes,
+            (_, true) => Layout::Mirror,
+            _ => Layout::Whole,
+        },
     };
     if arguments.trace {
         show_logs();

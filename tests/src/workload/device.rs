@@ -2,7 +2,8 @@
 
 use super::volumes;
 use crate::sim::Cluster;
-use aquifer_dss::check::{Report, check};
+use crate::swarm::Layout;
+use aquifer_dss::check::{Report, STALE_SIDE, check};
 use aquifer_dss::group::{GroupImage, StorageError};
 use aquifer_engine::check::passes_beside_nodes;
 use std::sync::Arc;
@@ -12,12 +13,15 @@ const ATTEMPTS: usize = 5;
 
 /// Fails when the metadata, the control blocks or a redo stream on the device is not as it must be. A damaged copy of something
 /// is none: a run cuts writes off.
-pub async fn device_is_sound(cluster: &Cluster, volumes: bool) -> Result<(), String> {
+pub async fn device_is_sound(cluster: &Cluster, layout: Layout) -> Result<(), String> {
     let mut trouble = String::new();
     for _ in 0..ATTEMPTS {
-        trouble = match look(cluster, volumes).await {
+        trouble = match look(cluster, layout).await {
             Ok(report) => {
-                let mut wrongs = report.wrongs();
+                // That a leg is left behind is for the operator to say, and no fault.
+                let mut wrongs = report
+                    .wrongs()
+                    .filter(|finding| !finding.detail.starts_with(STALE_SIDE));
                 match wrongs.next() {
                     None => return Ok(()),
                     Some(finding) => format!("{}: {}", finding.what, finding.detail),
@@ -29,9 +33,10 @@ pub async fn device_is_sound(cluster: &Cluster, volumes: bool) -> Result<(), Str
     Err(format!("the device is not sound: {trouble}"))
 }
 
-async fn look(cluster: &Cluster, cut: bool) -> Result<Report, StorageError> {
-    let port = cluster.disk.port(None);
-    let opener = volumes::opener(port.clone());
-    let image = GroupImage::read(volumes::first(port, cut), &*opener).await?;
+async fn look(cluster: &Cluster, layout: Layout) -> Result<Report, StorageError> {
+    let (port, whole) = (cluster.disk.port(None), volumes::Broken::default());
+    let opener = volumes::opener(port.clone(), &whole);
+    let first = volumes::devices(&port, layout, &whole).swap_remove(0);
+    let image = GroupImage::read(first, &*opener).await?;
     Ok(check(&Arc::new(image), &passes_beside_nodes()).await)
 }

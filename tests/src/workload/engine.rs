@@ -4,7 +4,7 @@ use super::client::Sessions;
 use super::database::{Change, Database, DatabaseError, Pairs, TransactionHandle};
 use super::volumes;
 use crate::sim::{Cluster, NodeContext, NodeProgram, SimTransport, World};
-use crate::swarm::Tuning;
+use crate::swarm::{Layout, Tuning};
 use aquifer_dss::group::{GroupOptions, VolumeGroup};
 use aquifer_dss::membership::SlotView;
 use aquifer_dss::seam::BoxFuture;
@@ -24,6 +24,7 @@ pub struct EngineProgram {
     tuning: Tuning,
     world: std::sync::OnceLock<Weak<World>>,
     nodes: Arc<Mutex<BTreeMap<NodeId, Weak<Node>>>>,
+    broken: volumes::Broken,
 }
 
 impl EngineProgram {
@@ -36,6 +37,7 @@ impl EngineProgram {
             tuning,
             world: std::sync::OnceLock::new(),
             nodes: Arc::default(),
+            broken: Arc::default(),
         })
     }
 
@@ -64,10 +66,15 @@ impl EngineProgram {
             page_size: self.tuning.page_size,
             home_slots: self.tuning.home_slots,
             seed: Some(seed),
+            mirror: self.tuning.layout == Layout::Mirror,
             ..GroupOptions::default()
         };
-        let port = volumes::first(cluster.disk.port(None), self.tuning.volumes);
-        let formatted = VolumeGroup::format(&*port, &options).await;
+        let port = cluster.disk.port(None);
+        let (devices, paths) = (
+            volumes::devices(&port, self.tuning.layout, &self.broken),
+            volumes::paths(),
+        );
+        let formatted = VolumeGroup::format_all(&volumes::named(&devices, &paths), &options).await;
         formatted.map(|_| ()).map_err(|error| format!("format: {error}"))
     }
 }
@@ -84,7 +91,8 @@ impl Links for SimLinks {
 impl NodeProgram for EngineProgram {
     fn start(&self, context: NodeContext) -> BoxFuture<'static, ()> {
         let (sessions, nodes) = (self.sessions.clone(), self.nodes.clone());
-        let with_volumes = self.tuning.volumes;
+        let (layout, broken) = (self.tuning.layout, self.broken.clone());
+        let is_cut = layout != Layout::Whole;
         let world = self
             .world
             .get()
@@ -104,8 +112,8 @@ impl NodeProgram for EngineProgram {
             context.transport.attach(router.clone());
             let seams = Seams {
                 runtime: context.runtime.clone(),
-                devices: vec![volumes::first(context.device.clone(), with_volumes)],
-                opener: with_volumes.then(|| volumes::opener(context.device.clone())),
+                devices: volumes::devices(&context.device, layout, &broken),
+                opener: is_cut.then(|| volumes::opener(context.device.clone(), &broken)),
                 transport: context.transport.clone(),
                 links: Arc::new(SimLinks(context.transport.clone())),
                 fencer: context.fencer.clone(),
@@ -121,8 +129,8 @@ impl NodeProgram for EngineProgram {
             };
             nodes.lock().insert(context.node, Arc::downgrade(&node));
             if node.serving().await {
-                if with_volumes {
-                    volumes::operate(&context.runtime, &node);
+                if is_cut {
+                    volumes::operate(&context.runtime, &node, layout, &broken);
                 }
                 world.record(
                     "serving",

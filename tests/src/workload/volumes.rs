@@ -1,31 +1,58 @@
 //! Volumes that come and go under a workload: the one simulated disk is cut into slices, each a device with a path. So
 //! crashes, power cuts and late writes are those of the disk.
 //!
-//! Each node that serves has an operator who adds, drains and removes volumes at random times. What he asks for may be
-//! refused: others do the same meanwhile.
+//! Each node that serves has an operator who adds, drains and removes volumes at random times; when the first two slices are the
+//! legs of a mirrored volume, he breaks the second one, mends it, and lets it in again. What he asks for may be refused: others do
+//! the same meanwhile.
 
-use aquifer_dss::group::{AddVolumeOptions, VolumeGroup, VolumeStatus};
+use crate::swarm::Layout;
+use aquifer_dss::group::{AddVolumeOptions, NewDevice, StorageError, VolumeGroup, VolumeStatus};
 use aquifer_dss::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer, Runtime, VolumeOpener};
-use aquifer_dss_proto::catalog::VolumeState;
+use aquifer_dss_proto::catalog::{MirrorState, VolumeState};
 use aquifer_engine::node::Node;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// How many slices the disk has.
 const SLICES: u64 = 4;
+/// The slice that is the second leg of a mirrored volume.
+const TWIN: u64 = 1;
+
+/// Set while the second leg answers everybody with EIO.
+pub(super) type Broken = Arc<AtomicBool>;
 
 /// A part of the disk.
 struct Slice {
     disk: Arc<dyn BlockDevice>,
     offset: u64,
     size: u64,
+    broken: Option<Broken>,
 }
 
 impl Slice {
-    fn of(disk: Arc<dyn BlockDevice>, number: u64) -> Arc<dyn BlockDevice> {
+    fn of(disk: Arc<dyn BlockDevice>, number: u64, broken: &Broken) -> Arc<dyn BlockDevice> {
         let size = disk.geometry().size / SLICES;
         let offset = number * size;
-        Arc::new(Self { disk, offset, size })
+        Arc::new(Self {
+            disk,
+            offset,
+            size,
+            broken: (number == TWIN).then(|| broken.clone()),
+        })
+    }
+
+    fn works(&self, operation: &'static str) -> Result<(), DeviceError> {
+        match &self.broken {
+            Some(broken) if broken.load(Ordering::Relaxed) => Err(DeviceError::Io {
+                operation,
+                offset: self.offset,
+                length: 0,
+                errno: 5,
+                message: "the leg is broken".into(),
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -42,7 +69,10 @@ impl BlockDevice for Slice {
             offset + buffer.len() as u64 <= self.size,
             "a read past the end of its volume"
         );
-        self.disk.read(self.offset + offset, buffer)
+        Box::pin(async move {
+            self.works("read")?;
+            self.disk.read(self.offset + offset, buffer).await
+        })
     }
 
     fn write(&self, offset: u64, buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, DeviceError>> {
@@ -50,11 +80,19 @@ impl BlockDevice for Slice {
             offset + buffer.len() as u64 <= self.size,
             "a write past the end of its volume"
         );
-        self.disk.write(self.offset + offset, buffer)
+        Box::pin(async move {
+            self.works("write")?;
+            let written = self.disk.write(self.offset + offset, buffer).await;
+            // What it lost its way back from may be there or not.
+            self.works("write").and(written)
+        })
     }
 
     fn flush(&self) -> BoxFuture<'_, Result<(), DeviceError>> {
-        self.disk.flush()
+        Box::pin(async move {
+            self.works("flush")?;
+            self.disk.flush().await
+        })
     }
 
     fn discard(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
@@ -62,12 +100,37 @@ impl BlockDevice for Slice {
     }
 }
 
-/// The device of volume 0: all of the disk when it is not cut.
-pub(super) fn first(disk: Arc<dyn BlockDevice>, cut: bool) -> Arc<dyn BlockDevice> {
-    if cut { Slice::of(disk, 0) } else { disk }
+/// The devices that nodes are told of.
+pub(super) fn devices(
+    disk: &Arc<dyn BlockDevice>,
+    layout: Layout,
+    broken: &Broken,
+) -> Vec<Arc<dyn BlockDevice>> {
+    let slice = |number| Slice::of(disk.clone(), number, broken);
+    match layout {
+        Layout::Whole => vec![disk.clone()],
+        Layout::Volumes => vec![slice(0)],
+        Layout::Mirror => vec![slice(0), slice(TWIN)],
+    }
 }
 
-struct Slices(Arc<dyn BlockDevice>);
+/// The devices of a fresh group.
+pub(super) fn named<'a>(devices: &'a [Arc<dyn BlockDevice>], paths: &'a [String; 2]) -> Vec<NewDevice<'a>> {
+    let new = devices.iter().zip(paths).zip(0..);
+    new.map(|((device, path), failure_group)| NewDevice {
+        device: &**device,
+        path,
+        failure_group,
+    })
+    .collect()
+}
+
+/// Paths of the first two slices.
+pub(super) fn paths() -> [String; 2] {
+    [String::new(), path(TWIN)]
+}
+
+struct Slices(Arc<dyn BlockDevice>, Broken);
 
 fn path(number: u64) -> String {
     format!("slice {number}")
@@ -78,7 +141,7 @@ impl VolumeOpener for Slices {
         Box::pin(async move {
             let number = (1..SLICES).find(|number| path(*number) == wanted);
             let number = number.expect("only slices are added");
-            Ok(Slice::of(self.0.clone(), number))
+            Ok(Slice::of(self.0.clone(), number, &self.1))
         })
     }
 
@@ -86,14 +149,14 @@ impl VolumeOpener for Slices {
 }
 
 /// The other slices.
-pub(super) fn opener(disk: Arc<dyn BlockDevice>) -> Arc<dyn VolumeOpener> {
-    Arc::new(Slices(disk))
+pub(super) fn opener(disk: Arc<dyn BlockDevice>, broken: &Broken) -> Arc<dyn VolumeOpener> {
+    Arc::new(Slices(disk, broken.clone()))
 }
 
 /// Lets an operator work at this node until its life ends.
-pub(super) fn operate(runtime: &Arc<dyn Runtime>, node: &Arc<Node>) {
+pub(super) fn operate(runtime: &Arc<dyn Runtime>, node: &Arc<Node>, layout: Layout, broken: &Broken) {
     let group = Arc::downgrade(node.group());
-    let clock = runtime.clone();
+    let (clock, broken) = (runtime.clone(), broken.clone());
     let work = async move {
         loop {
             clock
@@ -103,16 +166,36 @@ pub(super) fn operate(runtime: &Arc<dyn Runtime>, node: &Arc<Node>) {
                 return;
             };
             // Refusals and time-outs are as good as successes: the workload says whether data is whole.
-            let _done = one_operation(&*clock, &group).await;
+            let _done = match layout {
+                Layout::Mirror => one_of_legs(&*clock, &group, &broken).await,
+                Layout::Whole | Layout::Volumes => one_operation(&*clock, &group).await,
+            };
         }
     };
     runtime.spawn("operator of volumes", Box::pin(work));
 }
 
-async fn one_operation(
+async fn one_of_legs(
     runtime: &dyn Runtime,
     group: &VolumeGroup,
-) -> Result<(), aquifer_dss::group::StorageError> {
+    broken: &AtomicBool,
+) -> Result<(), StorageError> {
+    let state = group.with_catalog(|catalog| catalog.mirror(0).map(|mirror| mirror.state));
+    let chance = |of: u64| runtime.random().is_multiple_of(of);
+    match state {
+        Some(MirrorState::Both) if chance(6) => broken.store(true, Ordering::Relaxed),
+        Some(MirrorState::Both) if chance(6) => group.detach_leg(0, 1).await?,
+        Some(MirrorState::Resyncing { .. }) if chance(10) => broken.store(true, Ordering::Relaxed),
+        Some(MirrorState::Out { .. }) if chance(2) => {
+            broken.store(false, Ordering::Relaxed);
+            group.resync_leg(0).await?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+async fn one_operation(runtime: &dyn Runtime, group: &VolumeGroup) -> Result<(), StorageError> {
     let status = group.volume_status();
     let draining = |status: &&VolumeStatus| status.volume.state == VolumeState::Draining;
     if let Some(drained) = status.iter().find(draining) {

@@ -5,7 +5,7 @@
 
 use aquifer_dss_proto::defect::Defect;
 use aquifer_tests::sim::release_panics;
-use aquifer_tests::swarm::{Configuration, Overrides, Report, Subject, run};
+use aquifer_tests::swarm::{Configuration, Layout, Overrides, Report, Subject, run};
 
 /// Seeds that are searched when the known one does not catch a defect any more.
 const SEARCHED: u64 = 1000;
@@ -18,7 +18,7 @@ fn engine(seed: u64, defect: Option<Defect>) -> Report {
         trace: false,
         subject: Subject::Engine,
         defect,
-        volumes: false,
+        layout: Layout::Whole,
     };
     let report = run(&Configuration::draw(seed, &overrides));
     release_panics();

@@ -3,7 +3,7 @@
 use aquifer_dss::seam::{BoxFuture, Inbound, IoBuffer, Receiver, Service, Transport};
 use aquifer_dss_proto::{HomeSlots, Incarnation, NodeId, PageSize};
 use aquifer_tests::sim::{Cluster, ClusterOptions, Faults, Nemesis, NodeContext, NodeProgram};
-use aquifer_tests::swarm::{Configuration, Overrides, Subject};
+use aquifer_tests::swarm::{Configuration, Layout, Overrides, Subject};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn the_swarm_draws_every_size_there_is() {
         trace: false,
         subject: Subject::Engine,
         defect: None,
-        volumes: false,
+        layout: Layout::Whole,
     };
     let drawn: Vec<_> = (1..=1000)
         .map(|seed| Configuration::draw(seed, &overrides))

@@ -6,7 +6,7 @@ use aquifer_engine::node::Node;
 use aquifer_engine::wal::{GroupFile, read_header};
 use aquifer_tests::sim::{Cluster, ClusterOptions, release_panics};
 use aquifer_tests::swarm::Tuning;
-use aquifer_tests::swarm::{Configuration, Overrides, Subject, run};
+use aquifer_tests::swarm::{Configuration, Layout, Overrides, Subject, run};
 use aquifer_tests::workload::{Client, EngineProgram, Sessions, Size, workload};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn with_small_ring(seed: u64, workload: Option<&str>, calm: bool) -> Configurati
         trace: false,
         subject: Subject::Engine,
         defect: None,
-        volumes: false,
+        layout: Layout::Whole,
     };
     let mut configuration = Configuration::draw(seed, &overrides);
     configuration.redo_bytes = 1 << 20;

@@ -1,6 +1,6 @@
 //! Workloads and checkers against the model database: correct, everything passes; with a fault planted, it is caught.
 
-use aquifer_tests::swarm::{Configuration, Overrides, Subject, run};
+use aquifer_tests::swarm::{Configuration, Layout, Overrides, Subject, run};
 use aquifer_tests::workload::Planted;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ fn overrides(workload: &str, planted: Planted) -> Overrides {
         trace: false,
         subject: Subject::Memory(planted),
         defect: None,
-        volumes: false,
+        layout: Layout::Whole,
     }
 }
 
