@@ -75,8 +75,18 @@ async fn look(control: &ControlBlocks) -> Result<Found, DeviceError> {
                 .push((format!("slot of node {node}"), "damaged".into())),
         }
     }
-    for (node, block) in control.read_all_ballot_blocks().await?.iter() {
-        let Ok(ballot) = decode_ballot(block) else {
+    let blocks = control.read_all_ballot_blocks().await?;
+    let ballots: Vec<_> = blocks
+        .iter()
+        .map(|(node, block)| (node, decode_ballot(block)))
+        .collect();
+    let decided = ballots
+        .iter()
+        .flat_map(|(_, ballot)| ballot)
+        .map(|ballot| ballot.decided);
+    let newest = decided.max().unwrap_or(Epoch(0));
+    for (node, ballot) in ballots {
+        let Ok(ballot) = ballot else {
             found
                 .faults
                 .push((format!("ballot block of node {node}"), "damaged".into()));
@@ -86,7 +96,8 @@ async fn look(control: &ControlBlocks) -> Result<Found, DeviceError> {
             continue;
         }
         found.ballots += 1;
-        for (epoch, hash) in named(&ballot) {
+        // What is older than a decision is of no use: its node may have begun to write the next body of that place over it.
+        for (epoch, hash) in named(&ballot).filter(|(epoch, _)| *epoch >= newest) {
             let place = control.read_body(node, (epoch.0 % 2) as usize).await?;
             if decode_body(&place, control.home_slots(), epoch, hash).is_some() {
                 found.bodies += 1;

@@ -96,6 +96,17 @@ fn a_seed_of_the_engine_is_one_run_with_and_without_faults() {
     }
 }
 
+/// A node whose writes failed had begun a new body over that of a view that was over: the check at the end called it missing.
+#[test]
+fn the_body_of_a_view_that_is_over_is_not_missed() {
+    let overrides = Overrides {
+        workload: None,
+        ..overrides("bank", false)
+    };
+    let report = run(&Configuration::draw(958, &overrides));
+    assert_eq!(report.failure, None, "{}", report.replay);
+}
+
 /// A leg of a mirrored volume breaks and returns: a node that was told of a broken leg did not start (1), one took a leg that was let in
 /// while it started for an old copy (27, 30, 33).
 #[test]
