@@ -134,7 +134,8 @@ impl AdminClient {
         answer.into_result()
     }
 
-    async fn typed<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, Failure> {
+    /// One request, and its answer as what it is.
+    pub async fn typed<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, Failure> {
         let value = self.call(request).await?;
         serde_json::from_value(value).map_err(|e| {
             Failure::failed(format!(

@@ -8,7 +8,6 @@ use crate::device;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::OutputOptions;
 use crate::units::{absolute, parse_size, show_size};
-use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -50,16 +49,6 @@ pub struct ResizeOptions {
     output: OutputOptions,
 }
 
-/// One request, and its answer.
-pub(super) async fn ask<T: DeserializeOwned>(
-    client: &mut AdminClient,
-    request: &Request,
-) -> Result<T, Failure> {
-    let value = client.call(request).await?;
-    serde_json::from_value(value)
-        .map_err(|e| Failure::failed(format!("the node speaks another version: {e}")))
-}
-
 /// Makes the device when it is not there, and has it added. What was made is taken away when that was refused.
 pub(super) async fn add_device(
     client: &mut AdminClient,
@@ -77,7 +66,7 @@ pub(super) async fn add_device(
         force,
         failure_group,
     };
-    let added: Result<u16, Failure> = ask(client, &request).await;
+    let added: Result<u16, Failure> = client.typed(&request).await;
     let refused = |e: &Failure| !matches!(e.exit, Exit::Unknown | Exit::Unavailable);
     if creates && added.as_ref().is_err_and(refused) {
         // The node refused it, so nobody has it open.
@@ -133,7 +122,7 @@ pub async fn resize(options: ResizeOptions) -> Outcome {
         volume: options.volume,
         bytes: options.size,
     };
-    let units: u32 = ask(&mut client, &request).await?;
+    let units: u32 = client.typed(&request).await?;
     let object = json!({ "volume": options.volume, "units": units });
     options.output.emit(object, || {
         format!("volume {} has {units} allocation units", options.volume)

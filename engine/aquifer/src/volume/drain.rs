@@ -1,20 +1,15 @@
 //! `vg drain`, `vg remove` and `vg replace`: what is on a volume moves to the others while nodes serve.
 
-use super::change::{add_device, ask};
+use super::change::add_device;
+use super::watch::{self, Stage, find};
 use super::{GroupReport, MoveReport, VolumeReport, connect_to_leader};
 use crate::admin::{Locator, Request};
 use crate::confirm::{ChangeOptions, Decision};
 use crate::failure::{Exit, Failure, Outcome};
-use crate::output::{OutputOptions, note};
+use crate::output::OutputOptions;
 use crate::units::{absolute, parse_size, show_size};
 use serde_json::json;
 use std::path::PathBuf;
-use std::time::Duration;
-
-/// How often the progress is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// No node may answer for so long, while views change, before the command gives up watching.
-const LOOKS_IN_VAIN: u32 = 60;
 
 /// Options of `vg drain`.
 #[derive(Clone, Debug, clap::Args)]
@@ -74,28 +69,13 @@ pub(super) fn progress(moving: &MoveReport) -> String {
     if let Some(problem) = &moving.problem {
         return format!("{} left; {problem} <<<<", show_size(moving.left_bytes));
     }
-    let left = moving
-        .seconds_left
-        .map_or_else(|| "not known yet".into(), |seconds| format!("{seconds} s"));
-    format!(
-        "{} left, {} moved, {}/s, time left {left}",
-        show_size(moving.left_bytes),
-        show_size(moving.moved_bytes),
-        show_size(moving.bytes_per_second)
+    watch::progress(
+        moving.left_bytes,
+        "moved",
+        moving.moved_bytes,
+        moving.bytes_per_second,
+        moving.seconds_left,
     )
-}
-
-async fn look(locator: &Locator) -> Result<GroupReport, Failure> {
-    let mut client = connect_to_leader(locator).await?;
-    ask(&mut client, &Request::Volumes).await
-}
-
-async fn find(locator: &Locator, volume: u16) -> Result<(GroupReport, VolumeReport), Failure> {
-    let report = look(locator).await?;
-    let found = report.volumes.iter().find(|found| found.id == volume).cloned();
-    let found = found
-        .ok_or_else(|| Failure::usage(format!("there is no volume {volume}; see `aquifer vg status`")))?;
-    Ok((report, found))
 }
 
 /// Refuses at once what would never end.
@@ -127,45 +107,29 @@ fn require_removable(volume: u16) -> Result<(), Failure> {
 
 async fn set_drain(locator: &Locator, volume: u16, drain: bool) -> Result<(), Failure> {
     let mut client = locator.connect(None).await?;
-    ask(&mut client, &Request::VolumeDrain { volume, drain }).await
+    client.typed(&Request::VolumeDrain { volume, drain }).await
 }
 
 /// Waits until nothing is on the volume, showing progress.
 async fn wait_until_drained(locator: &Locator, volume: u16) -> Result<(), Failure> {
-    let mut in_vain = 0;
-    loop {
-        match find(locator, volume).await {
-            Ok((_, found)) if found.state != "draining" => {
-                return Err(Failure::failed(format!(
-                    "volume {volume} is {} again: somebody stopped this",
-                    found.state
-                )));
-            }
-            Ok((_, found)) if found.used_bytes == 0 => return Ok(()),
-            Ok((report, _)) => {
-                in_vain = 0;
-                if let Some(moving) = &report.moving {
-                    note(progress(moving));
-                }
-            }
-            Err(failure) if failure.exit == Exit::Usage => return Err(failure),
-            Err(failure) => {
-                in_vain += 1;
-                if in_vain >= LOOKS_IN_VAIN {
-                    return Err(Failure::new(
-                        Exit::Unknown,
-                        format!("no node answers any more: {failure}"),
-                    ));
-                }
-            }
+    watch::until(locator, volume, |report, found| {
+        if found.state != "draining" {
+            return Err(Failure::failed(format!(
+                "volume {volume} is {} again: somebody stopped this",
+                found.state
+            )));
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
+        Ok(match found.used_bytes {
+            0 => Stage::Done,
+            _ => Stage::Going(report.moving.as_ref().map(progress)),
+        })
+    })
+    .await
 }
 
 async fn forget(locator: &Locator, volume: u16) -> Result<(), Failure> {
     let mut client = connect_to_leader(locator).await?;
-    ask(&mut client, &Request::VolumeRemove { volume }).await
+    client.typed(&Request::VolumeRemove { volume }).await
 }
 
 /// Runs `vg drain`.

@@ -1,19 +1,13 @@
 //! `vg detach` and `vg resync`: a side of a mirrored volume goes, and comes back while nodes serve.
 
-use super::change::ask;
-use super::{GroupReport, LegReport, VolumeReport, connect_to_leader};
+use super::watch::{self, Stage};
+use super::{LegReport, VolumeReport, connect_to_leader};
 use crate::admin::{Locator, Request};
 use crate::confirm::{ChangeOptions, Decision};
 use crate::failure::{Exit, Failure, Outcome};
-use crate::output::{OutputOptions, note};
+use crate::output::OutputOptions;
 use crate::units::show_size;
 use serde_json::json;
-use std::time::Duration;
-
-/// How often the progress is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// No node may answer for so long, while views change, before the command gives up watching.
-const LOOKS_IN_VAIN: u32 = 60;
 
 /// Options of `vg detach`.
 #[derive(Clone, Debug, clap::Args)]
@@ -70,23 +64,18 @@ pub(super) fn lines(volume: &VolumeReport) -> Vec<Vec<String>> {
 
 /// Bytes, rate and time left, for people.
 fn progress(leg: &LegReport) -> String {
-    let left = leg
-        .seconds_left
-        .map_or_else(|| "not known yet".into(), |seconds| format!("{seconds} s"));
-    format!(
-        "resyncing, {} left, {} copied, {}/s, time left {left}",
-        show_size(leg.left_bytes),
-        show_size(leg.copied_bytes),
-        show_size(leg.bytes_per_second)
-    )
+    let progress = watch::progress(
+        leg.left_bytes,
+        "copied",
+        leg.copied_bytes,
+        leg.bytes_per_second,
+        leg.seconds_left,
+    );
+    format!("resyncing, {progress}")
 }
 
-async fn find(locator: &Locator, volume: u16) -> Result<VolumeReport, Failure> {
-    let mut client = connect_to_leader(locator).await?;
-    let report: GroupReport = ask(&mut client, &Request::Volumes).await?;
-    let found = report.volumes.into_iter().find(|found| found.id == volume);
-    let found = found
-        .ok_or_else(|| Failure::usage(format!("there is no volume {volume}; see `aquifer vg status`")))?;
+async fn find_mirrored(locator: &Locator, volume: u16) -> Result<VolumeReport, Failure> {
+    let (_, found) = watch::find(locator, volume).await?;
     if found.legs.is_empty() {
         return Err(Failure::usage(format!("volume {volume} is not mirrored")));
     }
@@ -96,7 +85,7 @@ async fn find(locator: &Locator, volume: u16) -> Result<VolumeReport, Failure> {
 /// Runs `vg detach`.
 pub async fn detach(options: DetachOptions) -> Outcome {
     let (volume, side) = (options.volume, options.side);
-    let found = find(&options.locator, volume).await?;
+    let found = find_mirrored(&options.locator, volume).await?;
     let leg = found.legs.iter().find(|leg| leg.leg == side);
     let leg = leg.ok_or_else(|| Failure::usage("a volume has the sides 0 and 1"))?;
     let steps = [
@@ -109,7 +98,7 @@ pub async fn detach(options: DetachOptions) -> Outcome {
     }
     let mut client = connect_to_leader(&options.locator).await?;
     let request = Request::VolumeDetach { volume, leg: side };
-    ask::<()>(&mut client, &request).await?;
+    client.typed::<()>(&request).await?;
     let object = json!({ "volume": volume, "side": side, "state": "out" });
     options.output.emit(object, || {
         format!(
@@ -122,7 +111,7 @@ pub async fn detach(options: DetachOptions) -> Outcome {
 /// Runs `vg resync`.
 pub async fn resync(options: ResyncOptions) -> Outcome {
     let volume = options.volume;
-    let found = find(&options.locator, volume).await?;
+    let found = find_mirrored(&options.locator, volume).await?;
     let leg = found.legs.iter().find(|leg| leg.state != "current");
     let Some(leg) = leg.filter(|leg| leg.state == "out") else {
         return Err(Failure::refused(format!(
@@ -141,7 +130,7 @@ pub async fn resync(options: ResyncOptions) -> Outcome {
         return Ok(Exit::Done);
     }
     let mut client = connect_to_leader(&options.locator).await?;
-    let side: u8 = ask(&mut client, &Request::VolumeResync { volume }).await?;
+    let side: u8 = client.typed(&Request::VolumeResync { volume }).await?;
     let state = if options.no_wait {
         "resyncing"
     } else {
@@ -157,33 +146,15 @@ pub async fn resync(options: ResyncOptions) -> Outcome {
 
 /// Waits until a side has everything, showing progress.
 async fn wait_until_current(locator: &Locator, volume: u16, side: u8) -> Result<(), Failure> {
-    let mut in_vain = 0;
-    loop {
-        match find(locator, volume).await {
-            Ok(found) => {
-                in_vain = 0;
-                let leg = found.legs.iter().find(|leg| leg.leg == side);
-                match leg.map(|leg| (leg.state.as_str(), leg)) {
-                    Some(("current", _)) => return Ok(()),
-                    Some(("resyncing", leg)) => note(progress(leg)),
-                    _ => {
-                        return Err(Failure::failed(format!(
-                            "side {side} of volume {volume} failed again, or was detached; see the log of the storage leader"
-                        )));
-                    }
-                }
-            }
-            Err(failure) if failure.exit == Exit::Usage => return Err(failure),
-            Err(failure) => {
-                in_vain += 1;
-                if in_vain >= LOOKS_IN_VAIN {
-                    return Err(Failure::new(
-                        Exit::Unknown,
-                        format!("no node answers any more: {failure}"),
-                    ));
-                }
-            }
+    watch::until(locator, volume, |_, found| {
+        let leg = found.legs.iter().find(|leg| leg.leg == side);
+        match leg.map(|leg| (leg.state.as_str(), leg)) {
+            Some(("current", _)) => Ok(Stage::Done),
+            Some(("resyncing", leg)) => Ok(Stage::Going(Some(progress(leg)))),
+            _ => Err(Failure::failed(format!(
+                "side {side} of volume {volume} failed again, or was detached; see the log of the storage leader"
+            ))),
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
+    })
+    .await
 }

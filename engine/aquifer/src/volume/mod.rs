@@ -5,6 +5,7 @@ mod check;
 mod drain;
 mod mirror;
 mod report;
+mod watch;
 
 pub use report::{GroupReport, LegReport, MoveReport, VolumeReport};
 
@@ -81,7 +82,7 @@ async fn connect_to_leader(locator: &Locator) -> Result<AdminClient, Failure> {
 /// The volumes as a node sees them; when none answers and the device is known, as the device says.
 async fn look(locator: &Locator) -> Result<GroupReport, Failure> {
     let failure = match connect_to_leader(locator).await {
-        Ok(mut client) => return change::ask(&mut client, &Request::Volumes).await,
+        Ok(mut client) => return client.typed(&Request::Volumes).await,
         Err(failure) => failure,
     };
     let Some(path) = locator

@@ -1,0 +1,73 @@
+//! Finding a volume, and waiting for what the storage leader does with it.
+
+use super::{GroupReport, VolumeReport, connect_to_leader};
+use crate::admin::{Locator, Request};
+use crate::failure::{Exit, Failure};
+use crate::output::note;
+use crate::units::show_size;
+use std::time::Duration;
+
+/// How often the progress is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// No node may answer for so long, while views change, before the command gives up watching.
+const LOOKS_IN_VAIN: u32 = 60;
+
+/// The group as its storage leader sees it, and one of its volumes.
+pub(super) async fn find(locator: &Locator, volume: u16) -> Result<(GroupReport, VolumeReport), Failure> {
+    let mut client = connect_to_leader(locator).await?;
+    let report: GroupReport = client.typed(&Request::Volumes).await?;
+    let found = report.volumes.iter().find(|found| found.id == volume).cloned();
+    let found = found
+        .ok_or_else(|| Failure::usage(format!("there is no volume {volume}; see `aquifer vg status`")))?;
+    Ok((report, found))
+}
+
+/// How far something is.
+pub(super) enum Stage {
+    /// At its end.
+    Done,
+    /// Not there yet; a line about it.
+    Going(Option<String>),
+}
+
+/// Waits until `judge` calls a volume done, showing progress.
+pub(super) async fn until(
+    locator: &Locator,
+    volume: u16,
+    judge: impl Fn(&GroupReport, &VolumeReport) -> Result<Stage, Failure>,
+) -> Result<(), Failure> {
+    let mut in_vain = 0;
+    loop {
+        match find(locator, volume).await {
+            Ok((report, found)) => {
+                in_vain = 0;
+                match judge(&report, &found)? {
+                    Stage::Done => return Ok(()),
+                    Stage::Going(line) => line.into_iter().for_each(note),
+                }
+            }
+            Err(failure) if failure.exit == Exit::Usage => return Err(failure),
+            Err(failure) => {
+                in_vain += 1;
+                if in_vain >= LOOKS_IN_VAIN {
+                    return Err(Failure::new(
+                        Exit::Unknown,
+                        format!("no node answers any more: {failure}"),
+                    ));
+                }
+            }
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Bytes that are left, `verb` (moved, copied), the rate and the time left, for people.
+pub(super) fn progress(left: u64, verb: &str, done: u64, rate: u64, seconds_left: Option<u64>) -> String {
+    let time = seconds_left.map_or_else(|| "not known yet".into(), |seconds| format!("{seconds} s"));
+    format!(
+        "{} left, {} {verb}, {}/s, time left {time}",
+        show_size(left),
+        show_size(done),
+        show_size(rate)
+    )
+}
