@@ -223,13 +223,7 @@ impl VolumeGroup {
     ) -> Result<IoBuffer, StorageError> {
         let length = buffer.len();
         let locate = |catalog: &Catalog| locate(catalog, access, file, offset, length);
-        let flight = self.begin_io(Use::Read, file, &locate).await?;
-        let _counted = Counted {
-            in_flight: &self.in_flight,
-            file,
-            generation: flight.generation,
-        };
-        self.read_pieces(&flight.pieces, buffer).await
+        self.read_located(file, &locate, buffer).await
     }
 
     pub(super) async fn write_as(
@@ -252,6 +246,22 @@ impl VolumeGroup {
             return Err(StorageError::Hole { file, offset, length });
         }
         self.write_flight(file, flight, buffer).await
+    }
+
+    /// Reads what `locate` finds, counted until the devices are done with it or nobody waits for it any more.
+    async fn read_located(
+        &self,
+        file: FileId,
+        locate: &Locate<'_>,
+        buffer: IoBuffer,
+    ) -> Result<IoBuffer, StorageError> {
+        let flight = self.begin_io(Use::Read, file, locate).await?;
+        let _counted = Counted {
+            in_flight: &self.in_flight,
+            file,
+            generation: flight.generation,
+        };
+        self.read_pieces(&flight.pieces, buffer).await
     }
 
     /// Writes more than a life may have as intents at a time.
@@ -326,7 +336,7 @@ impl VolumeGroup {
         let (mut at, end) = (offset, offset + u64::from(run.count) * au_bytes);
         while at < end {
             let length = (end - at).min(ZERO_AT_ONCE.max(au_bytes));
-            let locate = |catalog: &Catalog| Ok(place(catalog, run.volume, at, length as usize));
+            let locate = |catalog: &Catalog| Ok(vec![piece(catalog, run.volume, at, length as usize)]);
             let flight = self.begin_io(Use::Fresh, NOBODY, &locate).await?;
             self.zero_flight(NOBODY, flight).await?;
             at += length;
@@ -366,14 +376,8 @@ impl VolumeGroup {
         buffer: IoBuffer,
     ) -> Result<IoBuffer, StorageError> {
         let length = buffer.len();
-        let locate = |catalog: &Catalog| Ok(place(catalog, volume, offset, length));
-        let flight = self.begin_io(Use::Read, NOBODY, &locate).await?;
-        let _counted = Counted {
-            in_flight: &self.in_flight,
-            file: NOBODY,
-            generation: flight.generation,
-        };
-        self.read_pieces(&flight.pieces, buffer).await
+        let locate = |catalog: &Catalog| Ok(vec![piece(catalog, volume, offset, length)]);
+        self.read_located(NOBODY, &locate, buffer).await
     }
 
     /// Writes bytes of units that are nobody's.
@@ -384,7 +388,7 @@ impl VolumeGroup {
         buffer: IoBuffer,
     ) -> Result<IoBuffer, StorageError> {
         let length = buffer.len();
-        let locate = |catalog: &Catalog| Ok(place(catalog, volume, offset, length));
+        let locate = |catalog: &Catalog| Ok(vec![piece(catalog, volume, offset, length)]);
         let flight = self.begin_io(Use::Fresh, NOBODY, &locate).await?;
         self.write_flight(NOBODY, flight, buffer).await
     }
@@ -626,7 +630,7 @@ fn locate(
 }
 
 /// Bytes of a volume as one piece; of two legs until it is looked what they are worth.
-fn place(catalog: &Catalog, volume: u16, offset: u64, length: usize) -> Vec<Piece> {
+fn piece(catalog: &Catalog, volume: u16, offset: u64, length: usize) -> Piece {
     let au_offset = catalog.volume(volume).expect("units are on a volume").au_offset;
     let unit = |offset: u64| {
         u32::try_from((offset - au_offset) / catalog.au_bytes()).expect("a volume has at most 2^26 units")
@@ -639,10 +643,10 @@ fn place(catalog: &Catalog, volume: u16, offset: u64, length: usize) -> Vec<Piec
         legs: Legs::only(0),
         units: (first, unit(offset + length as u64 - 1) - first + 1),
     };
-    vec![Piece {
+    Piece {
         place: Some(place),
         length,
-    }]
+    }
 }
 
 /// The pieces with the legs that they are on, cut where these change; or what has to be done first.
@@ -773,7 +777,7 @@ fn pieces(catalog: &Catalog, extents: &[Extent], offset: u64, end: u64) -> Vec<P
             at = start;
         }
         let offset = catalog.offset_of(extent) + (at - start);
-        pieces.extend(place(catalog, extent.volume, offset, (until - at) as usize));
+        pieces.push(piece(catalog, extent.volume, offset, (until - at) as usize));
         at = until;
     }
     if at < end {

@@ -209,29 +209,32 @@ impl VolumeGroup {
 
     /// Has a leg detached that failed; nobody waits for it.
     fn detach_later(&self, failure: LegFailure) {
-        let Some(open) = self.volumes.get(failure.leg) else {
-            return self.spawn_detach(failure);
-        };
         // Others that fail meanwhile find that it is known.
-        if !open.has_failed() {
-            open.set_failed(true);
-            self.spawn_detach(failure);
+        if let Some(open) = self.volumes.get(failure.leg)
+            && open.set_failed(true)
+        {
+            return;
         }
+        self.spawn_detach(failure, |group, leg, is_done| {
+            // The next failure, or view, tries again.
+            if let Some(open) = group.volumes.get(leg).filter(|_| !is_done) {
+                open.set_failed(false);
+            }
+        });
     }
 
-    fn spawn_detach(&self, failure: LegFailure) {
+    /// Has a leg detached; `ended` comes when that is over, with whether it was done.
+    fn spawn_detach(&self, failure: LegFailure, ended: impl FnOnce(&Self, LegId, bool) + Send + 'static) {
         let Some(group) = self.itself.upgrade() else {
             return;
         };
         let detach = async move {
             let leg = failure.leg;
-            if let Err(error) = group.detach_one(failure).await {
+            let detached = group.detach_one(failure).await;
+            if let Err(error) = &detached {
                 tracing::warn!(volume = leg.0, leg = leg.1, %error, "a side of a mirror could not be detached");
-                // The next failure, or view, tries again.
-                if let Some(open) = group.volumes.get(leg) {
-                    open.set_failed(false);
-                }
             }
+            ended(&group, leg, detached.is_ok());
         };
         self.runtime.spawn("detach a leg", Box::pin(detach));
     }
@@ -262,23 +265,9 @@ impl VolumeGroup {
                     continue;
                 }
                 let failure = self.failure(id, StorageError::Invalid(error), Vec::new());
-                self.detach_unusable_one(failure);
+                self.spawn_detach(failure, |group, leg, _| group.syncer.end_detach(leg));
             }
         }
-    }
-
-    fn detach_unusable_one(&self, failure: LegFailure) {
-        let Some(group) = self.itself.upgrade() else {
-            return;
-        };
-        let detach = async move {
-            let leg = failure.leg;
-            if let Err(error) = group.detach_one(failure).await {
-                tracing::warn!(volume = leg.0, leg = leg.1, %error, "a side of a mirror could not be detached");
-            }
-            group.syncer.end_detach(leg);
-        };
-        self.runtime.spawn("detach a leg", Box::pin(detach));
     }
 
     /// Makes what this node wrote durable on every leg that counts. The first device is always flushed.

@@ -93,8 +93,9 @@ impl OpenVolume {
         self.failed.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_failed(&self, failed: bool) {
-        self.failed.store(failed, Ordering::Release);
+    /// Gives what it was before.
+    pub(super) fn set_failed(&self, failed: bool) -> bool {
+        self.failed.swap(failed, Ordering::AcqRel)
     }
 }
 
@@ -159,7 +160,7 @@ impl OpenVolumes {
         };
         for ((id, open), result) in others.iter().zip(&flushed) {
             match result {
-                Err(DeviceError::Io { .. }) if whole(id.0) => open.set_failed(true),
+                Err(DeviceError::Io { .. }) if whole(id.0) => drop(open.set_failed(true)),
                 Err(error) => failed = Some(error.clone()),
                 Ok(()) => {}
             }
