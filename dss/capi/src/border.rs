@@ -89,11 +89,16 @@ thread_local! {
     static LAST: RefCell<(i64, CString)> = RefCell::new((0, CString::default()));
 }
 
+/// Text for C, where a zero byte would end it early.
+pub fn c_text(text: &str) -> CString {
+    CString::new(text.replace('\0', " ")).expect("zero bytes were taken out")
+}
+
 /// Remembers a failure for the thread; the negative of its code.
 fn keep(failure: Failure) -> i64 {
     let code = failure.code as i64;
-    // A zero byte would end the text early; a thread that ends keeps nothing.
-    let text = CString::new(failure.text.replace('\0', " ")).expect("zero bytes were taken out");
+    let text = c_text(&failure.text);
+    // A thread that ends keeps nothing.
     let _ending = LAST.try_with(|last| *last.borrow_mut() = (code, text));
     -code
 }

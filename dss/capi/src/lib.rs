@@ -9,6 +9,7 @@
 
 pub mod abi;
 mod border;
+mod callback;
 mod data;
 mod directory;
 mod exit;

@@ -1,8 +1,9 @@
 //! The log of the library, given to the program line by line.
 
 use crate::abi::{aq_log_callback, aq_log_level};
-use parking_lot::RwLock;
-use std::ffi::{CString, c_char, c_void};
+use crate::border::c_text;
+use crate::callback::Slot;
+use std::ffi::{c_char, c_void};
 use std::fmt::{Debug, Write};
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -14,18 +15,7 @@ type Call =
     unsafe extern "C" fn(level: i32, target: *const c_char, text: *const c_char, context: *mut c_void);
 
 /// Where lines go.
-#[derive(Clone, Copy)]
-struct Receiver {
-    call: Call,
-    context: *mut c_void,
-}
-
-// SAFETY: the context is passed on and never looked at; the header says that the callback comes on any thread.
-unsafe impl Send for Receiver {}
-// SAFETY: as above.
-unsafe impl Sync for Receiver {}
-
-static RECEIVER: RwLock<Option<Receiver>> = RwLock::new(None);
+static RECEIVER: Slot<Call> = Slot::empty();
 static LEVEL: AtomicI32 = AtomicI32::new(0);
 static INSTALL: Once = Once::new();
 
@@ -40,7 +30,7 @@ const fn number(level: Level) -> i32 {
 
 /// Sends the lines up to `level` to `callback` from now on; none without one.
 pub fn set(level: i32, callback: aq_log_callback, context: *mut c_void) {
-    *RECEIVER.write() = callback.map(|call| Receiver { call, context });
+    RECEIVER.set(callback, context);
     LEVEL.store(if callback.is_some() { level } else { 0 }, Ordering::Relaxed);
     INSTALL.call_once(|| {
         // A program that has a subscriber of its own in this process sees the lines there.
@@ -67,11 +57,6 @@ impl Visit for Line {
     }
 }
 
-/// Text without zero bytes, which end it in C.
-fn plain(text: &str) -> CString {
-    CString::new(text.replace('\0', " ")).expect("zero bytes were taken out")
-}
-
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.is_event()
@@ -80,13 +65,12 @@ impl Subscriber for Lines {
     }
 
     fn event(&self, event: &Event<'_>) {
-        // Copied, so that a callback may set another one.
-        let Some(Receiver { call, context }) = *RECEIVER.read() else {
+        let Some((call, context)) = RECEIVER.get() else {
             return;
         };
         let mut line = Line::default();
         event.record(&mut line);
-        let (target, text) = (plain(event.metadata().target()), plain(&line.0));
+        let (target, text) = (c_text(event.metadata().target()), c_text(&line.0));
         // SAFETY: the program gave this function for this; both texts live until it returns.
         unsafe {
             call(
