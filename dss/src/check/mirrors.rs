@@ -1,6 +1,6 @@
 //! Mirrored volumes: that both legs have the same bytes, where they must.
 
-use super::{Pass, READ_AGAIN, Report, STALE_SIDE};
+use super::{Pass, READ_AGAIN, Report};
 use crate::group::GroupImage;
 use crate::seam::{BLOCK, BlockDevice, BoxFuture, DeviceError, IoBuffer};
 use aquifer_dss_proto::catalog::{Catalog, Extent, Node};
@@ -33,8 +33,9 @@ impl Pass for Mirrors {
                 let what = format!("sides of volume {volume}");
                 if let Some(leg) = mirror.stale() {
                     let (units, bytes) = (mirror.dirty().units(), image.catalog.au_bytes());
-                    let detail = format!("{STALE_SIDE}: {leg} lacks {units} units of {bytes} bytes");
-                    report.wrong(what, detail, RETURN);
+                    let detail =
+                        format!("side {leg} is not current: it lacks {units} units of {bytes} bytes");
+                    report.degraded(what, detail, RETURN);
                     continue;
                 }
                 let legs = image.device(volume).cloned();

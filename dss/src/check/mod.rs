@@ -24,8 +24,6 @@ use std::sync::Arc;
 
 /// How often something is read again that may be changing, before it is called wrong.
 pub const READ_AGAIN: usize = 20;
-/// How a finding begins that says that a side of a mirrored volume is left behind.
-pub const STALE_SIDE: &str = "a side is not current";
 
 /// Bytes that are right, for a place that has wrong ones.
 #[derive(Clone, PartialEq, Eq)]
@@ -53,6 +51,11 @@ pub enum Verdict {
     Sound,
     /// Not as it must be, and can be written again from what is good.
     Repairable(Repair),
+    /// Known to the nodes, which live with it: a copy is missing. What can be done about it.
+    Degraded {
+        /// One line.
+        advice: String,
+    },
     /// Wrong; what can be done about it.
     Wrong {
         /// One line.
@@ -93,6 +96,17 @@ impl Report {
     pub fn wrong(&mut self, what: impl Into<String>, detail: impl Into<String>, advice: impl Into<String>) {
         let advice = advice.into();
         self.add(what, detail, Verdict::Wrong { advice });
+    }
+
+    /// A copy is missing, and the nodes know it.
+    pub fn degraded(
+        &mut self,
+        what: impl Into<String>,
+        detail: impl Into<String>,
+        advice: impl Into<String>,
+    ) {
+        let advice = advice.into();
+        self.add(what, detail, Verdict::Degraded { advice });
     }
 
     fn add(&mut self, what: impl Into<String>, detail: impl Into<String>, verdict: Verdict) {

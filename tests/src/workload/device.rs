@@ -3,7 +3,7 @@
 use super::volumes;
 use crate::sim::Cluster;
 use crate::swarm::Layout;
-use aquifer_dss::check::{Report, STALE_SIDE, check};
+use aquifer_dss::check::{Report, check};
 use aquifer_dss::group::{GroupImage, StorageError};
 use aquifer_engine::check::passes_beside_nodes;
 use std::sync::Arc;
@@ -17,16 +17,10 @@ pub async fn device_is_sound(cluster: &Cluster, layout: Layout) -> Result<(), St
     let mut trouble = String::new();
     for _ in 0..ATTEMPTS {
         trouble = match look(cluster, layout).await {
-            Ok(report) => {
-                // That a leg is left behind is for the operator to say, and no fault.
-                let mut wrongs = report
-                    .wrongs()
-                    .filter(|finding| !finding.detail.starts_with(STALE_SIDE));
-                match wrongs.next() {
-                    None => return Ok(()),
-                    Some(finding) => format!("{}: {}", finding.what, finding.detail),
-                }
-            }
+            Ok(report) => match report.wrongs().next() {
+                None => return Ok(()),
+                Some(finding) => format!("{}: {}", finding.what, finding.detail),
+            },
             Err(error) => error.to_string(),
         };
     }

@@ -1,7 +1,7 @@
 //! `vg check`: everything that is on the devices of the group, read, decoded and compared; and what can be written again from
 //! what is good.
 //!
-//! Exit codes: 0 all is as it must be, 3 what is wrong can be repaired, 1 something is wrong that cannot.
+//! Exit codes: 0 all is as it must be, 3 a copy is missing or what is wrong can be repaired, 1 something is wrong that cannot.
 
 use crate::confirm::{ChangeOptions, Decision};
 use crate::device::{HeldDevices, OfflineGroup};
@@ -88,7 +88,7 @@ fn object_of(finding: &Finding) -> Value {
     let next = match &finding.verdict {
         Verdict::Sound => None,
         Verdict::Repairable(repair) => Some(&repair.plan),
-        Verdict::Wrong { advice } => Some(advice),
+        Verdict::Degraded { advice } | Verdict::Wrong { advice } => Some(advice),
     };
     json!({
         "what": finding.what, "ok": finding.verdict == Verdict::Sound, "detail": finding.detail,
@@ -101,13 +101,14 @@ fn text(options: &CheckOptions, report: &Report) -> String {
         let word = match finding.verdict {
             Verdict::Sound => "ok",
             Verdict::Repairable(_) => "REPAIRABLE",
+            Verdict::Degraded { .. } => "DEGRADED",
             Verdict::Wrong { .. } => "WRONG",
         };
         vec![word.into(), finding.what.clone(), finding.detail.clone()]
     };
     let mut text = table(&["", "check", "found"], report.findings.iter().map(row).collect());
-    for finding in report.wrongs() {
-        if let Verdict::Wrong { advice } = &finding.verdict {
+    for finding in &report.findings {
+        if let Verdict::Degraded { advice } | Verdict::Wrong { advice } = &finding.verdict {
             text += &format!("\n{}: {advice}", finding.what);
         }
     }
