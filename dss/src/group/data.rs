@@ -9,22 +9,19 @@
 
 use super::drive::Driven;
 use super::error::StorageError;
+use super::in_flight::{Counted, NOBODY};
 use super::intents::INTENTS_OF_ONE;
 use super::legs::LegFailure;
+use super::places::{Access, Locate, Piece, Use, intents_of, is_frozen, locate, piece, resolve};
 use super::volume_group::VolumeGroup;
-use crate::seam::{BLOCK, IoBuffer};
+use crate::seam::IoBuffer;
 use aquifer_dss_proto::FileId;
-use aquifer_dss_proto::catalog::{
-    Catalog, Extent, FILE_BYTES, Legs, Node, Operation, OperationError, UnitAccess, VolumeUnit, extents,
-};
+use aquifer_dss_proto::catalog::{Catalog, Extent, Operation, OperationError, VolumeUnit};
 use aquifer_dss_proto::defect::{Defect, planted};
 use futures_util::future::join_all;
-use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::Notify;
 
 /// How long until the entry of a view's leader is looked for again.
 const NOT_LED: Duration = Duration::from_millis(1);
@@ -35,106 +32,8 @@ const ZERO_AT_ONCE: u64 = 16 << 20;
 /// ... and in one request to a device: zeroing that nobody waits for ends after it.
 const ZERO_PART: usize = 4 << 20;
 
-/// Operations on files that the devices are not done with.
-#[derive(Default)]
-pub(super) struct InFlight {
-    flights: Mutex<Flights>,
-    fewer: Notify,
-}
-
-#[derive(Default)]
-struct Flights {
-    /// Grows when somebody waits, so that what begins later is not waited for.
-    generation: u64,
-    /// Per file, and generation in which they began: how many.
-    files: BTreeMap<FileId, BTreeMap<u64, u64>>,
-}
-
-impl InFlight {
-    /// Counts an operation; gives the generation that it belongs to.
-    pub(super) fn begin(&self, file: FileId) -> u64 {
-        let mut flights = self.flights.lock();
-        let generation = flights.generation;
-        *flights
-            .files
-            .entry(file)
-            .or_default()
-            .entry(generation)
-            .or_default() += 1;
-        generation
-    }
-
-    pub(super) fn end(&self, file: FileId, generation: u64) {
-        let mut flights = self.flights.lock();
-        let counts = flights
-            .files
-            .get_mut(&file)
-            .expect("an operation that ends has begun");
-        let count = counts
-            .get_mut(&generation)
-            .expect("an operation that ends has begun");
-        *count -= 1;
-        if *count > 0 {
-            return;
-        }
-        counts.remove(&generation);
-        if counts.is_empty() {
-            flights.files.remove(&file);
-        }
-        drop(flights);
-        self.fewer.notify_waiters();
-    }
-
-    /// Waits until the operations on `files`, or on all, that have begun before this call are over.
-    pub(super) async fn wait_for(&self, files: Option<&[FileId]>) {
-        let now = {
-            let mut flights = self.flights.lock();
-            flights.generation += 1;
-            flights.generation
-        };
-        loop {
-            let changed = self.fewer.notified();
-            let busy = {
-                let flights = self.flights.lock();
-                let is_old = |counts: &BTreeMap<u64, u64>| counts.range(..now).next().is_some();
-                match files {
-                    Some(files) => files
-                        .iter()
-                        .any(|file| flights.files.get(file).is_some_and(is_old)),
-                    None => flights.files.values().any(is_old),
-                }
-            };
-            if !busy {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
-/// Bytes on a volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) volume: u16,
-    /// Byte offset there.
-    pub(super) offset: u64,
-    pub(super) length: usize,
-    /// All of them are written, any of them is read.
-    pub(super) legs: Legs,
-    /// The first unit, and how many.
-    pub(super) units: (u32, u32),
-}
-
-/// A part of an operation: on one extent, or in one hole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Piece {
-    /// `None` in a hole.
-    place: Option<Place>,
-    length: usize,
-}
-
 /// An operation that is counted.
-struct Flight {
+pub(super) struct Flight {
     pieces: Vec<Piece>,
     generation: u64,
     /// Intents that it uses.
@@ -142,7 +41,7 @@ struct Flight {
 }
 
 /// What an operation finds that wants to begin.
-enum Begin {
+pub(super) enum Begin {
     Ready(Flight),
     /// Nobody may do that there now.
     Wait,
@@ -153,44 +52,6 @@ enum Begin {
     /// To be made intents first.
     Unintended(Vec<VolumeUnit>),
 }
-
-/// Where the bytes of an operation are.
-type Locate<'a> = dyn Fn(&Catalog) -> Result<Vec<Piece>, StorageError> + Sync + 'a;
-
-/// Under this id operations are counted that are not on a file: on units that are nobody's.
-pub(super) const NOBODY: FileId = FileId(0);
-
-/// A read that is counted. One that is dropped has no effect any more.
-struct Counted<'a> {
-    in_flight: &'a InFlight,
-    file: FileId,
-    generation: u64,
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.in_flight.end(self.file, self.generation);
-    }
-}
-
-/// Who looks at a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    /// Somebody who knows its id: it must have a name, and the range be inside.
-    Named,
-    /// A handle: a removed file is there as long as it is open, and the range may go past the end.
-    Opened,
-}
-
-/// What is done with the bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
-    Read,
-    Write,
-    /// A write to units that are nobody's: they get an owner when both legs were flushed, so it needs no intent.
-    Fresh,
-}
-
 impl VolumeGroup {
     /// Fills `buffer` from byte `offset` of a file; both are multiples of the device's block. A hole is zeros.
     pub async fn read_at(
@@ -591,205 +452,4 @@ impl Drop for GivenUp {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Release);
     }
-}
-
-impl Place {
-    /// In parts of at most `most` bytes.
-    fn parts(self, most: usize) -> impl Iterator<Item = Self> {
-        (0..self.length).step_by(most).map(move |at| Self {
-            offset: self.offset + at as u64,
-            length: most.min(self.length - at),
-            ..self
-        })
-    }
-}
-
-/// The pieces of an operation on a file.
-fn locate(
-    catalog: &Catalog,
-    access: Access,
-    file: FileId,
-    offset: u64,
-    length: usize,
-) -> Result<Vec<Piece>, StorageError> {
-    let (size, extents) = content(catalog, access, file).ok_or(StorageError::NoSuchFile(file))?;
-    let limit = match access {
-        Access::Named => size.next_multiple_of(BLOCK as u64),
-        Access::Opened => FILE_BYTES,
-    };
-    let end = offset
-        .checked_add(length as u64)
-        .filter(|end| *end <= limit)
-        .ok_or(StorageError::OutsideFile {
-            file,
-            offset,
-            length,
-            size,
-        })?;
-    Ok(pieces(catalog, extents, offset, end))
-}
-
-/// Bytes of a volume as one piece; of two legs until it is looked what they are worth.
-fn piece(catalog: &Catalog, volume: u16, offset: u64, length: usize) -> Piece {
-    let au_offset = catalog.volume(volume).expect("units are on a volume").au_offset;
-    let unit = |offset: u64| {
-        u32::try_from((offset - au_offset) / catalog.au_bytes()).expect("a volume has at most 2^26 units")
-    };
-    let first = unit(offset);
-    let place = Place {
-        volume,
-        offset,
-        length,
-        legs: Legs::only(0),
-        units: (first, unit(offset + length as u64 - 1) - first + 1),
-    };
-    Piece {
-        place: Some(place),
-        length,
-    }
-}
-
-/// The pieces with the legs that they are on, cut where these change; or what has to be done first.
-fn resolve(catalog: &Catalog, what: Use, pieces: &[Piece]) -> Result<Vec<Piece>, Begin> {
-    let mut resolved = Vec::with_capacity(pieces.len());
-    let (mut torn, mut unmarked, mut waits) = (Vec::new(), Vec::new(), false);
-    let mut of_volume = 0;
-    for piece in pieces {
-        let Some(place) = piece.place else {
-            resolved.push(*piece);
-            continue;
-        };
-        for part in place.by_unit(catalog) {
-            let unit = part.units.0;
-            let access = match what {
-                Use::Read => catalog.read_access(part.volume, unit),
-                Use::Write | Use::Fresh => catalog.write_access(part.volume, unit),
-            };
-            match access {
-                UnitAccess::Legs(legs) => append(&mut resolved, Place { legs, ..part }),
-                UnitAccess::Torn => torn.push((part.volume, unit)),
-                UnitAccess::Wait => waits = true,
-                UnitAccess::Unmarked if unmarked.is_empty() || of_volume == part.volume => {
-                    of_volume = part.volume;
-                    unmarked.push((unit, 1));
-                }
-                // Next time.
-                UnitAccess::Unmarked => {}
-            }
-        }
-    }
-    if !torn.is_empty() {
-        Err(Begin::Torn(torn))
-    } else if waits {
-        Err(Begin::Wait)
-    } else if !unmarked.is_empty() {
-        Err(Begin::Unmarked(of_volume, unmarked))
-    } else {
-        Ok(resolved)
-    }
-}
-
-/// Puts a part behind the others; as one with the last when it goes on on the same legs.
-fn append(pieces: &mut Vec<Piece>, part: Place) {
-    if let Some(Piece {
-        place: Some(last),
-        length,
-    }) = pieces.last_mut()
-        && last.volume == part.volume
-        && last.legs == part.legs
-        && last.offset + last.length as u64 == part.offset
-    {
-        last.length += part.length;
-        *length += part.length;
-        last.units.1 = part.units.0 + part.units.1 - last.units.0;
-        return;
-    }
-    pieces.push(Piece {
-        place: Some(part),
-        length: part.length,
-    });
-}
-
-/// The units of mirrored volumes that pieces write on both legs.
-fn intents_of(catalog: &Catalog, pieces: &[Piece]) -> Vec<VolumeUnit> {
-    let places = pieces.iter().filter_map(|piece| piece.place);
-    let both = places.filter(|place| place.legs == Legs::BOTH && catalog.mirror(place.volume).is_some());
-    let mut units: Vec<VolumeUnit> = both
-        .flat_map(|place| (0..place.units.1).map(move |at| (place.volume, place.units.0 + at)))
-        .collect();
-    units.sort_unstable();
-    units.dedup();
-    units
-}
-
-impl Place {
-    /// In parts, one for each unit.
-    fn by_unit(self, catalog: &Catalog) -> impl Iterator<Item = Self> {
-        let au_bytes = catalog.au_bytes();
-        let start = catalog
-            .volume(self.volume)
-            .expect("units are on a volume")
-            .au_offset;
-        (0..self.units.1).map(move |at| {
-            let unit = self.units.0 + at;
-            let from = (start + u64::from(unit) * au_bytes).max(self.offset);
-            let to = (start + (u64::from(unit) + 1) * au_bytes).min(self.offset + self.length as u64);
-            Self {
-                offset: from,
-                length: (to - from) as usize,
-                units: (unit, 1),
-                ..self
-            }
-        })
-    }
-}
-
-/// Size and extents of a file, when `access` may see it.
-fn content(catalog: &Catalog, access: Access, file: FileId) -> Option<(u64, &[Extent])> {
-    let inode = match access {
-        Access::Named => catalog.inode(file),
-        Access::Opened => catalog.open_inode(file),
-    };
-    match &inode?.node {
-        Node::File { size, extents, .. } => Some((*size, extents)),
-        _ => None,
-    }
-}
-
-/// The bytes from `offset` up to `end` in pieces.
-fn pieces(catalog: &Catalog, extents: &[Extent], offset: u64, end: u64) -> Vec<Piece> {
-    let au_bytes = catalog.au_bytes();
-    let (mut pieces, mut at) = (Vec::with_capacity(1), offset);
-    let first =
-        u32::try_from(offset / au_bytes).map_or(extents.len(), |unit| extents::position(extents, unit));
-    let hole = |from: u64, to: u64| Piece {
-        place: None,
-        length: (to - from) as usize,
-    };
-    for extent in &extents[first..] {
-        let start = u64::from(extent.unit) * au_bytes;
-        let until = (u64::from(extent.end()) * au_bytes).min(end);
-        if start >= end {
-            break;
-        }
-        if at < start {
-            pieces.push(hole(at, start));
-            at = start;
-        }
-        let offset = catalog.offset_of(extent) + (at - start);
-        pieces.push(piece(catalog, extent.volume, offset, (until - at) as usize));
-        at = until;
-    }
-    if at < end {
-        pieces.push(hole(at, end));
-    }
-    pieces
-}
-
-/// Whether units of this piece move now.
-fn is_frozen(catalog: &Catalog, piece: &Piece) -> bool {
-    let Some(place) = piece.place.filter(|_| catalog.moves().next().is_some()) else {
-        return false;
-    };
-    catalog.is_frozen(place.volume, place.units.0, place.units.1)
 }

@@ -10,10 +10,10 @@
 //!   of 4 KiB, but for [`append`](File::append), which sees to that itself;
 //! - a removed file lives on while it is open anywhere.
 
-use super::data::Access;
 use super::error::StorageError;
 use super::names::{Owner, refused};
 use super::open_files::{OpenFile, Progress};
+use super::places::Access;
 use super::volume_group::{FileStat, FileType, VolumeGroup};
 use crate::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::FileId;

@@ -1,7 +1,7 @@
 //! Formatting a device, and reading (and repairing) its label.
 
 use super::error::StorageError;
-use super::volumes::{further_label, units_in, write_label};
+use super::volume_label::{further_label, units_in, write_label};
 use crate::seam::{BLOCK, BlockDevice, IoBuffer};
 use aquifer_dss_proto::catalog::{Catalog, NewVolume, Twin, VOLUMES_MAX};
 use aquifer_dss_proto::envelope::EnvelopeError;

@@ -7,8 +7,8 @@
 //! - both legs are flushed before the journal says that they are alike;
 //! - units that somebody waits for come first, the rest in their order.
 
-use super::data::NOBODY;
 use super::error::StorageError;
+use super::in_flight::NOBODY;
 use super::open_volumes::LegId;
 use super::volume_group::VolumeGroup;
 use crate::seam::{BLOCK, IoBuffer};

@@ -5,9 +5,9 @@
 //! - a read that fails on one leg is done on the other, whatever becomes of the first;
 //! - an operation leaves the count of what is in flight before it asks for a leg to be detached: members are waited for then.
 
-use super::data::Place;
 use super::error::StorageError;
 use super::open_volumes::{FIRST, LegId, OpenVolume};
+use super::places::Place;
 use super::volume_group::{Role, VolumeGroup};
 use crate::seam::{DeviceError, IoBuffer};
 use aquifer_dss_proto::catalog::{Legs, Mirror, MirrorState, Operation, OperationError};

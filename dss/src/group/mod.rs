@@ -18,6 +18,7 @@ mod fill;
 mod format;
 mod heal;
 pub(crate) mod image;
+mod in_flight;
 mod intents;
 mod journal;
 mod leader;
@@ -32,6 +33,7 @@ mod moves;
 mod names;
 mod open_files;
 mod open_volumes;
+mod places;
 mod prepared;
 #[cfg(test)]
 mod prepared_tests;
@@ -40,7 +42,9 @@ mod request;
 mod resync;
 #[cfg(test)]
 mod tests;
+mod volume_change;
 mod volume_group;
+mod volume_label;
 #[cfg(test)]
 mod volume_tests;
 mod volumes;
@@ -56,5 +60,6 @@ pub use names::Owner;
 pub use open_volumes::OpenVolumes;
 pub use prepared::{DevicePlace, FileAddress, Prepared};
 pub use resync::ResyncStatus;
+pub use volume_change::{AddVolumeOptions, DISCARD_KEY};
 pub use volume_group::{CreateOptions, FileStat, FileType, Space, VolumeGroup};
-pub use volumes::{AddVolumeOptions, DISCARD_KEY, VolumeStatus};
+pub use volumes::VolumeStatus;

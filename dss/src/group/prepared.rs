@@ -7,11 +7,11 @@
 //! - a place for writing has its range locked, so that writes that share a block, and cuts, follow it;
 //! - there is none on a mirrored volume: a byte of it is at two places, and who writes them must be able to see to what failed.
 
-use super::data::{Access, Use};
 use super::error::StorageError;
 use super::file::File;
 use super::names::refused;
 use super::open_volumes::OpenVolume;
+use super::places::{Access, Use};
 use crate::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::catalog::OperationError;
 use futures_util::future::join_all;

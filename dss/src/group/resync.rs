@@ -4,13 +4,14 @@
 //! at the leader because it alone writes labels (VOL-4), and the leader's task: have writers of some dirty units stop, wait for
 //! the barrier, copy, make the copy durable, say so. A new leader goes on with what the catalogue says: the one before is fenced.
 
-use super::data::NOBODY;
 use super::error::StorageError;
+use super::in_flight::NOBODY;
 use super::legs::LegFailure;
 use super::moves::{Problem, Progress};
 use super::open_volumes::{FIRST, LegId};
 use super::volume_group::VolumeGroup;
-use super::volumes::{operation_error, write_label};
+use super::volume_label::write_label;
+use super::volumes::operation_error;
 use crate::seam::IoBuffer;
 use aquifer_dss_proto::catalog::{Catalog, Mirror, MirrorState, Operation, OperationError, Sync};
 use parking_lot::Mutex;

@@ -4,11 +4,11 @@
 
 use super::barrier::Barrier;
 use super::control::ControlBlocks;
-use super::data::InFlight;
 use super::error::StorageError;
 use super::fill::Kept;
 use super::format::{self, GroupIdentity, GroupOptions, NewDevice};
 use super::heal::Healer;
+use super::in_flight::InFlight;
 use super::intents::IntentSet;
 use super::journal::Journal;
 use super::leader::Leadership;
