@@ -5,6 +5,7 @@
 pub mod sim;
 
 pub mod checker;
+pub mod golden;
 pub mod hunt;
 pub mod isocheck;
 pub mod model;

@@ -302,6 +302,8 @@ pub struct Tuning {
     pub home_slots: HomeSlots,
     /// What the devices are.
     pub layout: Layout,
+    /// Whether somebody changes volumes while the nodes run.
+    pub operators: bool,
 }
 
 impl Default for Tuning {
@@ -315,6 +317,7 @@ impl Default for Tuning {
             page_size: PageSize::USUAL,
             home_slots: HomeSlots::USUAL,
             layout: Layout::Whole,
+            operators: true,
         }
     }
 }

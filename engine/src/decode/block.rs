@@ -63,6 +63,8 @@ fn label(bytes: &[u8]) -> Decoded {
         .with("checkpoint_bytes", label.checkpoint_bytes)
         .with("page_bytes", label.page_bytes)
         .with("home_slots", label.home_slots)
+        .with("leg", label.leg)
+        .with("leg_generation", label.leg_generation)
 }
 
 fn checkpoint_head(bytes: &[u8]) -> Decoded {

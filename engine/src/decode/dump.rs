@@ -8,8 +8,8 @@ use aquifer_buffer_pool_proto::PageId;
 use aquifer_buffer_pool_proto::header::{Verdict, verify};
 use aquifer_dss::group::{ControlBlocks, GroupImage};
 use aquifer_dss::membership::{decode_ballot, decode_body};
-use aquifer_dss::seam::{BLOCK, IoBuffer};
-use aquifer_dss_proto::catalog::{FileKind, Node};
+use aquifer_dss::seam::{BLOCK, BlockDevice, IoBuffer};
+use aquifer_dss_proto::catalog::{Catalog, FileKind, Node};
 use aquifer_dss_proto::label::LABEL_OFFSETS;
 use aquifer_dss_proto::{Epoch, FileId, NodeId};
 use std::fmt::Write as _;
@@ -36,11 +36,25 @@ fn put(text: &mut String, place: impl std::fmt::Display, decoded: &Decoded) {
 
 async fn labels(image: &GroupImage, text: &mut String) -> Result<(), String> {
     for (volume, device) in image.devices() {
-        for offset in LABEL_OFFSETS {
-            let block = device.read(offset, IoBuffer::zeroed(BLOCK)).await;
-            let block = block.map_err(|error| error.to_string())?;
-            put(text, format!("volume {volume} at {offset}"), &recognise(&block));
+        labels_of(&**device, &format!("volume {volume}"), text).await?;
+    }
+    for (volume, twin) in &image.twins {
+        let name = format!("volume {volume}, the other side");
+        match twin {
+            Ok(device) => labels_of(&**device, &name, text).await?,
+            Err(error) => {
+                let _ = writeln!(text, "{name}: {error}");
+            }
         }
+    }
+    Ok(())
+}
+
+async fn labels_of(device: &dyn BlockDevice, name: &str, text: &mut String) -> Result<(), String> {
+    for offset in LABEL_OFFSETS {
+        let block = device.read(offset, IoBuffer::zeroed(BLOCK)).await;
+        let block = block.map_err(|error| error.to_string())?;
+        put(text, format!("{name} at {offset}"), &recognise(&block));
     }
     Ok(())
 }
@@ -104,7 +118,10 @@ fn metadata(image: &GroupImage, text: &mut String) {
             let _ = writeln!(text, "  {record:?}");
         }
     }
-    let catalog = &image.catalog;
+    catalog(&image.catalog, text);
+}
+
+fn catalog(catalog: &Catalog, text: &mut String) {
     for (id, volume) in catalog.volumes() {
         let (units, free) = catalog.units_of(id);
         let _ = writeln!(text, "volume {id}: {units} units, {free} free, {volume:?}");
@@ -117,6 +134,18 @@ fn metadata(image: &GroupImage, text: &mut String) {
     }
     for limbo in catalog.limbo() {
         let _ = writeln!(text, "limbo: {limbo:?}");
+    }
+    for moved in catalog.moves() {
+        let _ = writeln!(text, "move: {moved:?}");
+    }
+    for life in catalog.claimants() {
+        let _ = writeln!(text, "claims of {life:?}");
+    }
+    for (id, mirror) in catalog.mirrors() {
+        let _ = writeln!(text, "mirror {id}: {mirror:?}");
+    }
+    for unit in catalog.torn() {
+        let _ = writeln!(text, "torn: {unit:?}");
     }
     for entry in catalog.history() {
         let _ = writeln!(text, "history: {entry:?}");

@@ -93,6 +93,7 @@ impl NodeProgram for EngineProgram {
         let (sessions, nodes) = (self.sessions.clone(), self.nodes.clone());
         let (layout, broken) = (self.tuning.layout, self.broken.clone());
         let is_cut = layout != Layout::Whole;
+        let operators = is_cut && self.tuning.operators;
         let world = self
             .world
             .get()
@@ -129,7 +130,7 @@ impl NodeProgram for EngineProgram {
             };
             nodes.lock().insert(context.node, Arc::downgrade(&node));
             if node.serving().await {
-                if is_cut {
+                if operators {
                     volumes::operate(&context.runtime, &node, layout, &broken);
                 }
                 world.record(

@@ -15,7 +15,7 @@ mod memory;
 mod register;
 mod set;
 mod tree;
-mod volumes;
+pub mod volumes;
 
 pub use append::ListAppend;
 pub use bank::Bank;

@@ -132,8 +132,19 @@ pub(super) fn paths() -> [String; 2] {
 
 struct Slices(Arc<dyn BlockDevice>, Broken);
 
-fn path(number: u64) -> String {
+/// What a slice is called.
+pub fn path(number: u64) -> String {
     format!("slice {number}")
+}
+
+/// The first slice of a disk.
+pub fn first(disk: &Arc<dyn BlockDevice>) -> Arc<dyn BlockDevice> {
+    Slice::of(disk.clone(), 0, &Broken::default())
+}
+
+/// Opens the slices of a disk of which none is broken.
+pub fn whole(disk: Arc<dyn BlockDevice>) -> Arc<dyn VolumeOpener> {
+    opener(disk, &Broken::default())
 }
 
 impl VolumeOpener for Slices {

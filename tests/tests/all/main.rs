@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod copies;
+mod decoders;
 mod defects;
 mod end_to_end;
+mod golden;
 mod hazards;
 mod hunt;
 mod isocheck;
