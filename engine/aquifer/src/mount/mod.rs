@@ -2,8 +2,9 @@
 //!
 //! Rules:
 //! - MNT-1 close-to-open between mounts: what was closed or synced on one is seen by whoever opens, looks up or stats
-//!   afterwards on another. Nothing of names and attributes is cached in the kernel; cached pages of a file go when it is
-//!   opened and the catalogue says that somebody else changed it;
+//!   afterwards on another: each path is looked up anew. Of a file that is open the kernel keeps size and times for a second, so
+//!   that `fstat` and `lseek` of a program that has it open may be a second behind another node; cached pages of a file go when it
+//!   is opened and the catalogue says that somebody else changed it;
 //! - MNT-2 writes go to the device before they return (the kernel's write-back cache would keep sizes and times of
 //!   its own, against MNT-1); they are durable after fsync;
 //! - MNT-3 a file that is removed while it is open lives on, also when it is open on another node only;

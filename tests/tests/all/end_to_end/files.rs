@@ -289,6 +289,28 @@ fn what_one_mount_closed_another_opens() {
         drop(file);
         assert_eq!(&fs::read(writer.at("shared")).unwrap()[3..10], b"CHANGED");
     }
+    // Who has it open may have size and times of a second ago, but never on the way of a path.
+    let held = File::open(two.at("shared")).unwrap();
+    for size in [70_000, 10, 8_000] {
+        held.metadata().unwrap();
+        fs::write(one.at("shared"), vec![b'x'; size]).unwrap();
+        assert_eq!(fs::metadata(two.at("shared")).unwrap().len(), size as u64);
+        assert_eq!(
+            held.metadata().unwrap().len(),
+            size as u64,
+            "the path was looked up"
+        );
+        fs::write(one.at("shared"), vec![b'y'; size + 1]).unwrap();
+        let written = std::time::Instant::now();
+        while held.metadata().unwrap().len() != size as u64 + 1 {
+            assert!(
+                written.elapsed().as_secs() < 10,
+                "it is a second behind, not more"
+            );
+        }
+    }
+    drop(held);
+    fs::write(one.at("shared"), b"rouCHANGED").unwrap();
     // Open on one node, removed on the other.
     let held = File::open(two.at("shared")).unwrap();
     fs::remove_file(one.at("shared")).unwrap();
