@@ -1,7 +1,7 @@
 //! [`Membership`]: its state and what the node calls.
 
 use super::slot::SlotView;
-use super::types::{MembershipConfig, MembershipError, MembershipEvent, Message, Timeline};
+use super::types::{Exclusions, MembershipConfig, MembershipError, MembershipEvent, Message, Timeline};
 use crate::group::ControlBlocks;
 use crate::seam::{Fencer, LockState, Runtime, Service, Transport};
 use aquifer_dss_proto::ballot::BallotBlock;
@@ -31,6 +31,7 @@ pub(super) struct Inner {
     pub events: VecDeque<MembershipEvent>,
     pub timeline: Timeline,
     pub detected: Option<Instant>,
+    pub exclusions: Exclusions,
     pub admit: Admit,
     pub on_slots: OnSlots,
     pub alarm: Option<String>,
@@ -151,6 +152,11 @@ impl Membership {
     /// When the steps of the last reform happened.
     pub fn timeline(&self) -> Timeline {
         self.inner.lock().timeline
+    }
+
+    /// Whom this node's proposals have excluded since it started.
+    pub fn exclusions(&self) -> Exclusions {
+        self.inner.lock().exclusions
     }
 
     /// Why a decided view cannot be given out, while that is so.

@@ -18,4 +18,4 @@ pub use api::Membership;
 pub use aquifer_dss_proto::membership::{LeaseState, SlotState, Timing};
 pub use ballots::decode_body;
 pub use slot::{ADDRESS_BYTES_MAX, Addresses, BadBlock, SlotView, decode_ballot};
-pub use types::{MembershipConfig, MembershipError, MembershipEvent, Timeline};
+pub use types::{Exclusions, MembershipConfig, MembershipError, MembershipEvent, Timeline};

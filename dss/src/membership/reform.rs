@@ -100,6 +100,7 @@ impl Membership {
                 // The last flush of the ballot counts as the one after the fence for lives dead before it began.
                 let proven = !self.has_further_volumes() && self.all_dead_at(&decree, before);
                 let epoch = decree.view.epoch;
+                self.count_exclusions(&decree);
                 self.handle_decided(decree.clone(), true);
                 if proven {
                     self.announce(&decree);
@@ -118,6 +119,24 @@ impl Membership {
             }
         }
         Ok(())
+    }
+
+    /// Counts the members that `decree`, which is not known yet, excludes. A founding view has nobody to exclude.
+    fn count_exclusions(&self, decree: &Decree) {
+        let now = self.runtime.now();
+        let mut inner = self.inner.lock();
+        let present = &inner.core.decided().view.members;
+        let excluded = decree
+            .dead
+            .iter()
+            .filter(|life| !decree.founding && present.contains(life));
+        let states: Vec<_> = excluded
+            .map(|life| (life.node, inner.core.life(now, *life)))
+            .collect();
+        for (node, state) in states {
+            tracing::info!(%node, ?state, "a member is excluded");
+            inner.exclusions.count(state);
+        }
     }
 
     /// Whether there are devices besides that of the control blocks.

@@ -3,7 +3,7 @@
 use super::api::{Inner, Membership};
 use super::ballots::{highest_round, learn_decided, read_ballots};
 use super::slot::{ADDRESS_BYTES_MAX, SlotView};
-use super::types::{MembershipConfig, MembershipError, Timeline};
+use super::types::{Exclusions, MembershipConfig, MembershipError, Timeline};
 use crate::group::ControlBlocks;
 use crate::seam::{FenceError, Fencer, Runtime, Transport};
 use aquifer_dss_proto::ballot::BallotBlock;
@@ -61,6 +61,7 @@ impl Membership {
             events: VecDeque::new(),
             timeline: Timeline::default(),
             detected: None,
+            exclusions: Exclusions::default(),
             admit: Arc::new(|_| true),
             on_slots: Arc::new(|_| {}),
             alarm: None,

@@ -330,6 +330,20 @@ impl Cluster {
         life.dead.clone()
     }
 
+    /// Of all who live.
+    fn exclusions(&self) -> Exclusions {
+        let shared = self.shared.lock();
+        let up = shared.lives.iter().filter(|life| life.life.lock().dead.is_none());
+        let mut all = Exclusions::default();
+        for one in up.filter_map(|life| life.membership.as_ref()) {
+            let one = one.exclusions();
+            all.dead += one.dead;
+            all.silent += one.silent;
+            all.apart += one.apart;
+        }
+        all
+    }
+
     fn cut(&self, from: u8, to: u8) {
         self.shared.lock().cut.insert((from, to));
     }
@@ -393,6 +407,7 @@ fn a_killed_node_is_out_within_milliseconds_and_may_come_back() {
             cluster.kill(victim);
             let limit = Duration::from_millis(20);
             assert!(cluster.settle(&rest, SOON).await < limit);
+            assert!(cluster.exclusions().dead > 0);
             cluster.start(victim).await.unwrap();
             cluster.settle(&[1, 2, 3], SOON).await;
             cluster.handle.sleep(Duration::from_secs(1)).await;
@@ -407,6 +422,9 @@ fn a_paused_node_is_excluded_and_dead_before_anybody_acts() {
         cluster.pause(2, true);
         cluster.settle(&[1, 3], SOON).await;
         assert_eq!(cluster.death(2).as_deref(), Some("killed"));
+        // Not heard comes before silent on the device.
+        let (dead, silent, apart) = (0, 0, 1);
+        assert_eq!(cluster.exclusions(), Exclusions { dead, silent, apart });
     });
 }
 
@@ -450,6 +468,8 @@ fn the_connected_majority_wins_a_partition_also_a_one_way_one() {
             }
             cluster.settle(&[2, 3], SOON).await;
             assert!(cluster.death(1).is_some());
+            let (dead, silent, apart) = (0, 0, 1);
+            assert_eq!(cluster.exclusions(), Exclusions { dead, silent, apart });
         });
     }
 }

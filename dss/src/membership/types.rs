@@ -3,7 +3,7 @@
 use super::slot::Addresses;
 use crate::group::OpenVolumes;
 use crate::seam::{DeviceError, FenceError};
-use aquifer_dss_proto::membership::{Decree, Timing};
+use aquifer_dss_proto::membership::{Decree, LifeState, Timing};
 use aquifer_dss_proto::{Epoch, Instant, Member, NodeId, View};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -73,6 +73,28 @@ pub struct Timeline {
     pub announced: Option<Instant>,
     /// The node reported that it had installed the view.
     pub installed: Option<Instant>,
+}
+
+/// Members that were excluded by views that this node brought about, by what spoke against them. Who left is not among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exclusions {
+    /// They were dead already, with proof.
+    pub dead: u64,
+    /// Their slots were silent for longer than their lease.
+    pub silent: u64,
+    /// They were alive on the device, and not mutually heard over the network for a lease.
+    pub apart: u64,
+}
+
+impl Exclusions {
+    /// One more that stands so.
+    pub(super) fn count(&mut self, state: LifeState) {
+        match state {
+            LifeState::Dead | LifeState::Left => self.dead += 1,
+            LifeState::Silent => self.silent += 1,
+            LifeState::Alive | LifeState::Unlocked => self.apart += 1,
+        }
+    }
 }
 
 /// Why membership cannot start or go on.

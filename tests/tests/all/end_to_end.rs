@@ -14,5 +14,7 @@ mod files;
 mod isolation;
 mod rig;
 mod shape;
+mod stalled_peer;
+mod stalling_proxy;
 mod survival;
 mod volumes;

@@ -196,10 +196,20 @@ impl Running {
             values: values
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
-                .chain(refused)
+                .chain(refused.chain(self.exclusions()))
                 .chain(waits)
                 .collect(),
         }
+    }
+
+    fn exclusions(&self) -> [(String, u64); 3] {
+        let excluded = self.node().membership().exclusions();
+        [
+            ("dead", excluded.dead),
+            ("silent", excluded.silent),
+            ("apart", excluded.apart),
+        ]
+        .map(|(reason, count)| (format!("members_excluded_{reason}"), count))
     }
 
     /// The last reform: membership's instants and the engine's.

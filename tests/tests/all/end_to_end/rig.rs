@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Condvar, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -121,6 +121,7 @@ pub struct Cluster {
     /// In order of id.
     pub nodes: BTreeMap<u8, Node>,
     tcp: bool,
+    sockets_only: bool,
     /// After the nodes, so that it goes when they are dead.
     pub place: Place,
     /// Memory for pages of each node that is started.
@@ -144,6 +145,7 @@ impl Cluster {
         Self {
             nodes,
             tcp: false,
+            sockets_only: false,
             place,
             buffer: "16M",
         }
@@ -152,6 +154,11 @@ impl Cluster {
     /// Nodes that are started from now on talk to each other over TCP.
     pub fn peers_over_tcp(&mut self) {
         self.tcp = true;
+    }
+
+    /// Nodes that are started from now on have no memory in common.
+    pub fn no_peer_memory(&mut self) {
+        self.sockets_only = true;
     }
 
     /// The device file.
@@ -184,6 +191,9 @@ impl Cluster {
             &peer,
         ]);
         command.args(["--admin", &file("admin"), "--log", &file("log")]);
+        if self.sockets_only {
+            command.args(["--peer-memory", "off"]);
+        }
         command
     }
 
@@ -191,13 +201,25 @@ impl Cluster {
     pub fn start(&mut self, ids: &[u8]) {
         let started: Vec<_> = ids.iter().map(|id| (*id, self.launch(*id))).collect();
         for (id, (process, line)) in started {
-            let line = line.recv_timeout(LIMIT);
-            let line = line.unwrap_or_else(|_| panic!("node {id} is not ready after {LIMIT:?}"));
-            let sql = line.split_whitespace().find_map(|word| word.strip_prefix("sql="));
-            let sql = sql.unwrap_or_else(|| panic!("node {id} did not start: {line:?}"));
-            let sql = sql.parse().unwrap();
-            self.nodes.insert(id, Node { sql, process });
+            self.serves(id, process, &line);
         }
+    }
+
+    /// Starts a node, and does something else before it serves.
+    pub fn start_and<T>(&mut self, id: u8, meanwhile: impl FnOnce(&Self) -> T) -> T {
+        let (process, line) = self.launch(id);
+        let done = meanwhile(self);
+        self.serves(id, process, &line);
+        done
+    }
+
+    fn serves(&mut self, id: u8, process: Process, line: &mpsc::Receiver<String>) {
+        let line = line.recv_timeout(LIMIT);
+        let line = line.unwrap_or_else(|_| panic!("node {id} is not ready after {LIMIT:?}"));
+        let sql = line.split_whitespace().find_map(|word| word.strip_prefix("sql="));
+        let sql = sql.unwrap_or_else(|| panic!("node {id} did not start: {line:?}"));
+        let sql = sql.parse().unwrap();
+        self.nodes.insert(id, Node { sql, process });
     }
 
     fn launch(&self, id: u8) -> (Process, mpsc::Receiver<String>) {
@@ -233,11 +255,16 @@ impl Cluster {
     /// Waits until a node's process has ended; whether by SIGKILL.
     pub fn was_killed(&mut self, id: u8) -> bool {
         use std::os::unix::process::ExitStatusExt;
+        self.has_ended(id).signal() == Some(9)
+    }
+
+    /// Waits until a node's process has ended.
+    pub fn has_ended(&mut self, id: u8) -> ExitStatus {
         let mut node = self.nodes.remove(&id).unwrap();
         let begun = std::time::Instant::now();
         loop {
             if let Some(status) = node.process.0.try_wait().unwrap() {
-                return status.signal() == Some(9);
+                return status;
             }
             assert!(begun.elapsed() < LIMIT, "node {id} goes on");
             std::thread::yield_now();
@@ -301,6 +328,16 @@ impl Session {
         let mut rows = self.rows(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
         assert!(rows.len() <= 1, "{sql}: {rows:?}");
         rows.pop().unwrap_or_default()
+    }
+
+    /// `aquifer.counters` of its node.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let rows = self.rows("select name, value from aquifer.counters").unwrap();
+        let pair = |row: &String| {
+            let (name, value) = row.split_once('|').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        };
+        rows.iter().map(pair).collect()
     }
 
     /// SQLSTATE and message of statements that must fail.
