@@ -10,7 +10,7 @@ use crate::repair::Loaded;
 use crate::wire;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
 use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Message, Mode, Output, PageId};
-use aquifer_dss::seam::{IoBuffer, Service, Tail};
+use aquifer_dss::seam::{IoBuffer, Service, Tail, Timer};
 use aquifer_dss_proto::NodeId;
 use std::sync::Arc;
 
@@ -84,7 +84,8 @@ impl Pool {
     }
 
     pub(crate) fn start_timer(self: &Arc<Self>) {
-        let (weak, timer, runtime) = (Arc::downgrade(self), self.timer.clone(), self.runtime.clone());
+        let (weak, timer) = (Arc::downgrade(self), self.timer.clone());
+        let mut clock = Timer::new(self.runtime.clone());
         let task = async move {
             loop {
                 let next = {
@@ -102,7 +103,7 @@ impl Pool {
                     Some(at) => tokio::select! {
                         biased;
                         () = timer.notified() => {}
-                        () = runtime.sleep_until(at) => {}
+                        () = clock.until(at) => {}
                     },
                     None => timer.notified().await,
                 }
@@ -117,9 +118,10 @@ impl Pool {
             return;
         };
         let (weak, runtime) = (Arc::downgrade(self), self.runtime.clone());
+        let mut clock = Timer::new(runtime.clone());
         let task = async move {
             loop {
-                runtime.sleep_until(runtime.now() + locality.interval).await;
+                clock.until(runtime.now() + locality.interval).await;
                 let Some(pool) = weak.upgrade() else { return };
                 let mut inner = pool.lock();
                 if inner.closed {

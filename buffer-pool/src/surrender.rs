@@ -6,7 +6,7 @@
 use crate::images::Image;
 use crate::pool::{Inner, Pool, count};
 use aquifer_buffer_pool_proto::{Conversion, Lsn, Mode, PageId, SurrenderKind};
-use aquifer_dss::seam::{BoxFuture, Runtime};
+use aquifer_dss::seam::Timer;
 use aquifer_dss_proto::Instant;
 use aquifer_dss_proto::defect::{Defect, planted};
 use std::pin::pin;
@@ -31,27 +31,29 @@ pub(crate) struct Leaving {
 }
 
 /// A timer that is set again only for an earlier time, or when it is over.
-#[derive(Default)]
-struct Alarm(Option<(Instant, BoxFuture<'static, ()>)>);
+struct Alarm {
+    set: Option<Instant>,
+    timer: Timer,
+}
 
 impl Alarm {
     /// Rings at `next` at the latest.
-    fn set(&mut self, runtime: &dyn Runtime, next: Option<Instant>) {
+    fn set(&mut self, next: Option<Instant>) {
         let Some(next) = next else { return };
-        if self.0.as_ref().is_none_or(|(set, _)| next < *set) {
-            self.0 = Some((next, runtime.sleep_until(next)));
+        if self.set.is_none_or(|set| next < set) {
+            self.set = Some(next);
+            self.timer.set(next);
         }
     }
 
     /// Until the time that is set.
     async fn wait(&mut self) {
-        match &mut self.0 {
-            Some((_, timer)) => {
-                timer.await;
-                self.0 = None;
-            }
-            None => std::future::pending().await,
+        if self.set.is_none() {
+            return std::future::pending().await;
         }
+        self.timer.over().await;
+        self.timer.forget();
+        self.set = None;
     }
 }
 
@@ -73,10 +75,10 @@ impl Pool {
 
     /// Gives up pages when what was in the way is over.
     pub(crate) fn start_surrendering(self: &Arc<Self>) {
-        let (weak, runtime) = (Arc::downgrade(self), self.runtime.clone());
+        let (weak, timer) = (Arc::downgrade(self), Timer::new(self.runtime.clone()));
         let (leaving, changed) = (self.leaving.clone(), self.changed.clone());
         let task = async move {
-            let mut alarm = Alarm::default();
+            let mut alarm = Alarm { set: None, timer };
             loop {
                 let Some(pool) = weak.upgrade() else { return };
                 let durable = pool.redo.risen();
@@ -89,7 +91,7 @@ impl Pool {
                     leaving.notified().await;
                     continue;
                 };
-                alarm.set(&*runtime, next.0);
+                alarm.set(next.0);
                 tokio::select! {
                     biased;
                     () = changed => {}

@@ -1,7 +1,9 @@
 //! The runtime of production: tokio's tasks and timers, CLOCK_BOOTTIME, the kernel's randomness.
 
-use crate::seam::{BoxFuture, Runtime};
+use crate::seam::{BoxFuture, Runtime, Sleeper};
 use aquifer_dss_proto::Instant;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
@@ -33,6 +35,36 @@ fn boot_time() -> Instant {
     Instant(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
 }
 
+/// A timer of tokio's, set again whenever its clock, which stops while the machine sleeps, was too early.
+struct TokioSleeper {
+    timer: Pin<Box<tokio::time::Sleep>>,
+    deadline: Instant,
+}
+
+impl TokioSleeper {
+    fn set_again(&mut self, left: Duration) {
+        self.timer.as_mut().reset(tokio::time::Instant::now() + left);
+    }
+}
+
+impl Sleeper for TokioSleeper {
+    fn set(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+        self.set_again(deadline.since(boot_time()));
+    }
+
+    fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let left = self.deadline.since(boot_time());
+            if left == Duration::ZERO {
+                return Poll::Ready(());
+            }
+            ready!(self.timer.as_mut().poll(context));
+            self.set_again(left);
+        }
+    }
+}
+
 impl Runtime for TokioRuntime {
     fn now(&self) -> Instant {
         boot_time()
@@ -61,6 +93,14 @@ impl Runtime for TokioRuntime {
                 timer.await;
             }
         })
+    }
+
+    fn sleeper(&self) -> Option<Box<dyn Sleeper>> {
+        let _context = self.handle.enter();
+        Some(Box::new(TokioSleeper {
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            deadline: Instant(0),
+        }))
     }
 
     fn spawn(&self, _name: &'static str, task: BoxFuture<'static, ()>) {

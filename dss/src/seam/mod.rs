@@ -5,6 +5,7 @@ mod device;
 mod fencer;
 mod opener;
 mod runtime;
+mod timer;
 mod transport;
 
 pub use buffer::{BLOCK, IoBuffer};
@@ -12,4 +13,5 @@ pub use device::{BlockDevice, DeviceError, Geometry, write_zeros};
 pub use fencer::{FenceError, Fencer, LockState, ProcessIdentity};
 pub use opener::VolumeOpener;
 pub use runtime::{BoxFuture, Runtime};
+pub use timer::{Sleeper, Timer, Until};
 pub use transport::{Inbound, Receiver, Service, Tail, Transport, hand_over};

@@ -1,5 +1,6 @@
 //! The clock-and-tasks seam.
 
+use super::Sleeper;
 use aquifer_dss_proto::Instant;
 use std::future::Future;
 use std::pin::Pin;
@@ -21,6 +22,10 @@ pub trait Runtime: Send + Sync + 'static {
     }
     /// Waits until `deadline`; may be late (200 ms on a loaded machine), never early.
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()>;
+    /// What a [`Timer`](super::Timer) is made of; `None` where each deadline takes a future of its own.
+    fn sleeper(&self) -> Option<Box<dyn Sleeper>> {
+        None
+    }
     /// Starts a task of this node; it ends with the node's life.
     fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>);
     /// A random number.
