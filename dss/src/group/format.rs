@@ -1,14 +1,11 @@
 //! Formatting a device, and reading (and repairing) its label.
 
 use super::error::StorageError;
-use super::volume_label::{further_label, units_in, write_label};
+use super::volume_label::{further_label, newer_label, read_label_copies, units_in, write_label};
 use crate::seam::{BLOCK, BlockDevice, IoBuffer};
 use aquifer_dss_proto::catalog::{Catalog, NewVolume, Twin, VOLUMES_MAX};
-use aquifer_dss_proto::envelope::EnvelopeError;
 use aquifer_dss_proto::journal::{Tail, encode_checkpoint};
-use aquifer_dss_proto::label::{
-    FORMAT_VERSION, JOURNAL_OFFSET_LEAST, LABEL_OFFSETS, Label, Uuid, journal_offset,
-};
+use aquifer_dss_proto::label::{JOURNAL_OFFSET_LEAST, Label, Uuid, journal_offset};
 use aquifer_dss_proto::{HomeSlots, PageSize};
 
 /// How a volume group shall be.
@@ -105,109 +102,17 @@ pub struct NewDevice<'a> {
     pub failure_group: u8,
 }
 
-/// The label that counts of two copies; nothing is repaired.
-pub(super) fn newer_label(copies: super::image::LabelCopies) -> Result<Label, StorageError> {
-    match copies {
-        [Ok(a), Ok(b)] => Ok(if b.generation > a.generation { b } else { a }),
-        [Ok(label), Err(_)] | [Err(_), Ok(label)] => Ok(label),
-        [Err(EnvelopeError::Version(found)), Err(_)] | [Err(_), Err(EnvelopeError::Version(found))] => {
-            Err(StorageError::OtherVersion {
-                found,
-                expected: FORMAT_VERSION,
-            })
-        }
-        [Err(EnvelopeError::Absent), Err(EnvelopeError::Absent)] => Err(StorageError::NoLabel),
-        _ => Err(StorageError::DamagedLabel),
-    }
-}
-
-/// What both copies of a label say.
-enum Found {
-    Label(Box<Label>),
-    Nothing,
-    Damaged,
-    Version(u32),
-}
-
-async fn read_copy(
-    device: &dyn BlockDevice,
-    offset: u64,
-) -> Result<Result<Label, EnvelopeError>, StorageError> {
-    let block = device.read(offset, IoBuffer::zeroed(BLOCK)).await?;
-    Ok(Label::decode(&block))
-}
-
-/// Looks at both copies; a bad one is written again from the good one when `repair`.
-async fn find_label(device: &dyn BlockDevice, repair: bool) -> Result<Found, StorageError> {
-    if device.geometry().size < JOURNAL_OFFSET_LEAST {
-        return Ok(Found::Nothing);
-    }
-    let a = read_copy(device, LABEL_OFFSETS[0]).await?;
-    let b = read_copy(device, LABEL_OFFSETS[1]).await?;
-    let (label, stale) = match (a, b) {
-        (Ok(a), Ok(b)) if a == b => (a, None),
-        (Ok(a), Ok(b)) if a.generation > b.generation => (a, Some(1)),
-        (Ok(_), Ok(b)) => (b, Some(0)),
-        (Ok(a), Err(_)) => (a, Some(1)),
-        (Err(_), Ok(b)) => (b, Some(0)),
-        (Err(EnvelopeError::Version(found)), Err(_)) | (Err(_), Err(EnvelopeError::Version(found))) => {
-            return Ok(Found::Version(found));
-        }
-        (Err(EnvelopeError::Absent), Err(EnvelopeError::Absent)) => return Ok(Found::Nothing),
-        (Err(_), Err(_)) => return Ok(Found::Damaged),
-    };
-    if let Some(copy) = stale.filter(|_| repair) {
-        tracing::warn!(
-            copy,
-            "a copy of the label was damaged or old: written again from the other"
-        );
-        device
-            .write(LABEL_OFFSETS[copy], IoBuffer::copy_padded(&label.encode()))
-            .await?;
-        device.flush().await?;
-    }
-    Ok(Found::Label(Box::new(label)))
-}
-
-/// The label of a device; a damaged copy is repaired (DSS-1).
-pub(super) async fn read_label(device: &dyn BlockDevice) -> Result<Label, StorageError> {
-    let label = match find_label(device, true).await? {
-        Found::Label(label) => *label,
-        Found::Nothing => return Err(StorageError::NoLabel),
-        Found::Damaged => return Err(StorageError::DamagedLabel),
-        Found::Version(found) => {
-            return Err(StorageError::OtherVersion {
-                found,
-                expected: FORMAT_VERSION,
-            });
-        }
-    };
-    let size = device.geometry().size;
-    let needed = label.au_offset + u64::from(label.au_count) * label.au_bytes;
-    if size < needed {
-        Err(StorageError::TooSmall { size, needed })
-    } else {
-        Ok(label)
-    }
-}
-
 /// Refuses a device that something is on.
 pub(super) async fn require_blank(device: &dyn BlockDevice) -> Result<(), StorageError> {
-    match find_label(device, false).await? {
-        Found::Label(label) => {
+    match newer_label(&read_label_copies(device).await?) {
+        Ok(label) => {
             return Err(StorageError::InUse {
                 name: label.name,
                 group: label.group,
             });
         }
-        Found::Damaged => return Err(StorageError::DamagedLabel),
-        Found::Version(found) => {
-            return Err(StorageError::OtherVersion {
-                found,
-                expected: FORMAT_VERSION,
-            });
-        }
-        Found::Nothing => {}
+        Err(StorageError::NoLabel) => {}
+        Err(damaged) => return Err(damaged),
     }
     let start = device
         .read(0, IoBuffer::zeroed(JOURNAL_OFFSET_LEAST as usize))

@@ -4,25 +4,19 @@
 //! Beside running nodes this is the group as of the last durable journal entry.
 
 use super::error::StorageError;
-use super::format::newer_label;
-use crate::seam::{BLOCK, BlockDevice, IoBuffer, VolumeOpener};
+use super::metadata_area::{CHECKPOINT_ATTEMPTS, read_after, read_body, read_heads};
+use super::volume_label::{LabelCopies, newer_label, read_label_copies};
+use crate::seam::{BlockDevice, IoBuffer, VolumeOpener};
 use aquifer_dss_proto::FileId;
 use aquifer_dss_proto::catalog::{Catalog, Extent, Mirror, Node, Volume, extents};
 use aquifer_dss_proto::envelope::EnvelopeError;
-use aquifer_dss_proto::journal::{
-    CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry, expected_bytes,
-};
-use aquifer_dss_proto::label::{JOURNAL_OFFSET_LEAST, LABEL_OFFSETS, Label};
+use aquifer_dss_proto::journal::{CheckpointHead, Entry, Tail};
+use aquifer_dss_proto::label::Label;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Bytes of one read.
 const PIECE: usize = 4 << 20;
-/// A leader may write over a checkpoint while it is read: then the other one is the newer by now.
-const ATTEMPTS: usize = 8;
-
-/// Both copies of a label, as decoded.
-pub type LabelCopies = [Result<Label, EnvelopeError>; 2];
 
 /// A checkpoint as it is on the device.
 #[derive(Clone, Debug)]
@@ -56,21 +50,11 @@ pub struct GroupImage {
     pub catalog: Catalog,
 }
 
-/// Both copies of the label of a device.
-pub async fn read_label_copies(device: &dyn BlockDevice) -> Result<LabelCopies, StorageError> {
-    if device.geometry().size < JOURNAL_OFFSET_LEAST {
-        return Ok([Err(EnvelopeError::Absent), Err(EnvelopeError::Absent)]);
-    }
-    let a = device.read(LABEL_OFFSETS[0], IoBuffer::zeroed(BLOCK)).await?;
-    let b = device.read(LABEL_OFFSETS[1], IoBuffer::zeroed(BLOCK)).await?;
-    Ok([Label::decode(&a), Label::decode(&b)])
-}
-
 impl GroupImage {
     /// Reads the group whose first volume is `first`; the others come from `opener`, by their path in the catalogue.
     pub async fn read(first: Arc<dyn BlockDevice>, opener: &dyn VolumeOpener) -> Result<Self, StorageError> {
         let labels = read_label_copies(&*first).await?;
-        let label = newer_label(labels.clone())?;
+        let label = newer_label(&labels)?;
         if (label.volume, label.leg) == (0, 1) {
             return Err(StorageError::Invalid(
                 "this is the second side of volume 0: the metadata is on the first one alone; name that"
@@ -84,7 +68,7 @@ impl GroupImage {
             )));
         }
         let mut checkpoints = read_checkpoints(&*first, &label).await?;
-        for _ in 1..ATTEMPTS {
+        for _ in 1..CHECKPOINT_ATTEMPTS {
             if checkpoints.iter().any(Result::is_ok) {
                 break;
             }
@@ -225,7 +209,7 @@ async fn open_volume(
     let (uuid, path) = volume.leg(leg).ok_or("the catalogue does not name it")?;
     let device = opener.open(path).await.map_err(|e| e.to_string())?;
     let copies = read_label_copies(&*device).await.map_err(|e| e.to_string())?;
-    let found = newer_label(copies).map_err(|e| e.to_string())?;
+    let found = newer_label(&copies).map_err(|e| e.to_string())?;
     if (found.group, found.volume_uuid) == (label.group, uuid) {
         Ok(device)
     } else {
@@ -239,68 +223,29 @@ async fn open_volume(
 type Checkpoints = [Result<CheckpointImage, EnvelopeError>; 2];
 
 async fn read_checkpoints(device: &dyn BlockDevice, label: &Label) -> Result<Checkpoints, StorageError> {
-    Ok([
-        read_checkpoint(device, label, 0).await?,
-        read_checkpoint(device, label, 1).await?,
-    ])
-}
-
-async fn read_checkpoint(
-    device: &dyn BlockDevice,
-    label: &Label,
-    which: usize,
-) -> Result<Result<CheckpointImage, EnvelopeError>, StorageError> {
-    let offset = label.checkpoint_offset(which);
-    let block = device.read(offset, IoBuffer::zeroed(BLOCK)).await?;
-    let head = match decode_checkpoint_head(&block, label.group, label.checkpoint_bytes) {
-        Ok(head) => head,
-        Err(error) => return Ok(Err(error)),
-    };
-    // Not more than the label says that there is: the head is checked against that.
-    let length = (head.length as usize).max(1).next_multiple_of(BLOCK);
-    let mut body = Vec::with_capacity(length);
-    while body.len() < length {
-        let (at, piece) = (body.len() as u64, PIECE.min(length - body.len()));
-        let read = device.read(offset + BLOCK as u64 + at, IoBuffer::zeroed(piece));
-        body.extend_from_slice(&read.await?);
+    let mut checkpoints = [Err(EnvelopeError::Absent), Err(EnvelopeError::Absent)];
+    for (which, head) in read_heads(device, label).await?.into_iter().enumerate() {
+        checkpoints[which] = match head {
+            Ok(head) => {
+                let catalog = read_body(device, label, which, &head).await?;
+                catalog.map(|catalog| CheckpointImage { head, catalog })
+            }
+            Err(error) => Err(error),
+        };
     }
-    let catalog = decode_checkpoint_body(&head, &body);
-    Ok(catalog.map(|catalog| CheckpointImage { head, catalog }))
+    Ok(checkpoints)
 }
 
-/// Every entry from `tail` on. Where two continue it, the later epoch is right (HZ-18).
+/// Every entry from `tail` on.
 pub(crate) async fn read_journal(
     device: &dyn BlockDevice,
     label: &Label,
-    tail: Tail,
+    mut tail: Tail,
 ) -> Result<Vec<Entry>, StorageError> {
-    let (mut entries, mut tail): (Vec<Entry>, Tail) = (Vec::new(), tail);
-    loop {
-        let near = read_entry(device, label, &tail, tail.position).await?;
-        let next = tail.next_segment(label.segment_bytes);
-        let far = read_entry(device, label, &tail, next).await?;
-        let found = match (near, far) {
-            (Some(near), Some(far)) => Some(if far.epoch > near.epoch { far } else { near }),
-            (near, far) => near.or(far),
-        };
-        let Some(entry) = found else { return Ok(entries) };
+    let mut entries = Vec::new();
+    while let Some(entry) = read_after(device, label, &tail).await? {
         tail = entry.after;
         entries.push(entry);
     }
-}
-
-async fn read_entry(
-    device: &dyn BlockDevice,
-    label: &Label,
-    tail: &Tail,
-    position: u64,
-) -> Result<Option<Entry>, StorageError> {
-    let limit = label.segment_bytes - position % label.segment_bytes;
-    let offset = label.journal_offset() + position % label.journal_bytes;
-    let block = device.read(offset, IoBuffer::zeroed(BLOCK)).await?;
-    let Some(length) = expected_bytes(&block, label.group, tail, position, limit) else {
-        return Ok(None);
-    };
-    let bytes = device.read(offset, IoBuffer::zeroed(length)).await?;
-    Ok(decode_entry(&bytes, label.group, tail, position))
+    Ok(entries)
 }

@@ -5,14 +5,12 @@
 
 use super::checkpoint::UnfinishedCheckpoint;
 use super::error::StorageError;
+use super::metadata_area::{self, CHECKPOINT_ATTEMPTS};
 use crate::seam::{BLOCK, BlockDevice, IoBuffer};
 use aquifer_dss_proto::Epoch;
 use aquifer_dss_proto::catalog::{Catalog, CatalogCut, Record};
 use aquifer_dss_proto::defect::{Defect, planted};
-use aquifer_dss_proto::journal::{
-    CheckpointHead, Entry, Tail, decode_checkpoint_body, decode_checkpoint_head, decode_entry, encode_entry,
-    expected_bytes, sequence_of,
-};
+use aquifer_dss_proto::journal::{CheckpointHead, Entry, Tail, encode_entry, sequence_of};
 use aquifer_dss_proto::label::Label;
 use std::sync::Arc;
 
@@ -44,8 +42,7 @@ impl Journal {
             checkpoint: tail,
             unfinished: None,
         };
-        // A leader may overwrite the older one while it is read here; then the other one is the newer by now.
-        for _ in 0..8 {
+        for _ in 0..CHECKPOINT_ATTEMPTS {
             if let Some(catalog) = journal.load_newest().await? {
                 return Ok((journal, catalog));
             }
@@ -54,13 +51,8 @@ impl Journal {
     }
 
     async fn heads(&self) -> Result<[Option<CheckpointHead>; 2], StorageError> {
-        let mut heads = [None; 2];
-        for (which, head) in heads.iter_mut().enumerate() {
-            let offset = self.label.checkpoint_offset(which);
-            let block = self.device.read(offset, IoBuffer::zeroed(BLOCK)).await?;
-            *head = decode_checkpoint_head(&block, self.label.group, self.label.checkpoint_bytes).ok();
-        }
-        Ok(heads)
+        let heads = metadata_area::read_heads(&*self.device, &self.label).await?;
+        Ok(heads.map(Result::ok))
     }
 
     /// Loads the newest checkpoint that is whole; the tail is then its end.
@@ -70,10 +62,8 @@ impl Journal {
         order.sort_by_key(|which| std::cmp::Reverse(heads[*which].map(|head| head.tail.sequence)));
         for which in order {
             let Some(head) = heads[which] else { continue };
-            let length = (head.length as usize).max(1).next_multiple_of(BLOCK);
-            let offset = self.label.checkpoint_offset(which) + BLOCK as u64;
-            let body = self.device.read(offset, IoBuffer::zeroed(length)).await?;
-            if let Ok(catalog) = decode_checkpoint_body(&head, &body) {
+            let body = metadata_area::read_body(&*self.device, &self.label, which, &head);
+            if let Ok(catalog) = body.await? {
                 (self.tail, self.checkpoint, self.which) = (head.tail, head.tail, which);
                 return Ok(Some(catalog));
             }
@@ -98,46 +88,9 @@ impl Journal {
         }
     }
 
-    fn physical(&self, position: u64) -> u64 {
-        self.label.journal_offset() + position % self.label.journal_bytes
-    }
-
-    /// Reads the entry that continues `tail`: where the last one ended, or at the next segment when the writer went
-    /// there. When both are there the later epoch is right: the other is a deposed leader's (HZ-18).
+    /// Reads the entry that continues `tail`.
     pub(super) async fn read_after(&self, tail: &Tail) -> Result<Option<Entry>, StorageError> {
-        let near = self.read_entry(tail, tail.position).await?;
-        let far = self
-            .read_entry(tail, tail.next_segment(self.label.segment_bytes))
-            .await?;
-        Ok(match (near, far) {
-            (Some(near), Some(far)) => Some(
-                if far.epoch > near.epoch && !planted(Defect::FollowDeposedLeader) {
-                    far
-                } else {
-                    near
-                },
-            ),
-            (near, far) => near.or(far),
-        })
-    }
-
-    async fn read_entry(&self, tail: &Tail, position: u64) -> Result<Option<Entry>, StorageError> {
-        let (group, segment) = (self.label.group, self.label.segment_bytes);
-        let left = segment - position % segment;
-        let mut bytes = self
-            .device
-            .read(self.physical(position), IoBuffer::zeroed(BLOCK))
-            .await?;
-        let Some(length) = expected_bytes(&bytes, group, tail, position, left) else {
-            return Ok(None);
-        };
-        if length > bytes.len() {
-            bytes = self
-                .device
-                .read(self.physical(position), IoBuffer::zeroed(length))
-                .await?;
-        }
-        Ok(decode_entry(&bytes, group, tail, position))
+        metadata_area::read_after(&*self.device, &self.label, tail).await
     }
 
     /// Refuses a journal with a whole entry past its end: something in between was damaged, and going on would
@@ -217,7 +170,10 @@ impl Journal {
             "a checkpoint makes room for two segments"
         );
         self.device
-            .write(self.physical(position), IoBuffer::copy_padded(&encoded.0))
+            .write(
+                metadata_area::physical(&self.label, position),
+                IoBuffer::copy_padded(&encoded.0),
+            )
             .await?;
         if !planted(Defect::AnswerBeforeJournalFlush) {
             self.device.flush().await?;

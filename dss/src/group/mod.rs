@@ -23,6 +23,7 @@ mod intents;
 mod journal;
 mod leader;
 mod legs;
+mod metadata_area;
 #[cfg(test)]
 mod metadata_tests;
 #[cfg(test)]
@@ -54,7 +55,7 @@ pub use control::{AllBlocks, ControlBlocks};
 pub use error::StorageError;
 pub use file::{File, FileBytes, OpenOptions};
 pub use format::{GroupIdentity, GroupOptions, NewDevice};
-pub use image::{CheckpointImage, GroupImage, LabelCopies, read_label_copies};
+pub use image::{CheckpointImage, GroupImage};
 pub use moves::{MOVE_RATE_KEY, MoveStatus, Problem};
 pub use names::Owner;
 pub use open_volumes::OpenVolumes;
@@ -62,4 +63,5 @@ pub use prepared::{DevicePlace, FileAddress, Prepared};
 pub use resync::ResyncStatus;
 pub use volume_change::{AddVolumeOptions, DISCARD_KEY};
 pub use volume_group::{CreateOptions, FileStat, FileType, Space, VolumeGroup};
+pub use volume_label::{LabelCopies, read_label_copies};
 pub use volumes::VolumeStatus;

@@ -7,7 +7,7 @@ use super::error::StorageError;
 use super::format;
 use super::open_volumes::OpenVolume;
 use super::volume_group::{Role, VolumeGroup};
-use super::volume_label::{further_label, units_in, write_label};
+use super::volume_label::{further_label, read_label, units_in, write_label};
 use super::volumes::{disagreement, operation_error};
 use crate::seam::{BLOCK, BlockDevice, DeviceError, IoBuffer};
 use aquifer_dss_proto::catalog::{NewVolume, Operation, OperationError, Reply, Volume, VolumeState};
@@ -138,7 +138,7 @@ impl VolumeGroup {
 
     /// Refuses a device that something is on, other than the label of an addition that was cut off.
     async fn require_unused(&self, device: &dyn BlockDevice) -> Result<(), StorageError> {
-        if let Ok(label) = format::read_label(device).await
+        if let Ok(label) = read_label(device).await
             && label.group == self.label.group
             && self.with_catalog(|catalog| {
                 catalog
@@ -200,7 +200,7 @@ impl VolumeGroup {
         let units = units_in(wanted, au_offset, au_bytes);
         let mut labels = Vec::new();
         for open in &devices {
-            let mut label = format::read_label(&*open.device).await?;
+            let mut label = read_label(&*open.device).await?;
             (label.generation, label.size, label.au_count) = (label.generation + 1, wanted, units);
             labels.push((open, label));
         }

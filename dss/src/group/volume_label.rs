@@ -1,9 +1,10 @@
-//! Labels of volumes: what fits, and how they are written.
+//! Labels of volumes: what fits, and how they are read and written.
 
 use super::error::StorageError;
-use crate::seam::{BlockDevice, DeviceError, IoBuffer};
+use crate::seam::{BLOCK, BlockDevice, DeviceError, IoBuffer};
 use aquifer_dss_proto::catalog::UNITS_MAX;
-use aquifer_dss_proto::label::{LABEL_OFFSETS, Label, Uuid};
+use aquifer_dss_proto::envelope::EnvelopeError;
+use aquifer_dss_proto::label::{FORMAT_VERSION, JOURNAL_OFFSET_LEAST, LABEL_OFFSETS, Label, Uuid};
 
 /// Allocation units that fit.
 pub(super) const fn units_in(size: u64, au_offset: u64, au_bytes: u64) -> u32 {
@@ -55,4 +56,58 @@ pub(super) async fn write_label(device: &dyn BlockDevice, label: &Label) -> Resu
         device.flush().await?;
     }
     Ok(())
+}
+
+/// Both copies of a label, as decoded.
+pub type LabelCopies = [Result<Label, EnvelopeError>; 2];
+
+/// Both copies of the label of a device.
+pub async fn read_label_copies(device: &dyn BlockDevice) -> Result<LabelCopies, StorageError> {
+    if device.geometry().size < JOURNAL_OFFSET_LEAST {
+        return Ok([Err(EnvelopeError::Absent), Err(EnvelopeError::Absent)]);
+    }
+    let a = device.read(LABEL_OFFSETS[0], IoBuffer::zeroed(BLOCK)).await?;
+    let b = device.read(LABEL_OFFSETS[1], IoBuffer::zeroed(BLOCK)).await?;
+    Ok([Label::decode(&a), Label::decode(&b)])
+}
+
+/// The label that counts of two copies.
+pub(super) fn newer_label(copies: &LabelCopies) -> Result<Label, StorageError> {
+    match copies {
+        [Ok(a), Ok(b)] => Ok(if a.generation > b.generation { a } else { b }.clone()),
+        [Ok(label), Err(_)] | [Err(_), Ok(label)] => Ok(label.clone()),
+        [Err(EnvelopeError::Version(found)), Err(_)] | [Err(_), Err(EnvelopeError::Version(found))] => {
+            Err(StorageError::OtherVersion {
+                found: *found,
+                expected: FORMAT_VERSION,
+            })
+        }
+        [Err(EnvelopeError::Absent), Err(EnvelopeError::Absent)] => Err(StorageError::NoLabel),
+        [Err(_), Err(_)] => Err(StorageError::DamagedLabel),
+    }
+}
+
+/// The label of a device; a copy that is damaged or old is written again from the other (DSS-1).
+pub(super) async fn read_label(device: &dyn BlockDevice) -> Result<Label, StorageError> {
+    let copies = read_label_copies(device).await?;
+    let label = newer_label(&copies)?;
+    for (copy, offset) in copies.iter().zip(LABEL_OFFSETS) {
+        if copy.as_ref() != Ok(&label) {
+            tracing::warn!(
+                offset,
+                "a copy of the label was damaged or old: written again from the other"
+            );
+            device
+                .write(offset, IoBuffer::copy_padded(&label.encode()))
+                .await?;
+            device.flush().await?;
+        }
+    }
+    let size = device.geometry().size;
+    let needed = label.au_offset + u64::from(label.au_count) * label.au_bytes;
+    if size < needed {
+        Err(StorageError::TooSmall { size, needed })
+    } else {
+        Ok(label)
+    }
 }

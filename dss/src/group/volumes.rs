@@ -7,11 +7,10 @@
 //!   whoever must be fenced holds its lock on each volume that it may write (HZ-17).
 
 use super::error::StorageError;
-use super::format;
 use super::legs::is_of_leg;
 use super::open_volumes::{FIRST, LegId, OpenVolume};
 use super::volume_group::{VolumeGroup, total_units};
-use super::volume_label::too_small;
+use super::volume_label::{read_label, too_small};
 use crate::seam::{BlockDevice, VolumeOpener};
 use aquifer_dss_proto::catalog::{Extent, Mirror, OperationError, Volume, VolumeState};
 use aquifer_dss_proto::label::Label;
@@ -90,7 +89,7 @@ type Labelled = (Vec<(Label, Arc<dyn BlockDevice>)>, Option<StorageError>);
 pub(super) async fn read_labels(devices: Vec<Arc<dyn BlockDevice>>) -> Result<Labelled, StorageError> {
     let (mut labelled, mut unreadable): (Vec<(Label, Arc<dyn BlockDevice>)>, _) = (Vec::new(), None);
     for device in devices {
-        match format::read_label(&*device).await {
+        match read_label(&*device).await {
             Ok(label) => labelled.push((label, device)),
             Err(error) if is_of_leg(&error) => unreadable = unreadable.or(Some(error)),
             Err(error) => return Err(error),
@@ -171,7 +170,7 @@ impl VolumeGroup {
         for (mut label, device) in std::iter::once(first).chain(labelled) {
             if self.is_old_copy(&label).is_some() {
                 // Let in again since the label was read, before the catalogue was.
-                label = match format::read_label(&*device).await {
+                label = match read_label(&*device).await {
                     Err(error) if is_of_leg(&error) && self.is_leg_of_two((label.volume, label.leg)) => {
                         continue;
                     }
@@ -362,9 +361,7 @@ impl VolumeGroup {
         volume: &Volume,
         device: &dyn BlockDevice,
     ) -> Result<Label, String> {
-        let label = format::read_label(device)
-            .await
-            .map_err(|error| error.to_string())?;
+        let label = read_label(device).await.map_err(|error| error.to_string())?;
         let (uuid, path) = volume.leg(leg.1).ok_or("it is not mirrored")?;
         if (label.group, label.volume, label.leg, label.volume_uuid) != (self.label.group, leg.0, leg.1, uuid)
         {
