@@ -777,7 +777,7 @@ int64_t aq_pool_open(const struct aq_pool_options *options, aq_pool *pool);
 
 /*
  Leaves the cluster and ends the library's threads. Files, directories and prepared places have to be closed before: otherwise
- AQ_BUSY. After any other failure the pool is closed too, and the other nodes recover this one. The process cannot join the same group again.
+ AQ_BUSY. After any other failure the pool is closed too, and the other nodes recover this one. The process may join again.
  */
 int64_t aq_pool_close(aq_pool pool);
 

@@ -21,8 +21,6 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(55);
 
 /// The open pools.
 pub static POOLS: Table<Pool> = Table::new(1);
-/// Devices of the groups that this process has left. Its slot's lock goes with the process, so it cannot be a member of them again (MBR-3).
-static LEFT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 /// One pool is opened at a time, so that two see each other: a process is one member of a group (MBR-2).
 static OPENING: Mutex<()> = Mutex::new(());
 
@@ -95,16 +93,6 @@ impl Pool {
                 "this process has the pool open already",
             ));
         }
-        if options
-            .devices
-            .iter()
-            .any(|path| LEFT.lock().contains(&key(path)))
-        {
-            return Err(Failure::new(
-                aq_error::AQ_NOT_A_MEMBER,
-                "this process has left the group: only another process can join",
-            ));
-        }
         options.on_exit = Some(ExitHook::new(exit::tell));
         let runtime = runtime(threads)?;
         let joined = runtime.block_on(Member::join(&options, limit));
@@ -135,15 +123,19 @@ impl Pool {
         devices.iter().any(|path| mine.contains(&key(path)))
     }
 
-    /// Leaves the cluster and ends the threads.
+    /// Leaves the cluster and ends the threads. The devices are closed when the last handle's work has let go of the pool.
     pub fn close(&self) -> Answer<()> {
         outside()?;
         let Some(runtime) = self.runtime.lock().take() else {
             return Err(Failure::new(aq_error::AQ_BAD_HANDLE, "the pool is closed"));
         };
         self.watch.abort();
-        LEFT.lock().extend(self.member.devices().iter().map(key));
-        let left = runtime.block_on(async { tokio::time::timeout(LEAVE_LIMIT, self.member.leave()).await });
+        let left = runtime.block_on(async {
+            let left = tokio::time::timeout(LEAVE_LIMIT, self.member.leave()).await;
+            // Also when it took too long.
+            self.member.end().await;
+            left
+        });
         runtime.shutdown_timeout(THREADS_END);
         match left {
             Ok(left) => left.map_err(Failure::from),

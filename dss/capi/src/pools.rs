@@ -95,7 +95,7 @@ pub unsafe extern "C" fn aq_pool_open(options: *const aq_pool_options, pool: *mu
 }
 
 /// Leaves the cluster and ends the library's threads. Files, directories and prepared places have to be closed before: otherwise
-/// AQ_BUSY. After any other failure the pool is closed too, and the other nodes recover this one. The process cannot join the same group again.
+/// AQ_BUSY. After any other failure the pool is closed too, and the other nodes recover this one. The process may join again.
 #[unsafe(no_mangle)]
 pub extern "C" fn aq_pool_close(pool: aq_pool) -> i64 {
     entry(aq_event::AQ_EVENT_POOL, || {

@@ -114,6 +114,34 @@ fn every_job_is_done_from_c() {
 }
 
 #[test]
+fn a_process_joins_again_and_leaves_nothing_behind() {
+    let place = Place::new("again");
+    let program = place.compile("jobs.c");
+    let done = place.command(&program, "again", 1, &["20"]).output().unwrap();
+    assert_eq!(succeeded(&done), "done\n");
+}
+
+/// Beside another node, so that there are connections and memory in common to end.
+#[test]
+fn a_process_joins_again_beside_another_node() {
+    let place = Place::new("again-two");
+    let program = place.compile("jobs.c");
+    let mut writer = place
+        .command(&program, "write", 1, &[])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+    lines.next().expect("the writer serves").unwrap();
+    let drained = std::thread::spawn(move || lines.map_while(Result::ok).count());
+    let done = place.command(&program, "again", 2, &["20"]).output().unwrap();
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    assert!(drained.join().unwrap() > 0, "the other node goes on");
+    assert_eq!(succeeded(&done), "done\n");
+}
+
+#[test]
 fn mistakes_are_errors() {
     let place = Place::new("errors");
     let program = place.compile("jobs.c");

@@ -14,7 +14,8 @@
 //! - a tail is read where the receiver wants it to stay, and written from where it is; it is believed when it is whole and its
 //!   checksum fits, and a connection that ends before that gives the memory back with its receiver;
 //! - all that is queued when the writer wakes goes out in vectored writes, small messages one behind another in one part;
-//! - a message that is sent or received takes no memory of its own: buffers, and the queue of each peer, keep theirs.
+//! - a message that is sent or received takes no memory of its own: buffers, and the queue of each peer, keep theirs;
+//! - every task can be ended and its end waited for ([`NetTransport::stop`]): nothing of a transport outlives it.
 
 mod batch;
 mod frame;
@@ -37,6 +38,7 @@ use offer::Place;
 use parking_lot::Mutex;
 use peer::Queue;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -109,8 +111,15 @@ struct Counters {
 
 struct Life {
     hello: Hello,
-    inbound: Arc<dyn Inbound>,
+    /// Until the transport is stopped.
+    inbound: Mutex<Option<Arc<dyn Inbound>>>,
     to_self: mpsc::UnboundedSender<(Service, Vec<u8>, Option<Tail>)>,
+}
+
+impl Life {
+    fn inbound(&self) -> Option<Arc<dyn Inbound>> {
+        self.inbound.lock().clone()
+    }
 }
 
 struct Peer {
@@ -139,6 +148,8 @@ struct Arriving {
 struct Shared {
     config: NetConfig,
     handle: Handle,
+    /// Every task has one, so that its end can be waited for. `None`: the transport is stopped, and no task begins.
+    running: Mutex<Option<mpsc::Sender<Infallible>>>,
     /// This machine, and where memory is made that its nodes have in common.
     memory: Option<(NonZeroU64, Place)>,
     life: OnceLock<Life>,
@@ -157,6 +168,8 @@ pub struct NetTransport {
     listeners: Mutex<Vec<Listener>>,
     addresses: Vec<String>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Closed when the last task has ended.
+    ends: tokio::sync::Mutex<mpsc::Receiver<Infallible>>,
 }
 
 impl NetTransport {
@@ -173,10 +186,12 @@ impl NetTransport {
             place.sweep(config.me);
             Some((offer::machine()?, place))
         });
+        let (running, ends) = mpsc::channel(1);
         let shared = Shared {
             config,
             memory,
             handle: Handle::current(),
+            running: Mutex::new(Some(running)),
             life: OnceLock::new(),
             peers: Mutex::default(),
             lives: Mutex::default(),
@@ -190,6 +205,7 @@ impl NetTransport {
             listeners,
             addresses,
             tasks,
+            ends: tokio::sync::Mutex::new(ends),
         }))
     }
 
@@ -210,13 +226,13 @@ impl NetTransport {
         let (to_self, mut from_self) = mpsc::unbounded_channel();
         let life = Life {
             hello,
-            inbound: inbound.clone(),
+            inbound: Mutex::new(Some(inbound.clone())),
             to_self,
         };
         assert!(shared.life.set(life).is_ok(), "a transport is started once");
         let me = shared.config.me;
         let mut tasks = self.tasks.lock();
-        tasks.push(shared.handle.spawn(async move {
+        tasks.extend(shared.spawn(async move {
             let mut receiver = inbound.connected(me, incarnation);
             while let Some((service, head, tail)) = from_self.recv().await {
                 hand_over(
@@ -228,7 +244,7 @@ impl NetTransport {
             }
         }));
         for listener in self.listeners.lock().drain(..) {
-            tasks.push(shared.handle.spawn(accept(shared.clone(), listener)));
+            tasks.extend(shared.spawn(accept(shared.clone(), listener)));
         }
         for peer in shared.peers.lock().values() {
             peer.queue.begin.notify_one();
@@ -250,15 +266,20 @@ impl NetTransport {
             keep
         });
         for (node, address) in wanted {
-            present.entry(node).or_insert_with(|| {
-                let queue = Arc::new(Queue::new(self.shared.life.get().is_some()));
-                let task = peer::dial(self.shared.clone(), node, address.clone(), queue.clone());
-                Peer {
-                    address,
-                    queue,
-                    dialler: self.shared.handle.spawn(task),
-                }
-            });
+            if present.contains_key(&node) {
+                continue;
+            }
+            let queue = Arc::new(Queue::new(self.shared.life.get().is_some()));
+            let task = peer::dial(self.shared.clone(), node, address.clone(), queue.clone());
+            let Some(dialler) = self.shared.spawn(task) else {
+                return;
+            };
+            let peer = Peer {
+                address,
+                queue,
+                dialler,
+            };
+            present.insert(node, peer);
         }
     }
 
@@ -269,6 +290,35 @@ impl NetTransport {
             *named = Some(lives);
             news
         });
+    }
+
+    /// Ends all connections and all tasks, and lets go of whom messages are delivered to. When this returns, nothing is delivered any more, every
+    /// socket is closed and no memory is shared. What is sent from now on is dropped.
+    pub async fn stop(&self) {
+        self.abort();
+        let last = self.ends.lock().await.recv().await;
+        assert!(last.is_none(), "tasks say nothing");
+    }
+
+    fn abort(&self) {
+        let shared = &self.shared;
+        // First, so that whoever looks after us begins nothing: see `take_over` for a connection that is between two tables.
+        drop(shared.running.lock().take());
+        self.listeners.lock().clear();
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
+        let peers = std::mem::take(&mut *shared.peers.lock());
+        peers.into_values().for_each(|peer| peer.dialler.abort());
+        let arriving = std::mem::take(&mut shared.arriving.lock().readers);
+        arriving.into_values().for_each(|reader| reader.abort());
+        let readers: Vec<_> = shared
+            .lives
+            .lock()
+            .values_mut()
+            .filter_map(|known| known.reader.take())
+            .collect();
+        readers.into_iter().for_each(|reader| reader.abort());
+        let inbound = shared.life.get().and_then(|life| life.inbound.lock().take());
+        drop(inbound);
     }
 
     /// Counters now.
@@ -289,12 +339,7 @@ impl NetTransport {
 
 impl Drop for NetTransport {
     fn drop(&mut self) {
-        self.tasks.lock().iter().for_each(JoinHandle::abort);
-        self.shared
-            .peers
-            .lock()
-            .values()
-            .for_each(|peer| peer.dialler.abort());
+        self.abort();
     }
 }
 
@@ -316,6 +361,15 @@ impl Transport for NetTransport {
 }
 
 impl Shared {
+    /// Begins a task, unless the transport is stopped.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
+        let running = self.running.lock().clone()?;
+        Some(self.handle.spawn(async move {
+            work.await;
+            drop(running);
+        }))
+    }
+
     fn refuse(&self, reason: Refusal, who: &str) {
         *self.counters.refused.lock().entry(reason).or_insert(0) += 1;
         tracing::warn!(?reason, who, "connection refused or broken off");
@@ -391,7 +445,9 @@ impl Shared {
         let mut arriving = self.arriving.lock();
         arriving.last += 1;
         let number = arriving.last;
-        let reader = self.handle.spawn(serve(self.clone(), stream, number));
+        let Some(reader) = self.spawn(serve(self.clone(), stream, number)) else {
+            return;
+        };
         arriving.readers.insert(number, reader.abort_handle());
         if arriving.readers.len() > ARRIVING_MAX {
             let (_, oldest) = arriving.readers.pop_first().expect("there are many");
@@ -414,7 +470,8 @@ impl Shared {
         if let Some(earlier) = known.reader.replace(reader) {
             earlier.abort();
         }
-        Some(number)
+        // Whoever stops the transport has looked at both tables after it took this away.
+        self.running.lock().is_some().then_some(number)
     }
 
     /// Whether this is the present connection of that life.
@@ -425,11 +482,10 @@ impl Shared {
     }
 
     fn disconnected(&self, hello: &Hello) {
-        self.life
-            .get()
-            .expect("connections begin after the start")
-            .inbound
-            .disconnected(hello.node, hello.incarnation);
+        let life = self.life.get().expect("connections begin after the start");
+        if let Some(inbound) = life.inbound() {
+            inbound.disconnected(hello.node, hello.incarnation);
+        }
     }
 }
 
@@ -500,7 +556,10 @@ async fn read_frames(
     also: Option<&AtomicU64>,
 ) -> Result<(), Refusal> {
     let mut incoming = Incoming::new(stream);
-    let mut receiver = life.inbound.clone().connected(hello.node, hello.incarnation);
+    let Some(inbound) = life.inbound() else {
+        return Ok(());
+    };
+    let mut receiver = inbound.connected(hello.node, hello.incarnation);
     // Between frames a peer may be silent as long as it lives.
     while incoming.begins().await {
         let frame = incoming.read_frame(&mut *receiver);

@@ -6,11 +6,11 @@ use crate::error::MemberError;
 use crate::options::{MemberOptions, runtime_directory};
 use crate::runtime::MemberRuntime;
 use aquifer_dss::group::VolumeGroup;
-use aquifer_dss::membership::{Addresses, MembershipError, SlotView};
+use aquifer_dss::membership::{Addresses, MembershipError, SlotState, SlotView};
 use aquifer_dss::net::{MEMORY, NetConfig, NetTransport, PATIENCE};
-use aquifer_dss::seam::{BlockDevice, Inbound, Runtime};
+use aquifer_dss::seam::{BlockDevice, Fencer, Inbound, LockState, Runtime};
 use aquifer_dss_proto::catalog::Catalog;
-use aquifer_dss_proto::{Incarnation, PageSize};
+use aquifer_dss_proto::{Incarnation, NodeId, PageSize};
 use aquifer_engine::node::{Links, Node, NodeConfig, NodeError, Router, Seams};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -20,11 +20,17 @@ use std::time::Duration;
 /// Pages of memory of a node at least. The engine works with fewer, but several sessions then wait for each other's frames.
 pub const LEAST_PAGES: usize = 64;
 
-/// A process as a member of the cluster: a whole node. Dropped without [`leave`](Self::leave) it goes on until the process
-/// ends; the others then prove it dead and redo its log.
+/// So long may the lock of a life that has left still be held.
+const LET_GO: Duration = Duration::from_secs(1);
+
+/// ... and is looked at this often.
+const LET_GO_LOOK: Duration = Duration::from_millis(1);
+
+/// A process as a member of the cluster: a whole node. Dropped without [`leave`](Self::leave) or [`end`](Self::end) it goes on until the
+/// process ends; the others then prove it dead and redo its log.
 pub struct Member {
     node: Arc<Node>,
-    runtime: Arc<dyn Runtime>,
+    runtime: Arc<MemberRuntime>,
     devices: Vec<PathBuf>,
     transport: Arc<NetTransport>,
 }
@@ -122,6 +128,22 @@ fn clear_socket(path: &Path) -> Result<(), MemberError> {
     std::fs::remove_file(path).map_err(socket_error(path))
 }
 
+/// A life that has left lets go of its lock with its last descriptor, which may be a moment after its slot said that it left: then this waits
+/// for it. Whoever else has the lock is told of where it is taken.
+async fn let_go(runtime: &dyn Runtime, group: &VolumeGroup, fencer: &dyn Fencer, me: NodeId) {
+    let Ok(block) = group.control().read_slot_block(me).await else {
+        return;
+    };
+    let Ok(Some(slot)) = SlotView::decode(me, &block) else {
+        return;
+    };
+    let until = runtime.now() + LET_GO;
+    let is_held = || matches!(fencer.observe(me, slot.incarnation), Ok(LockState::Held));
+    while slot.state == SlotState::Down && is_held() && runtime.now() < until {
+        runtime.sleep(LET_GO_LOOK).await;
+    }
+}
+
 /// Pages of memory that fit `bytes`.
 fn frames(bytes: u64, page_size: PageSize) -> Result<usize, MemberError> {
     let frames = usize::try_from(page_size.pages(bytes)).unwrap_or(usize::MAX);
@@ -143,24 +165,43 @@ fn start_error(options: &MemberOptions, error: NodeError) -> MemberError {
 
 impl Member {
     /// Becomes a member, or forms the cluster when nobody lives; returns when the node serves, or after `limit` with
-    /// [`MemberError::JoinLimit`]. Call it inside the tokio runtime that shall run the node.
+    /// [`MemberError::JoinLimit`]. Call it inside the tokio runtime that shall run the node. When it fails, nothing of the member is left.
     pub async fn join(options: &MemberOptions, limit: Duration) -> Result<Self, MemberError> {
+        let runtime = Arc::new(MemberRuntime::current(options.on_exit.clone()));
+        let mut started = None;
         let joined = tokio::time::timeout(limit, async {
-            let member = Self::start(options).await?;
-            member.ready().await?;
-            Ok(member)
+            let member = started.insert(Self::start_on(&runtime, options).await?);
+            member.ready().await
         });
-        joined.await.unwrap_or_else(|_| {
+        let joined = joined.await.unwrap_or_else(|_| {
             Err(MemberError::JoinLimit {
                 devices: options.shown_devices(),
                 limit,
             })
-        })
+        });
+        if let Err(error) = joined {
+            match started {
+                Some(member) => member.end().await,
+                None => runtime.stop().await,
+            }
+            return Err(error);
+        }
+        Ok(started.expect("who serves has started"))
     }
 
     /// Puts the parts together and starts them, without waiting until the node serves.
     pub async fn start(options: &MemberOptions) -> Result<Self, MemberError> {
-        let runtime: Arc<dyn Runtime> = Arc::new(MemberRuntime::current(options.on_exit.clone()));
+        let runtime = Arc::new(MemberRuntime::current(options.on_exit.clone()));
+        let started = Self::start_on(&runtime, options).await;
+        if started.is_err() {
+            runtime.stop().await;
+        }
+        started
+    }
+
+    async fn start_on(runtime: &Arc<MemberRuntime>, options: &MemberOptions) -> Result<Self, MemberError> {
+        let tasks = runtime.clone();
+        let runtime: Arc<dyn Runtime> = runtime.clone();
         let opener = Arc::new(Devices::default());
         let (devices, mut missing) = open(&opener, &options.devices)?;
         // Opened once before the node does, because the transport has to know the group, and the fencer its volumes.
@@ -180,8 +221,9 @@ impl Member {
         };
         let transport = listen(options, group.label().group.0).await?;
         let frames = frames(options.buffer, group.page_size())?;
-        drop(group);
         let fencer = opener.fencer(runtime.clone()).map_err(MemberError::Identity)?;
+        let_go(&*runtime, &group, &*fencer, options.id).await;
+        drop(group);
         let router = Arc::new(Router::new());
         let links = NetLinks {
             transport: transport.clone(),
@@ -206,7 +248,7 @@ impl Member {
         let node = node.map_err(|error| start_error(options, error))?;
         Ok(Self {
             node,
-            runtime,
+            runtime: tasks,
             devices: options.devices.clone(),
             transport,
         })
@@ -256,8 +298,20 @@ impl Member {
         &self.transport
     }
 
-    /// Leaves the cluster: dirty pages written back, the redo stream sealed, the slot given up.
+    /// Leaves the cluster: dirty pages written back, the redo stream sealed, the slot given up. Then it ends as by [`end`](Self::end),
+    /// also when it could not leave.
     pub async fn leave(&self) -> Result<(), MemberError> {
-        self.node.stop().await.map_err(MemberError::Leave)
+        let left = self.node.stop().await;
+        self.end().await;
+        left.map_err(MemberError::Leave)
+    }
+
+    /// Ends the member's tasks and connections; the others recover a node that has not left. Its devices are closed, and the lock of its slot is
+    /// let go, when this and everything that was had from it ([`group`](Self::group), [`node`](Self::node), files) is dropped (MBR-3).
+    pub async fn end(&self) {
+        self.transport.stop().await;
+        self.runtime.stop().await;
+        // What was told of slots holds the transport and the way into the node.
+        self.node.membership().set_on_slots(Arc::new(|_| {}));
     }
 }
