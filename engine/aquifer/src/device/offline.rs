@@ -5,9 +5,10 @@ use crate::failure::Failure;
 use crate::volume::GroupReport;
 use aquifer_dss::fence::{Descriptor, LocalFencer};
 use aquifer_dss::group::GroupImage;
-use aquifer_dss::seam::{BlockDevice, FenceError, Fencer};
+use aquifer_dss::seam::{BlockDevice, FenceError, Fencer, Runtime};
 use aquifer_dss::tokio_runtime::TokioRuntime;
 use aquifer_dss_proto::NodeId;
+use aquifer_dss_proto::catalog::Mirror;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,19 @@ impl OfflineGroup {
         report
     }
 
+    /// Paths of everything that nodes write besides the first device: each side of each volume, but those that are out.
+    pub fn written_paths(&self) -> Vec<PathBuf> {
+        let mut paths = Vec::new();
+        for (id, volume) in self.catalog.volumes().filter(|(_, volume)| volume.exists()) {
+            let out = self.catalog.mirror(id).and_then(Mirror::out);
+            let sides = volume
+                .legs()
+                .filter(|leg| (id, *leg) != (0, 0) && out != Some(*leg));
+            paths.extend(sides.filter_map(|leg| Some(PathBuf::from(volume.leg(leg)?.1))));
+        }
+        paths
+    }
+
     /// Paths of the volumes besides the first, with their ids. All of them can be read.
     pub fn further_paths(&self) -> Result<Vec<(u16, PathBuf)>, Failure> {
         let volumes = self.catalog.volumes();
@@ -65,6 +79,14 @@ impl OfflineGroup {
         });
         paths.collect()
     }
+}
+
+/// Sees and takes locks of slots by these descriptors.
+pub(super) fn fencer(descriptors: Vec<Descriptor>) -> Result<(Arc<dyn Runtime>, LocalFencer), Failure> {
+    let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current());
+    let fencer = LocalFencer::new(runtime.clone(), descriptors)
+        .map_err(|e| Failure::failed(format!("/proc does not say who this process is: {e}")))?;
+    Ok((runtime, fencer))
 }
 
 /// The devices of a group, writable, while no node can run: this process has the lock of every slot.
@@ -87,8 +109,7 @@ impl HeldDevices {
             let descriptor: Descriptor = Arc::new(PlainDevice::open(path, true)?.into_file());
             descriptors.push(descriptor);
         }
-        let fencer = LocalFencer::new(Arc::new(TokioRuntime::current()), descriptors)
-            .map_err(|e| Failure::failed(format!("/proc does not say who this process is: {e}")))?;
+        let (_, fencer) = fencer(descriptors)?;
         for node in (1..=NodeId::MAX).filter_map(NodeId::new) {
             fencer.hold(node).map_err(|error| match error {
                 FenceError::SlotBusy(_) => Failure::refused(format!(
@@ -102,5 +123,34 @@ impl HeldDevices {
             devices,
             _fencer: fencer,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aquifer_dss::group::GroupOptions;
+
+    /// A fence by hand is proven, and what the dead node wrote is flushed, on each of them (HZ-17).
+    #[tokio::test]
+    async fn nodes_write_both_sides_of_each_volume() {
+        let directory = std::env::temp_dir().join(format!("aquifer-sides-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let paths: Vec<PathBuf> = (0..4)
+            .map(|number| directory.join(format!("side{number}")))
+            .collect();
+        for path in &paths {
+            super::super::create(path, 256 << 20).unwrap();
+        }
+        let options = GroupOptions {
+            mirror: true,
+            ..GroupOptions::default()
+        };
+        super::super::format(&paths, &[0, 1, 0, 1], &options)
+            .await
+            .unwrap();
+        let group = OfflineGroup::open(&paths[0]).await.unwrap();
+        assert_eq!(group.written_paths(), paths[1..]);
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

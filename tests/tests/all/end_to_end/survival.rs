@@ -122,3 +122,36 @@ fn acknowledged_commits_survive_the_death_of_one_and_of_all() {
     cluster.session(2).one("insert into log values (1000, 'goes on')");
     cluster.stop_all();
 }
+
+#[test]
+fn a_node_that_is_fenced_by_hand_is_dead_and_loses_nothing() {
+    let second = Place::new("fenced-side");
+    let side = second.file("side");
+    let mut cluster = Cluster::with("fenced", &[&side, "--redundancy", "mirror"]);
+    cluster.start(&[1, 2]);
+    let one = cluster.session(1);
+    one.one("create table log (id bigint primary key, what text)");
+    one.one("insert into log values (1, 'kept')");
+    // Stopped, so that it cannot end by itself.
+    cluster.signal(1, "STOP");
+    let device = cluster.device();
+    let fenced = run(&["node", "fence", "1", "--yes", "--device", &device]);
+    let said = String::from_utf8_lossy(&fenced.stderr);
+    assert!(fenced.status.success(), "{said}");
+    assert!(cluster.was_killed(1));
+    let two = cluster.session(2);
+    assert_eq!(two.one("select what from log where id = 1"), "kept");
+    two.one("insert into log values (2, 'goes on')");
+    cluster.start(&[1]);
+    assert_eq!(
+        cluster.session(1).one("select what from log where id = 2"),
+        "goes on"
+    );
+    cluster.stop_all();
+    let checked = run(&["vg", "check", "--device", &device]);
+    assert!(
+        checked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&checked.stdout)
+    );
+}
