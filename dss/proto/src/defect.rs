@@ -218,6 +218,12 @@ defects! {
     AppendTogether,
 
     // Volumes.
+    /// HZ-7: units are discarded before every member let go of them.
+    DiscardBeforePassed,
+    /// HZ-7: units are free while a device still discards them.
+    AllocateBesideDiscard,
+    /// HZ-7: a leader goes on discarding when somebody else leads.
+    DiscardAsDeposed,
     /// HZ-7: units are copied while members may still write to them.
     CopyBesideWriters,
     /// HZ-7: units that moved are written at the new place, and the old ones used again, before every member knows.

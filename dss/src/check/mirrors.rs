@@ -75,7 +75,9 @@ impl Found {
 /// Units of files on a volume.
 fn runs_of(catalog: &Catalog, volume: u16) -> Vec<Extent> {
     let mut runs = Vec::new();
-    for (_, inode) in catalog.inodes() {
+    // What was removed may be being discarded on one side.
+    let kept = catalog.inodes().filter(|(id, inode)| !inode.is_removed(*id));
+    for (_, inode) in kept {
         if let Node::File { extents, .. } = &inode.node {
             runs.extend(extents.iter().filter(|run| run.volume == volume));
         }

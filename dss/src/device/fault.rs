@@ -158,6 +158,10 @@ impl BlockDevice for FaultDevice {
             self.inner.discard(offset, length).await
         })
     }
+
+    fn discards_to_zeros(&self) -> bool {
+        self.inner.discards_to_zeros()
+    }
 }
 
 #[cfg(test)]

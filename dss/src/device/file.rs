@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const BLKSSZGET: libc::c_ulong = 0x1268;
 /// BLKGETSIZE64: bytes of a block device.
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+/// BLKDISCARD: tells a block device that a range is not needed.
+const BLKDISCARD: libc::c_ulong = 0x1277;
 
 /// An open device and its geometry. It may grow while it is open.
 pub(super) struct OpenFile {
@@ -136,14 +138,29 @@ impl OpenFile {
         rustix::fs::fdatasync(&self.file).map_err(|errno| io_error("flush", 0, 0, errno.raw_os_error()))
     }
 
-    /// Gives the range back to the file system or device; where that is not possible nothing happens.
+    /// Gives the range back to the file system or device; EOPNOTSUPP where that is not possible.
     pub(super) fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
         use rustix::fs::FallocateFlags;
+        use rustix::io::Errno;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.file, flags, offset, length) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
-            Err(errno) => Err(io_error("discard", offset, length as usize, errno.raw_os_error())),
-        }
+        let discarded = if self.is_block_device {
+            discard_blocks(&self.file, offset, length)
+        } else {
+            rustix::fs::fallocate(&self.file, flags, offset, length)
+        };
+        discarded.map_err(|errno| {
+            let errno = if errno == Errno::NOSYS {
+                Errno::OPNOTSUPP
+            } else {
+                errno
+            };
+            io_error("discard", offset, length as usize, errno.raw_os_error())
+        })
+    }
+
+    /// A hole in a file reads as zeros; what a block device does is its own matter.
+    pub(super) const fn discards_to_zeros(&self) -> bool {
+        !self.is_block_device
     }
 
     /// Makes a range read as zeros without writing them; false where the file system or device cannot.
@@ -161,6 +178,19 @@ impl OpenFile {
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+fn discard_blocks(file: &File, offset: u64, length: u64) -> Result<(), rustix::io::Errno> {
+    let range = [offset, length];
+    // SAFETY: the request reads two numbers of this type, and the pointer is valid.
+    let answer = unsafe { libc::ioctl(file.as_raw_fd(), BLKDISCARD as _, range.as_ptr()) };
+    if answer == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    Err(rustix::io::Errno::from_raw_os_error(
+        error.raw_os_error().unwrap_or(libc::EIO),
+    ))
 }
 
 fn geometry(file: &File, is_block_device: bool) -> Result<Geometry, rustix::io::Errno> {

@@ -91,6 +91,10 @@ impl BlockDevice for FileDevice {
         self.inner().discard(offset, length)
     }
 
+    fn discards_to_zeros(&self) -> bool {
+        self.inner().discards_to_zeros()
+    }
+
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(Self::descriptor(self))
     }

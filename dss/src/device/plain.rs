@@ -91,6 +91,10 @@ impl BlockDevice for PlainDevice {
         })
     }
 
+    fn discards_to_zeros(&self) -> bool {
+        self.open.discards_to_zeros()
+    }
+
     fn write_zeroes(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
         Box::pin(async move {
             self.open

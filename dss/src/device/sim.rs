@@ -15,6 +15,10 @@ use std::time::Duration;
 
 const PAGE: u64 = 4096;
 const SECTOR: usize = 512;
+/// What is found where something was discarded.
+const DISCARDED: u8 = 0xDD;
+/// A discard takes as long as so many writes.
+const DISCARD_TAKES: u32 = 64;
 
 /// How a simulated disk is.
 #[derive(Clone, Debug)]
@@ -27,6 +31,8 @@ pub struct SimDiskOptions {
     pub seed: u64,
     /// Shortest and longest time of an operation.
     pub latency: (Duration, Duration),
+    /// What was discarded reads as zeros; as garbage otherwise.
+    pub discards_to_zeros: bool,
 }
 
 impl SimDiskOptions {
@@ -38,6 +44,7 @@ impl SimDiskOptions {
             block: 4096,
             seed,
             latency,
+            discards_to_zeros: false,
         }
     }
 }
@@ -559,7 +566,25 @@ impl BlockDevice for SimDevice {
         Box::pin(async move {
             let length = usize::try_from(length).unwrap_or(usize::MAX);
             self.check("discard", offset, length)?;
-            self.begin("discard", offset, length).map(drop)
+            let latency = self.begin("discard", offset, length)?;
+            let mut content = IoBuffer::zeroed(length);
+            if !self.discards_to_zeros() {
+                content.fill(DISCARDED);
+            }
+            let number = self.submit(offset, &content)?;
+            self.runtime.sleep(latency * DISCARD_TAKES).await;
+            let mut state = self.disk.0.lock();
+            self.still_open(&state)?;
+            let (_, write) = state
+                .in_flight
+                .remove(&number)
+                .expect("a live port's discard stays in flight");
+            state.complete(write);
+            Ok(())
         })
+    }
+
+    fn discards_to_zeros(&self) -> bool {
+        self.disk.0.lock().options.discards_to_zeros
     }
 }

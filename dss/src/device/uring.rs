@@ -406,6 +406,10 @@ impl BlockDevice for UringDevice {
         })
     }
 
+    fn discards_to_zeros(&self) -> bool {
+        self.shared.open.discards_to_zeros()
+    }
+
     fn write_zeroes(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
         Box::pin(async move {
             self.shared

@@ -229,6 +229,25 @@ impl VolumeGroup {
         zeroed
     }
 
+    /// Discards what `locate` finds, counted like a write, when `may` says so once it is counted; how many bytes.
+    pub(super) async fn discard_located(
+        &self,
+        file: FileId,
+        locate: &Locate<'_>,
+        may: &(dyn Fn() -> bool + Sync),
+    ) -> Result<u64, StorageError> {
+        let flight = self.begin_io(Use::Write, file, locate).await?;
+        let (mut bytes, mut failures) = (0, Vec::new());
+        let mut places = flight.pieces.iter().filter_map(|piece| piece.place);
+        while let Some(place) = places.next().filter(|_| may()) {
+            let (discarded, failed) = self.discard_legs(&place).await;
+            bytes += discarded;
+            failures.extend(failed);
+        }
+        self.end_io(file, flight, failures).await?;
+        Ok(bytes)
+    }
+
     /// Reads bytes of a volume, whoever's they are.
     pub(super) async fn read_place(
         &self,

@@ -26,7 +26,7 @@ pub(super) fn created() -> OpenOptions {
 }
 
 /// Two nodes of which the first leads, with a network that loses messages.
-async fn pair(runtime: &Arc<TestHandle>, disk: &SimDisk) -> [Arc<VolumeGroup>; 2] {
+pub(super) async fn pair(runtime: &Arc<TestHandle>, disk: &SimDisk) -> [Arc<VolumeGroup>; 2] {
     let network = Arc::new(Network::default());
     let groups = [
         open(runtime, disk, 1).await.unwrap(),

@@ -23,7 +23,7 @@ const DRAIN_AGAIN: Duration = Duration::from_millis(200);
 /// How often it is asked whether removed files are still open, when nothing else waits.
 const HELD_AGAIN: Duration = Duration::from_secs(1);
 /// Entries of limbo that one record releases, so that it fits a segment of any size.
-const RELEASED_AT_ONCE: usize = 256;
+pub(super) const RELEASED_AT_ONCE: usize = 256;
 /// Bytes of a record beyond what its own encoding needs, when a batch is cut.
 const BATCH_SLACK: usize = 128;
 
@@ -73,6 +73,13 @@ impl Leadership {
         *self.lives.lock() = members.to_vec();
     }
 
+    /// What this node was to free, as the leader that it was before, is asked about again.
+    fn forget_releases(&self) {
+        let is_release = |pending: &Pending| matches!(pending.record.operation, Operation::Release { .. });
+        self.queue.lock().retain(|pending| !is_release(pending));
+        *self.drain.lock() = None;
+    }
+
     pub(super) fn life_of(&self, node: NodeId) -> Option<Member> {
         self.lives.lock().iter().find(|life| life.node == node).copied()
     }
@@ -92,6 +99,9 @@ impl VolumeGroup {
     pub async fn lead(self: &Arc<Self>, epoch: Epoch) -> Result<(), StorageError> {
         let mut journal = self.journal.lock().await;
         if self.leading().is_none() {
+            // Another leader may be discarding what was to be freed here.
+            self.discards.forget();
+            self.leadership.forget_releases();
             // What the dead left in flight has landed; make it durable before it is read (HZ-10).
             journal.flush().await?;
             self.read_forward(&mut journal).await?;
@@ -200,6 +210,7 @@ impl VolumeGroup {
             return false;
         }
         *writing = false;
+        self.discards.forget();
         self.leadership.queue.lock().clear();
         *self.leadership.drain.lock() = None;
         self.barrier.start_again();
@@ -221,6 +232,7 @@ impl VolumeGroup {
             .append(epoch, &records, false, || self.known.read().catalog.cut())
             .await?;
         let outcomes = self.apply(&journal, &records);
+        self.discards.look_at(&outcomes);
         let sequence = journal.tail.sequence - 1;
         for (pending, outcome) in batch.iter().zip(outcomes) {
             self.answer(pending, sequence, outcome);
@@ -309,6 +321,9 @@ impl VolumeGroup {
                 .as_ref()
                 .is_none_or(|drain| self.is_time_again(drain, newest));
             if again {
+                if planted(Defect::DiscardBeforePassed) {
+                    self.discard_before_passed();
+                }
                 *drain = Some(Drain {
                     through: newest,
                     waiting: members,
@@ -416,13 +431,7 @@ impl VolumeGroup {
                 .map(|limbo| limbo.number)
                 .collect()
         });
-        current.released = released.clone();
+        current.released = self.discard_and_release(released);
         current.ended = self.runtime.now();
-        drop(drain);
-        for entries in released.chunks(RELEASED_AT_ONCE) {
-            self.enqueue_own(Operation::Release {
-                entries: entries.to_vec(),
-            });
-        }
     }
 }

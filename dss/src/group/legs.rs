@@ -153,6 +153,31 @@ impl VolumeGroup {
         (zeroed, self.failed_at(place, failed))
     }
 
+    /// Discards a place on all its legs, which read alike afterwards; how many bytes.
+    pub(super) async fn discard_legs(&self, place: &Place) -> (u64, Option<LegFailure>) {
+        let open = |leg: u8| self.volumes.get((place.volume, leg));
+        let is_two = self.with_catalog(|catalog| catalog.mirror(place.volume).is_some());
+        let legs: Vec<_> = place.legs.iter().filter_map(open).collect();
+        if !legs.iter().all(|leg| leg.takes_discards(is_two)) {
+            return (0, None);
+        }
+        let each = legs
+            .iter()
+            .map(|leg| leg.discard(place.offset, place.length as u64));
+        let errors: Vec<_> = join_all(each).await.into_iter().filter_map(Result::err).collect();
+        if errors.is_empty() {
+            self.discards.count(place.length as u64);
+            return (place.length as u64, None);
+        }
+        self.discards.count_failure();
+        tracing::warn!(volume = place.volume, error = %errors[0], "a device does not discard; nothing depends on it");
+        if is_two {
+            let (_, failed) = self.zero_legs(place).await;
+            return (0, failed);
+        }
+        (0, None)
+    }
+
     fn failed_at(&self, place: &Place, failed: Option<(u8, StorageError)>) -> Option<LegFailure> {
         let (leg, error) = failed?;
         Some(self.failure((place.volume, leg), error, vec![place.units]))

@@ -40,8 +40,16 @@ fn life(id: u8) -> Member {
 
 impl Pair {
     fn new(seed: u64) -> Self {
+        Self::with_disks(seed, |_| {})
+    }
+
+    fn with_disks(seed: u64, change: fn(&mut SimDiskOptions)) -> Self {
         let runtime = TestRuntime::new(seed);
-        let disk = |seed| SimDisk::new(SimDiskOptions::new(9 << 20, seed));
+        let disk = |seed| {
+            let mut options = SimDiskOptions::new(9 << 20, seed);
+            change(&mut options);
+            SimDisk::new(options)
+        };
         let disks = [disk(seed), disk(seed + 1000)];
         let pair = Self { runtime, disks };
         let devices = pair.ports();
@@ -783,4 +791,32 @@ fn the_last_leg_is_not_detached_and_its_failure_is_the_writers() {
         let again = group.resync_leg(1).await.err().unwrap();
         assert!(again.is(OperationError::NotMirrored), "{again}");
     });
+}
+
+#[test]
+fn both_legs_are_discarded_and_stay_alike() {
+    for alike in [true, false] {
+        let pair = Pair::with_disks(
+            11,
+            if alike {
+                |options| options.discards_to_zeros = true
+            } else {
+                |_| {}
+            },
+        );
+        pair.runtime.block_on(async {
+            let group = pair.alone(1).await.unwrap();
+            let file = group.create("/f", sized(5 * UNIT)).await.unwrap();
+            fill(&group, file, 0, 5).await.unwrap();
+            let units = group.stat_path("/f").await.unwrap().extents;
+            group.remove("/f").await.unwrap();
+            pair.runtime.sleep(Duration::from_secs(3)).await;
+            assert_eq!(group.space().waiting, 0);
+            let offset = group.with_catalog(|catalog| catalog.offset_of(&units[0]));
+            let legs = pair.disks.each_ref().map(|disk| disk.peek(offset, UNIT as usize));
+            assert_eq!(legs[0], legs[1]);
+            let zeros = legs[0].iter().all(|byte| *byte == 0);
+            assert_eq!((zeros, group.discard_status().bytes > 0), (alike, alike));
+        });
+    }
 }

@@ -7,6 +7,9 @@ mod barrier;
 mod checkpoint;
 mod control;
 mod data;
+mod discard;
+#[cfg(test)]
+mod discard_tests;
 mod drive;
 mod error;
 mod file;
@@ -52,6 +55,7 @@ mod volumes;
 
 pub use aquifer_dss_proto::catalog::FILE_BYTES;
 pub use control::{AllBlocks, ControlBlocks};
+pub use discard::DiscardStatus;
 pub use error::StorageError;
 pub use file::{File, FileBytes, OpenOptions};
 pub use format::{GroupIdentity, GroupOptions, NewDevice};

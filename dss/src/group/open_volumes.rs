@@ -30,6 +30,8 @@ pub(super) struct OpenVolume {
     reading: AtomicU64,
     /// It failed here, and the catalogue does not say so yet.
     failed: AtomicBool,
+    /// It said that it cannot discard: it is not asked again.
+    keeps_all: AtomicBool,
 }
 
 impl OpenVolume {
@@ -41,6 +43,7 @@ impl OpenVolume {
             durable: AtomicU64::new(0),
             reading: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            keeps_all: AtomicBool::new(false),
         })
     }
 
@@ -59,6 +62,21 @@ impl OpenVolume {
         let written = self.device.write_zeroes(offset, length).await;
         self.completed.fetch_add(1, Ordering::AcqRel);
         Ok(written?)
+    }
+
+    /// Whether the device can be told what nobody needs; of a leg of two it has to read as zeros then.
+    pub(super) fn takes_discards(&self, of_two: bool) -> bool {
+        !self.keeps_all.load(Ordering::Relaxed) && (!of_two || self.device.discards_to_zeros())
+    }
+
+    /// Tells the device that nobody needs a range.
+    pub(super) async fn discard(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        let discarded = self.device.discard(offset, length).await;
+        self.completed.fetch_add(1, Ordering::AcqRel);
+        if discarded.as_ref().is_err_and(DeviceError::is_unsupported) {
+            self.keeps_all.store(true, Ordering::Relaxed);
+        }
+        Ok(discarded?)
     }
 
     /// The device, for I/O that a program does itself.

@@ -253,7 +253,10 @@ impl VolumeGroup {
         let mut offset = self.label.journal_offset();
         while discards && offset < size {
             let length = DISCARD_BYTES.min(size - offset);
-            device.discard(offset, length).await?;
+            match device.discard(offset, length).await {
+                Err(error) if error.is_unsupported() => return Ok(()),
+                discarded => discarded?,
+            }
             offset += length;
         }
         Ok(())

@@ -4,6 +4,7 @@
 
 use super::barrier::Barrier;
 use super::control::ControlBlocks;
+use super::discard::Discards;
 use super::error::StorageError;
 use super::fill::Kept;
 use super::format::{self, GroupIdentity, GroupOptions, NewDevice};
@@ -119,6 +120,7 @@ pub struct VolumeGroup {
     /// The epoch that was followed last: its leader's entry has to be read first.
     pub(super) epoch_followed: AtomicU64,
     pub(super) in_flight: InFlight,
+    pub(super) discards: Discards,
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) kept: Kept,
     pub(super) barrier: Barrier,
@@ -197,6 +199,7 @@ impl VolumeGroup {
             views_caught_up: AtomicU64::new(0),
             epoch_followed: AtomicU64::new(0),
             in_flight: InFlight::default(),
+            discards: Discards::default(),
             open_files: Arc::default(),
             kept: Kept::default(),
             barrier: Barrier::default(),

@@ -47,6 +47,19 @@ pub enum DeviceError {
     },
 }
 
+impl DeviceError {
+    /// Whether the device does not know the operation at all.
+    pub const fn is_unsupported(&self) -> bool {
+        matches!(
+            self,
+            Self::Io {
+                errno: libc::EOPNOTSUPP,
+                ..
+            }
+        )
+    }
+}
+
 /// Positioned, asynchronous I/O on aligned blocks. A write is durable after a [`flush`](Self::flush) that was
 /// called after the write completed, and not before. Writes in flight at a crash may be torn at 512 bytes.
 /// Every returned future does its work only when polled, and must be driven to its end: dropping it leaves the
@@ -60,8 +73,13 @@ pub trait BlockDevice: Send + Sync + 'static {
     fn write(&self, offset: u64, buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, DeviceError>>;
     /// Makes every write that completed before this call durable.
     fn flush(&self) -> BoxFuture<'_, Result<(), DeviceError>>;
-    /// Tells the device that a range is not needed; its content is undefined afterwards. May do nothing.
+    /// Tells the device that a range is not needed; its content is undefined afterwards, unless it
+    /// [`discards_to_zeros`](Self::discards_to_zeros). EOPNOTSUPP where the device cannot.
     fn discard(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>>;
+    /// Whether what was discarded reads as zeros.
+    fn discards_to_zeros(&self) -> bool {
+        false
+    }
     /// The open file description of its I/O, for I/O that a program does itself; none where there is no such thing.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None

@@ -280,7 +280,10 @@ impl Node {
         }
         tokio::select! {
             biased;
-            given = self.group.give_intents_back() => if let Err(error) = given {
+            given = async {
+                self.group.end_discards().await;
+                self.group.give_intents_back().await
+            } => if let Err(error) = given {
                 tracing::info!(%error, "the others compare what this node may have been writing");
             },
             () = self.runtime.sleep(STOP_WAITS) => {}

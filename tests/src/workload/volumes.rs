@@ -98,6 +98,10 @@ impl BlockDevice for Slice {
     fn discard(&self, offset: u64, length: u64) -> BoxFuture<'_, Result<(), DeviceError>> {
         self.disk.discard(self.offset + offset, length)
     }
+
+    fn discards_to_zeros(&self) -> bool {
+        self.disk.discards_to_zeros()
+    }
 }
 
 /// The devices that nodes are told of.

@@ -68,6 +68,11 @@ impl Catalog {
         self.limbo.values()
     }
 
+    /// An entry that waits.
+    pub fn limbo_entry(&self, number: u64) -> Option<&Limbo> {
+        self.limbo.get(&number)
+    }
+
     /// Whether an entry still waits.
     pub fn is_in_limbo(&self, number: u64) -> bool {
         self.limbo.contains_key(&number)

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::sync::mpsc;
+use std::time::Instant;
 
 /// `aquifer fs ...` on the device of a cluster.
 fn aquifer_fs(cluster: &Cluster, arguments: &[&str]) -> Output {
@@ -75,6 +76,28 @@ fn files_are_used_with_the_cluster_down_and_up() {
     }
     ends(&aquifer_fs(&cluster, &["ls", "/"]), 6, &["none answers"]);
     cluster.kill(&[1, 2]);
+}
+
+#[test]
+fn what_is_removed_goes_back_to_the_file_system_of_the_device() {
+    const BYTES: u64 = 64 << 20;
+    let mut cluster = Cluster::of("discard", 1);
+    let outside = cluster.place.file("outside");
+    fs::write(&outside, vec![7; BYTES as usize]).unwrap();
+    let used = |cluster: &Cluster| fs::metadata(cluster.device()).unwrap().blocks() * 512;
+    told(&aquifer_fs(&cluster, &["cp", &outside, "e2e:/large"]));
+    let before = used(&cluster);
+    told(&aquifer_fs(&cluster, &["rm", "/large"]));
+    let begun = Instant::now();
+    while used(&cluster) > before - BYTES * 9 / 10 {
+        assert!(
+            begun.elapsed() < LIMIT,
+            "{} of {before} bytes are used",
+            used(&cluster)
+        );
+        std::thread::yield_now();
+    }
+    cluster.stop_all();
 }
 
 #[test]
