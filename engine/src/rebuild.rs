@@ -5,7 +5,7 @@
 //! being recovered. So all its redo is durable, and none is added meanwhile.
 
 use crate::recovery::{planned, redone};
-use crate::store::{DOUBLE_WRITE_BYTES, decode_batch};
+use crate::store::read_area;
 use crate::streams::{double_write_areas, redo_streams};
 use crate::wal::read_page_history;
 use aquifer_buffer_pool_proto::header::{self, Verdict};
@@ -50,9 +50,8 @@ impl Gathered {
 
     async fn read_areas(&mut self, group: &VolumeGroup) -> Result<(), String> {
         for (node, file) in double_write_areas(group).await.map_err(|e| e.to_string())? {
-            let buffer = IoBuffer::zeroed(DOUBLE_WRITE_BYTES as usize);
-            let area = group.read_at(file, 0, buffer).await.map_err(|e| e.to_string())?;
-            let Some((_, image)) = decode_batch(&area, self.page_size).remove(&self.page) else {
+            let mut images = read_area(group, file).await.map_err(|e| e.to_string())?;
+            let Some((_, image)) = images.remove(&self.page) else {
                 continue;
             };
             if let Verdict::Valid(psn) = header::verify(&image, self.page)

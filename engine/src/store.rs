@@ -11,10 +11,12 @@
 
 use crate::rebuild::Gathered;
 use aquifer_buffer_pool::{PageStore, PageStoreError};
+use aquifer_buffer_pool_proto::header::{self, Verdict};
 use aquifer_buffer_pool_proto::{PageId, PageSize, Psn};
-use aquifer_dss::group::{StorageError, VolumeGroup};
+use aquifer_dss::group::{Judge, StorageError, VolumeGroup};
 use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer, Tail};
 use aquifer_dss_proto::FileId;
+use aquifer_dss_proto::catalog::FileKind;
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::envelope::crc32c;
 use std::collections::BTreeMap;
@@ -81,13 +83,15 @@ impl GroupStore {
 
     async fn read_page(&self, page: PageId) -> Result<IoBuffer, PageStoreError> {
         let buffer = IoBuffer::zeroed(self.group.page_size().bytes());
-        self.group
-            .read_at(page.file, self.offset(page), buffer)
-            .await
-            .map_err(|error| match error {
-                StorageError::NoSuchFile(_) => PageStoreError::Gone(page),
-                error => failed(&error),
-            })
+        let is_right = |_: u64, image: &[u8]| matches!(header::verify(image, page), Verdict::Valid(_));
+        let chunk = buffer.len();
+        let read = self
+            .group
+            .read_checked(page.file, self.offset(page), buffer, chunk, &is_right);
+        read.await.map_err(|error| match error {
+            StorageError::NoSuchFile(_) => PageStoreError::Gone(page),
+            error => failed(&error),
+        })
     }
 
     /// One at a time: it reads every redo ring.
@@ -161,6 +165,25 @@ impl PageStore for GroupStore {
     }
 }
 
+/// Pages have checksums.
+pub struct PageJudge(pub PageSize);
+
+impl Judge for PageJudge {
+    fn chunk(&self, kind: FileKind) -> Option<usize> {
+        matches!(kind, FileKind::Tree | FileKind::Status).then(|| self.0.bytes())
+    }
+
+    fn is_right(&self, file: FileId, offset: u64, bytes: &[u8]) -> bool {
+        let is_whole = bytes.len() == self.0.bytes();
+        match u32::try_from(offset / self.0.bytes() as u64) {
+            Ok(number) if is_whole => {
+                matches!(header::verify(bytes, PageId { file, number }), Verdict::Valid(_))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// One write for pages that follow each other, as far as they do so in `pages`: the first page of each, and the images.
 fn neighbours(pages: &[(PageId, Tail)]) -> Vec<(PageId, IoBuffer)> {
     let follows = |one: &(PageId, Tail), next: &(PageId, Tail)| {
@@ -203,6 +226,29 @@ fn encode_batch(pages: &[(PageId, Tail)], page_size: PageSize) -> IoBuffer {
     area[8..12].copy_from_slice(&(pages.len() as u32).to_le_bytes());
     area[12..16].copy_from_slice(&entries.to_le_bytes());
     area
+}
+
+/// The images of a node's double-write area that are whole, on either leg of a mirrored volume.
+pub async fn read_area(
+    group: &VolumeGroup,
+    area: FileId,
+) -> Result<BTreeMap<PageId, (Psn, Vec<u8>)>, StorageError> {
+    let (page_size, length) = (group.page_size(), DOUBLE_WRITE_BYTES as usize);
+    let bytes = group.read_at(area, 0, IoBuffer::zeroed(length)).await?;
+    let mut images = decode_batch(&bytes, page_size);
+    if images.len() < u32_at(&bytes, 8) as usize
+        && let Some(sides) = group.read_sides(area, 0, length).await?
+    {
+        for side in sides.bytes() {
+            for (page, (psn, image)) in decode_batch(side, page_size) {
+                let newer = images.get(&page).is_none_or(|(known, _)| *known < psn);
+                if newer {
+                    images.insert(page, (psn, image));
+                }
+            }
+        }
+    }
+    Ok(images)
 }
 
 /// The images of a double-write area that are whole, with their PSN. Any bytes are allowed: what does not check is left out.

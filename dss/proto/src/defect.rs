@@ -250,6 +250,10 @@ defects! {
     WriteBeforeDirty,
     /// Dirty units are copied to a returning leg while members write there.
     SyncBesideWriters,
+    /// MIR-13: wrong bytes of one leg are written again while members write there.
+    MendBesideWriters,
+    /// MIR-14: where the legs differ, checksums are not asked which is right before one is written over the other.
+    CopyWithoutChecksum,
 }
 
 impl Defect {

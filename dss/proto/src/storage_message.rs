@@ -58,11 +58,28 @@ pub enum StorageMessage {
         /// Journal sequence.
         through: u64,
     },
+    /// To the leader: a checksum says that one leg has wrong bytes.
+    Mend(Mend),
     /// To the leader: somebody waits for these torn units, heal them first (HZ-21).
     Wanted {
         /// Which.
         units: Vec<VolumeUnit>,
     },
+}
+
+/// Bytes of a mirrored volume that are wrong on one leg, by a checksum of whoever read them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mend {
+    /// Which volume.
+    pub volume: u16,
+    /// The leg that has them wrong.
+    pub leg: u8,
+    /// Byte offset on the device.
+    pub offset: u64,
+    /// How many, in whole blocks.
+    pub length: u32,
+    /// CRC32C of what was read from each leg. When it is something else by now, somebody has written there.
+    pub found: [u32; 2],
 }
 
 impl StorageMessage {

@@ -40,6 +40,16 @@ pub(super) struct Flight {
     units: Vec<VolumeUnit>,
 }
 
+impl Flight {
+    pub(super) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
 /// What an operation finds that wants to begin.
 pub(super) enum Begin {
     Ready(Flight),
@@ -288,7 +298,12 @@ impl VolumeGroup {
 
     /// Looks the range up and counts the operation. A miss reads the journal first; it waits while nobody may do that
     /// there, and sees to intents and dirty units.
-    async fn begin_io(&self, what: Use, file: FileId, locate: &Locate<'_>) -> Result<Flight, StorageError> {
+    pub(super) async fn begin_io(
+        &self,
+        what: Use,
+        file: FileId,
+        locate: &Locate<'_>,
+    ) -> Result<Flight, StorageError> {
         let (mut is_fresh, mut held) = (false, None);
         loop {
             self.follow_view().await?;

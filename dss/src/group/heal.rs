@@ -3,19 +3,22 @@
 //! Rules (MIR-n, README of this crate):
 //! - units are compared when every member knows that they are torn: the living may have been writing there too;
 //! - what is on one leg counts as much as what is on the other, for nothing of it was acknowledged and is missing on one: so
-//!   differing blocks are written from one of them, from that which lacks nothing when the other returns;
+//!   differing blocks are written from one of them, from that which lacks nothing when the other returns; but where a checksum
+//!   says that one is wrong, from the other (MIR-14);
 //! - both legs are flushed before the journal says that they are alike;
 //! - units that somebody waits for come first, the rest in their order.
 
 use super::error::StorageError;
 use super::in_flight::NOBODY;
 use super::open_volumes::LegId;
+use super::sides::Judged;
 use super::volume_group::VolumeGroup;
 use crate::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::catalog::{Catalog, Operation, VolumeUnit};
 use aquifer_dss_proto::storage_message::StorageMessage;
 use futures_util::future::{join, join_all};
 use parking_lot::Mutex;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -39,8 +42,13 @@ pub(super) struct Healer {
 /// The legs of a torn unit.
 struct Pair {
     volume: u16,
+    unit: u32,
     offset: u64,
+    /// The leg that is taken where no checksum tells.
     source: u8,
+    /// Whether neither lacks anything else.
+    both_count: bool,
+    judged: OnceLock<Option<(Judged, u64)>>,
 }
 
 impl VolumeGroup {
@@ -143,8 +151,11 @@ impl VolumeGroup {
             let start = catalog.volume(volume).expect("a mirror is of a volume").au_offset;
             let pair = Pair {
                 volume,
+                unit,
                 offset: start + u64::from(unit) * catalog.au_bytes(),
                 source: mirror.stale().map_or(0, |stale| 1 - stale),
+                both_count: mirror.stale().is_none(),
+                judged: OnceLock::new(),
             };
             (pair, self.in_flight.begin(NOBODY))
         };
@@ -160,7 +171,7 @@ impl VolumeGroup {
         }
     }
 
-    /// Writes what differs from one leg to the other, and flushes both. On failure: which leg it was.
+    /// Writes what differs from one leg to the other: from that which is right, where a checksum tells. Flushes both. On failure: which leg it was.
     async fn make_alike(&self, pair: &Pair) -> Result<(), (u8, StorageError)> {
         let au_bytes = self.label.au_bytes;
         let mut done = 0;
@@ -183,28 +194,52 @@ impl VolumeGroup {
         offset: u64,
         length: usize,
     ) -> Result<(), (u8, StorageError)> {
-        let target = 1 - pair.source;
         let read = |leg: u8| async move {
             let id: LegId = (pair.volume, leg);
             let read = async { self.leg(id).await?.read(offset, IoBuffer::zeroed(length)).await };
             read.await.map_err(|error| (leg, error))
         };
-        let (source, other) = join(read(pair.source), read(target)).await;
-        let (source, other) = (source?, other?);
-        let differs = |at: usize| source[at..at + BLOCK] != other[at..at + BLOCK];
+        let (first, second) = join(read(0), read(1)).await;
+        let sides = [first?, second?];
+        if sides[0][..] == sides[1][..] {
+            return Ok(());
+        }
+        let judged = self.judged_of(pair);
+        let step = judged.map_or(BLOCK, |(judged, _)| judged.chunk);
+        let target_at = |at: usize| {
+            let both = sides.each_ref().map(|side| &side[at..length.min(at + step)]);
+            let right = judged.and_then(|(judged, in_file)| {
+                judged.right_one(in_file + (offset - pair.offset) + at as u64, both)
+            });
+            (both[0] != both[1]).then(|| 1 - right.unwrap_or(pair.source))
+        };
         let mut at = 0;
         while at < length {
-            let run = (at..length).step_by(BLOCK).take_while(|at| differs(*at)).count() * BLOCK;
-            if run > 0 {
+            let target = target_at(at);
+            let same = (at..length)
+                .step_by(step)
+                .take_while(|at| target_at(*at) == target);
+            let run = (same.count() * step).min(length - at);
+            if let Some(target) = target {
                 let mut part = IoBuffer::zeroed(run);
-                part.copy_from_slice(&source[at..at + run]);
+                part.copy_from_slice(&sides[usize::from(1 - target)][at..at + run]);
                 let written = self
                     .write_leg((pair.volume, target), offset + at as u64, part)
                     .await;
                 written.map_err(|error| (target, error))?;
             }
-            at += run.max(BLOCK);
+            at += run;
         }
         Ok(())
+    }
+
+    /// Who can tell which leg is right, and where the unit begins in its file. Looked for when something differs.
+    fn judged_of<'a>(&self, pair: &'a Pair) -> Option<&'a (Judged, u64)> {
+        let find = || {
+            let (file, in_file) = self.file_of_unit((pair.volume, pair.unit))?;
+            Some((self.judged(file)?, in_file))
+        };
+        let judged = pair.judged.get_or_init(|| find().filter(|_| pair.both_count));
+        judged.as_ref()
     }
 }

@@ -14,24 +14,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-const UNIT: u64 = 8192;
-const EIO: i32 = libc::EIO;
+pub(super) const UNIT: u64 = 8192;
+pub(super) const EIO: i32 = libc::EIO;
 
 /// The two legs of the only volume.
 #[derive(Clone)]
-struct Pair {
-    runtime: Arc<TestHandle>,
-    disks: [SimDisk; 2],
+pub(super) struct Pair {
+    pub(super) runtime: Arc<TestHandle>,
+    pub(super) disks: [SimDisk; 2],
 }
 
 /// A node with its own way to both legs.
 #[derive(Clone)]
-struct Life {
-    group: Arc<VolumeGroup>,
-    ports: [Arc<SimDevice>; 2],
+pub(super) struct Life {
+    pub(super) group: Arc<VolumeGroup>,
+    pub(super) ports: [Arc<SimDevice>; 2],
 }
 
-fn life(id: u8) -> Member {
+pub(super) fn life(id: u8) -> Member {
     Member {
         node: node(id),
         incarnation: Incarnation(u64::from(id)),
@@ -39,7 +39,7 @@ fn life(id: u8) -> Member {
 }
 
 impl Pair {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self::with_disks(seed, |_| {})
     }
 
@@ -82,14 +82,14 @@ impl Pair {
     }
 
     /// A node that is alone, and leads.
-    async fn alone(&self, epoch: u64) -> Result<Arc<VolumeGroup>, StorageError> {
+    pub(super) async fn alone(&self, epoch: u64) -> Result<Arc<VolumeGroup>, StorageError> {
         let life = self.open(1).await?;
         life.group.lead(Epoch(epoch)).await?;
         Ok(life.group)
     }
 
     /// Members of the first view; the first of them leads.
-    async fn members(&self, network: &Arc<Network>, ids: &[u8]) -> Vec<Life> {
+    pub(super) async fn members(&self, network: &Arc<Network>, ids: &[u8]) -> Vec<Life> {
         let mut lives = Vec::new();
         for id in ids {
             let one = self.open(*id).await.unwrap();
@@ -101,7 +101,7 @@ impl Pair {
     }
 
     /// The process of a node ends: what it was writing is there, or not, or in part, on each leg as it happens.
-    fn kill(&self, dead: &Life) {
+    pub(super) fn kill(&self, dead: &Life) {
         self.runtime.tolerate_aborts();
         for (disk, port) in self.disks.iter().zip(&dead.ports) {
             disk.kill(port.port());
@@ -117,7 +117,7 @@ impl Pair {
         }
     }
 
-    async fn until(&self, done: impl Fn() -> bool) {
+    pub(super) async fn until(&self, done: impl Fn() -> bool) {
         let deadline = self.runtime.now() + Duration::from_secs(60);
         while !done() {
             assert!(self.runtime.now() < deadline, "it never comes");
@@ -126,7 +126,7 @@ impl Pair {
     }
 
     /// Both legs have the same bytes in every unit of a file.
-    fn assert_alike(&self, group: &VolumeGroup, file: FileId) {
+    pub(super) fn assert_alike(&self, group: &VolumeGroup, file: FileId) {
         let places: Vec<u64> = group.with_catalog(|catalog| {
             let inode = catalog.inode(file).unwrap();
             let stat = super::volume_group::stat_inode(catalog, file, inode);
@@ -144,7 +144,7 @@ impl Pair {
 }
 
 /// Installs a view at its members; the first of them leads.
-async fn install(lives: &[&Life], ids: &[u8], epoch: u64) {
+pub(super) async fn install(lives: &[&Life], ids: &[u8], epoch: u64) {
     let members: Vec<Member> = ids.iter().map(|id| life(*id)).collect();
     for one in lives {
         one.group.set_lives(&members);
@@ -156,7 +156,7 @@ async fn install(lives: &[&Life], ids: &[u8], epoch: u64) {
     lives[0].group.lead(Epoch(epoch)).await.unwrap();
 }
 
-fn state(group: &VolumeGroup) -> MirrorState {
+pub(super) fn state(group: &VolumeGroup) -> MirrorState {
     group.with_catalog(|catalog| catalog.mirror(0).unwrap().state)
 }
 
@@ -175,7 +175,7 @@ async fn stable(group: &VolumeGroup, file: FileId, at: u64) -> Vec<u8> {
     first
 }
 
-async fn returned(pair: &Pair, group: &VolumeGroup) {
+pub(super) async fn returned(pair: &Pair, group: &VolumeGroup) {
     group.resync_leg(0).await.unwrap();
     pair.until(|| state(group) == MirrorState::Both).await;
 }

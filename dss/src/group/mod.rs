@@ -26,6 +26,9 @@ mod intents;
 mod journal;
 mod leader;
 mod legs;
+mod mend;
+#[cfg(test)]
+mod mend_tests;
 mod metadata_area;
 #[cfg(test)]
 mod metadata_tests;
@@ -44,6 +47,7 @@ mod prepared_tests;
 mod range_lock;
 mod request;
 mod resync;
+mod sides;
 #[cfg(test)]
 mod tests;
 mod volume_change;
@@ -65,6 +69,7 @@ pub use names::Owner;
 pub use open_volumes::OpenVolumes;
 pub use prepared::{DevicePlace, FileAddress, Prepared};
 pub use resync::ResyncStatus;
+pub use sides::{Check, Judge, MendCounts, Sides};
 pub use volume_change::{AddVolumeOptions, DISCARD_KEY};
 pub use volume_group::{CreateOptions, FileStat, FileType, Space, VolumeGroup};
 pub use volume_label::{LabelCopies, read_label_copies};

@@ -6,7 +6,6 @@
 
 use super::error::StorageError;
 use super::volume_group::{Role, VolumeGroup};
-use crate::seam::IoBuffer;
 use aquifer_dss_proto::catalog::{Extent, Move, MoveState, Operation, OperationError};
 use aquifer_dss_proto::{FileId, Instant};
 use parking_lot::Mutex;
@@ -181,7 +180,7 @@ impl VolumeGroup {
     async fn finish_move(&self, unit: &Move) {
         let number = unit.number;
         let begun = self.runtime.now();
-        let copied = self.copy_units(&unit.from, &unit.to).await;
+        let copied = self.copy_units(unit.file, &unit.from, &unit.to).await;
         if self.leading().is_none() {
             return;
         }
@@ -216,15 +215,17 @@ impl VolumeGroup {
         }
     }
 
-    async fn copy_units(&self, from: &Extent, to: &Extent) -> Result<u64, StorageError> {
+    async fn copy_units(&self, file: FileId, from: &Extent, to: &Extent) -> Result<u64, StorageError> {
         let (au_bytes, source_offset, target_offset) =
             self.with_catalog(|catalog| (catalog.au_bytes(), catalog.offset_of(from), catalog.offset_of(to)));
         let bytes = u64::from(from.count) * au_bytes;
         let mut done = 0;
         while done < bytes {
             let length = COPY_BYTES.min(bytes - done);
-            let buffer = IoBuffer::zeroed(length as usize);
-            let buffer = self.read_place(from.volume, source_offset + done, buffer).await?;
+            let in_file = u64::from(from.unit) * au_bytes + done;
+            let buffer = self
+                .read_place_judged(file, in_file, from.volume, source_offset + done, length as usize)
+                .await?;
             self.write_fresh(to.volume, target_offset + done, buffer).await?;
             done += length;
         }

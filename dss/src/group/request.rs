@@ -290,6 +290,7 @@ impl VolumeGroup {
             StorageMessage::Drained { through, held } => self.member_drained(from, through, &held),
             StorageMessage::Barrier { through } => self.receive_barrier(from, through),
             StorageMessage::Passed { through } => self.member_passed(from, through),
+            StorageMessage::Mend(mend) => self.mend_later(mend),
             StorageMessage::Wanted { units } => self.heal_first(&units),
         }
     }
@@ -299,6 +300,7 @@ impl VolumeGroup {
         match message {
             StorageMessage::Request { .. }
             | StorageMessage::Drained { .. }
+            | StorageMessage::Mend(_)
             | StorageMessage::Wanted { .. }
             | StorageMessage::Passed { .. } => self.leadership.is_member(from),
             StorageMessage::Answer { .. }

@@ -36,6 +36,8 @@ pub(super) struct Syncer {
     running: AtomicBool,
     progress: Mutex<Progress>,
     turn: AtomicU8,
+    /// Held while units are held (MIR-13): the end of such a hold looks like that of a copy.
+    pub(super) one_at_a_time: tokio::sync::Mutex<()>,
     /// Legs that this node is having detached.
     detaching: Mutex<BTreeSet<LegId>>,
 }
@@ -135,6 +137,7 @@ impl VolumeGroup {
         }
         self.wake_healer();
         self.wake_syncer();
+        self.wake_mender();
         self.detach_unusable();
     }
 
@@ -160,6 +163,7 @@ impl VolumeGroup {
 
     /// One step; false when there is none, or this node does not lead.
     async fn sync_step(&self) -> bool {
+        let _one = self.syncer.one_at_a_time.lock().await;
         if self.leading().is_none() {
             return false;
         }

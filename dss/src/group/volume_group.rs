@@ -13,11 +13,13 @@ use super::in_flight::InFlight;
 use super::intents::IntentSet;
 use super::journal::Journal;
 use super::leader::Leadership;
+use super::mend::Mender;
 use super::moves::Mover;
 use super::open_files::OpenFiles;
 use super::open_volumes::OpenVolumes;
 use super::request::Requests;
 use super::resync::Syncer;
+use super::sides::Judge;
 use super::volumes::{self, Opening};
 use crate::seam::{BlockDevice, Runtime, Transport, VolumeOpener};
 use aquifer_dss_proto::catalog::{Attributes, Catalog, Extent, FileKind, HistoryEntry, Inode, Node};
@@ -25,7 +27,7 @@ use aquifer_dss_proto::label::Label;
 use aquifer_dss_proto::{Epoch, FileId, Incarnation, Member, NodeId, NodeSet, PageSize};
 use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::watch;
 
 /// How a file shall be made.
@@ -128,6 +130,8 @@ pub struct VolumeGroup {
     pub(super) intents: IntentSet,
     pub(super) healer: Healer,
     pub(super) syncer: Syncer,
+    pub(super) mender: Mender,
+    pub(super) judge: OnceLock<Arc<dyn Judge>>,
     pub(super) requests: Requests,
     pub(super) leadership: Leadership,
 }
@@ -207,6 +211,8 @@ impl VolumeGroup {
             intents: IntentSet::default(),
             healer: Healer::default(),
             syncer: Syncer::default(),
+            mender: Mender::default(),
+            judge: OnceLock::new(),
             requests: Requests::new(session),
             leadership: Leadership::default(),
             runtime,

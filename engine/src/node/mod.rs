@@ -20,7 +20,7 @@ pub use status::{NodeStatus, Reform};
 use crate::engine::{Engine, EngineParts};
 use crate::rpc::{EngineHandler, EngineRequest, EngineResponse, Reply, Rpc};
 use crate::status::StatusFiles;
-use crate::store::GroupStore;
+use crate::store::{GroupStore, PageJudge};
 use crate::transaction::TransactionManager;
 use crate::wal::RedoStream;
 use aquifer_buffer_pool::Pool;
@@ -92,6 +92,7 @@ impl Node {
             return Err(NodeError::Memory(config.pool.frames));
         }
         let group = VolumeGroup::open_with(runtime.clone(), devices, opener, config.id).await?;
+        group.set_judge(Arc::new(PageJudge(group.page_size())));
         let mut config = config;
         config.pool.page_size = group.page_size();
         let membership = Membership::start(

@@ -2,7 +2,7 @@
 
 use super::{PARALLEL_REDO, Recovery, RecoveryError, planned};
 use crate::rebuild::Gathered;
-use crate::store::{DOUBLE_WRITE_BYTES, decode_batch};
+use crate::store::read_area;
 use crate::streams::{double_write_areas, redo_streams};
 use crate::wal;
 use aquifer_buffer_pool::{PageStore, PageStoreError, RedoTask};
@@ -159,8 +159,11 @@ impl Recovery {
     pub(super) async fn restore_area(&self, area: FileId) -> Result<(), RecoveryError> {
         for (id, (psn, image)) in self.double_write_images(area).await? {
             let page_size = self.group.page_size();
-            let (offset, buffer) = (page_size.offset(id.number), IoBuffer::zeroed(page_size.bytes()));
-            let in_place = match self.group.read_at(id.file, offset, buffer).await {
+            let offset = page_size.offset(id.number);
+            let (chunk, buffer) = (page_size.bytes(), IoBuffer::zeroed(page_size.bytes()));
+            let is_right = |_: u64, image: &[u8]| matches!(header::verify(image, id), Verdict::Valid(_));
+            let read = self.group.read_checked(id.file, offset, buffer, chunk, &is_right);
+            let in_place = match read.await {
                 Err(StorageError::NoSuchFile(_)) => continue,
                 read => read?,
             };
@@ -176,11 +179,7 @@ impl Recovery {
     }
 
     async fn double_write_images(&self, area: FileId) -> Result<TornGuard, RecoveryError> {
-        let area = self
-            .group
-            .read_at(area, 0, IoBuffer::zeroed(DOUBLE_WRITE_BYTES as usize))
-            .await?;
-        Ok(decode_batch(&area, self.group.page_size()))
+        Ok(read_area(&self.group, area).await?)
     }
 }
 

@@ -255,13 +255,44 @@ pub async fn format_stream(file: &dyn RedoFile, stream: NodeId) -> Result<(), Wa
     header.write(file).await
 }
 
+/// The whole copies on both sides of a mirrored volume. Of a copy that one side alone has whole the other gets it again.
+async fn copies_of_sides(file: &dyn RedoFile) -> Result<Vec<StreamHeader>, WalError> {
+    let sides = file
+        .read_sides(0, RING_OFFSET as usize)
+        .await
+        .map_err(WalError::Io)?;
+    let Some(sides) = sides else {
+        return Ok(Vec::new());
+    };
+    let mut copies = Vec::new();
+    for begin in [0, BLOCK] {
+        let range = begin..begin + BLOCK;
+        let both = sides
+            .bytes()
+            .map(|side| StreamHeader::decode(&side[range.clone()]));
+        match both.each_ref().map(Option::is_some) {
+            [true, false] => file.mend(&sides, 0, range),
+            [false, true] => file.mend(&sides, 1, range),
+            _ => {}
+        }
+        copies.extend(both.into_iter().flatten());
+    }
+    Ok(copies)
+}
+
 /// The header in force.
 pub async fn read_header(file: &dyn RedoFile, stream: NodeId) -> Result<StreamHeader, WalError> {
     let both = file
         .read_at(0, IoBuffer::zeroed(RING_OFFSET as usize))
         .await
         .map_err(WalError::Io)?;
-    let copies = both.chunks_exact(BLOCK).filter_map(StreamHeader::decode);
+    let mut copies: Vec<StreamHeader> = both
+        .chunks_exact(BLOCK)
+        .filter_map(StreamHeader::decode)
+        .collect();
+    if copies.len() < 2 {
+        copies.extend(copies_of_sides(file).await?);
+    }
     let ring_fits = |header: &StreamHeader| {
         header.stream == stream
             && header.ring_bytes >= BLOCK as u64
@@ -271,6 +302,7 @@ pub async fn read_header(file: &dyn RedoFile, stream: NodeId) -> Result<StreamHe
                 .is_some_and(|end| end <= file.size())
     };
     copies
+        .into_iter()
         .filter(ring_fits)
         .max_by_key(|header| header.generation)
         .ok_or(WalError::NoHeader(stream))

@@ -5,7 +5,7 @@ use super::header::{RING_OFFSET, StreamHeader, WalError, read_header};
 use aquifer_buffer_pool_proto::Lsn;
 use aquifer_dss::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::NodeId;
-use aquifer_engine_proto::group::{Group, Step, StreamCursor};
+use aquifer_engine_proto::group::{GROUP_MAX, Group, Step, StreamCursor};
 
 /// Bytes read at a time.
 const CHUNK: u64 = 1 << 20;
@@ -20,6 +20,8 @@ pub struct StreamReader<'a> {
     buffer: Vec<u8>,
     start: u64,
     end: Lsn,
+    /// Where both sides of a mirrored volume were looked at last.
+    looked_at: Option<Lsn>,
 }
 
 impl<'a> StreamReader<'a> {
@@ -35,6 +37,7 @@ impl<'a> StreamReader<'a> {
             buffer: Vec::new(),
             start: 0,
             end,
+            looked_at: None,
         })
     }
 
@@ -70,7 +73,11 @@ impl<'a> StreamReader<'a> {
             let have = self.start + self.buffer.len() as u64;
             let until = have.min(limit).max(position.0);
             let bytes = &self.buffer[skip..skip + (until - position.0) as usize];
+            let before = cursor;
             let step = cursor.step(bytes, have >= limit);
+            if matches!(step, Step::End) && self.find_on_a_side(before, limit).await? {
+                continue;
+            }
             self.cursor = Some(cursor);
             match step {
                 Step::Group(group) => {
@@ -134,6 +141,57 @@ impl<'a> StreamReader<'a> {
             at += piece;
         }
         Ok(())
+    }
+}
+
+impl StreamReader<'_> {
+    /// Looks for the next group on both sides of a mirrored volume, where one of them may have decayed; true when it is in the buffer now.
+    async fn find_on_a_side(&mut self, cursor: StreamCursor, limit: u64) -> Result<bool, WalError> {
+        let position = cursor.position();
+        if self.looked_at.replace(position) == Some(position) {
+            return Ok(false);
+        }
+        let from = position.0 / BLOCK as u64 * BLOCK as u64;
+        let to = (position.0 + (GROUP_MAX + BLOCK) as u64).min(limit);
+        let to = to.next_multiple_of(BLOCK as u64);
+        let (mut parts, mut both, mut at) = (Vec::new(), [Vec::new(), Vec::new()], from);
+        while at < to {
+            let in_ring = at % self.header.ring_bytes;
+            let length = (to - at).min(self.header.ring_bytes - in_ring) as usize;
+            let sides = self.file.read_sides(RING_OFFSET + in_ring, length).await;
+            let Some(sides) = sides.map_err(WalError::Io)? else {
+                return Ok(false);
+            };
+            for (all, side) in both.iter_mut().zip(sides.bytes()) {
+                all.extend_from_slice(side);
+            }
+            parts.push((at, sides));
+            at += length as u64;
+        }
+        let skip = (position.0 - from) as usize;
+        let group_of = |bytes: &Vec<u8>| match { cursor }.step(&bytes[skip..], true) {
+            Step::Group(group) => Some(group.end),
+            Step::More(_) | Step::End => None,
+        };
+        let (right, end, other_is_wrong) = match both.each_ref().map(group_of) {
+            [Some(end), other] => (0, end, other.is_none()),
+            [None, Some(end)] => (1, end, true),
+            [None, None] => return Ok(false),
+        };
+        if other_is_wrong {
+            let end = end.0.next_multiple_of(BLOCK as u64);
+            for (at, sides) in &parts {
+                let length = end.saturating_sub(*at).min(sides.bytes()[0].len() as u64);
+                self.file.mend(sides, right, 0..length as usize);
+            }
+        }
+        if from < self.start {
+            self.start = from;
+            self.buffer.clear();
+        }
+        self.buffer.truncate((from - self.start) as usize);
+        self.buffer.extend_from_slice(&both[usize::from(right)]);
+        Ok(true)
     }
 }
 

@@ -72,7 +72,7 @@ pub enum MirrorState {
     },
 }
 
-/// Units that are copied to a returning leg: nobody writes there.
+/// Units where nobody writes: they are copied to a returning leg, or, when both legs count, one of these is written again there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Sync {
     /// First unit.
@@ -160,9 +160,18 @@ impl Mirror {
         }
     }
 
+    /// Units that are held while a wrong leg of them is written again.
+    pub fn holds(&self) -> &[Sync] {
+        match self.state {
+            MirrorState::Both => &self.syncs,
+            MirrorState::Out { .. } | MirrorState::Resyncing { .. } => &[],
+        }
+    }
+
     fn writable(&self, unit: u32) -> UnitAccess {
         let dirty = self.dirty.contains(unit);
         match self.state {
+            MirrorState::Both if self.syncs.iter().any(|sync| sync.has(unit)) => UnitAccess::Wait,
             MirrorState::Both => UnitAccess::Legs(Legs::BOTH),
             MirrorState::Out { leg, since: None } if dirty || planted(Defect::WriteBeforeDirty) => {
                 UnitAccess::Legs(Legs::only(1 - leg))
@@ -398,6 +407,7 @@ impl Catalog {
     }
 
     pub(super) fn begin_sync(&mut self, sequence: u64, volume: u16, start: u32, count: u32) -> Outcome {
+        let units = self.units_of(volume).0;
         let mirror = self.mirrors.volumes.get_mut(&volume);
         let mirror = mirror.ok_or(OperationError::NotMirrored)?;
         let end = start.checked_add(count).ok_or(OperationError::Invalid)?;
@@ -406,13 +416,13 @@ impl Catalog {
             .dirty
             .runs()
             .any(|run| run.0 <= start && end <= run.0 + run.1);
-        let passed = matches!(mirror.state, MirrorState::Resyncing { since: None, .. });
-        if !passed
-            || count == 0
-            || !is_dirty
-            || mirror.syncs.len() >= SYNCS_MAX
-            || mirror.syncs.iter().any(meets)
-        {
+        let fits = match mirror.state {
+            MirrorState::Resyncing { since: None, .. } => is_dirty,
+            // One of them has wrong bytes.
+            MirrorState::Both => end <= units,
+            MirrorState::Out { .. } | MirrorState::Resyncing { .. } => false,
+        };
+        if !fits || count == 0 || mirror.syncs.len() >= SYNCS_MAX || mirror.syncs.iter().any(meets) {
             return Err(OperationError::VolumeRaced);
         }
         let since = (!planted(Defect::SyncBesideWriters)).then_some(sequence);
@@ -420,7 +430,7 @@ impl Catalog {
         Ok(Reply::Done)
     }
 
-    /// The copy is durable on the returning leg.
+    /// What was to be written on one leg is durable there.
     pub(super) fn end_sync(&mut self, volume: u16, start: u32, count: u32) -> Outcome {
         let mirror = self.mirrors.volumes.get_mut(&volume);
         let mirror = mirror.ok_or(OperationError::NotMirrored)?;

@@ -184,7 +184,7 @@ pub enum Operation {
         /// What its label says.
         generation: u64,
     },
-    /// Members stop writing dirty units, to have them copied.
+    /// Members stop writing dirty units, to have them copied; or units of which one leg has wrong bytes, to have these written again.
     BeginSync {
         /// Which volume.
         volume: u16,
@@ -193,7 +193,7 @@ pub enum Operation {
         /// How many.
         count: u32,
     },
-    /// These units are copied, and the copy is durable.
+    /// These units are copied, or right again, durably.
     EndSync {
         /// Which volume.
         volume: u16,
