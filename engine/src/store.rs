@@ -13,7 +13,7 @@ use crate::rebuild::Gathered;
 use aquifer_buffer_pool::{PageStore, PageStoreError};
 use aquifer_buffer_pool_proto::header::{self, Verdict};
 use aquifer_buffer_pool_proto::{PageId, PageSize, Psn};
-use aquifer_dss::group::{Judge, StorageError, VolumeGroup};
+use aquifer_dss::group::{Judge, Quality, StorageError, VolumeGroup};
 use aquifer_dss::seam::{BLOCK, BoxFuture, IoBuffer, Tail};
 use aquifer_dss_proto::FileId;
 use aquifer_dss_proto::catalog::FileKind;
@@ -173,13 +173,17 @@ impl Judge for PageJudge {
         matches!(kind, FileKind::Tree | FileKind::Status).then(|| self.0.bytes())
     }
 
-    fn is_right(&self, file: FileId, offset: u64, bytes: &[u8]) -> bool {
-        let is_whole = bytes.len() == self.0.bytes();
-        match u32::try_from(offset / self.0.bytes() as u64) {
-            Ok(number) if is_whole => {
-                matches!(header::verify(bytes, PageId { file, number }), Verdict::Valid(_))
-            }
-            _ => false,
+    fn judge(&self, file: FileId, offset: u64, bytes: &[u8]) -> Quality {
+        let Ok(number) = u32::try_from(offset / self.0.bytes() as u64) else {
+            return Quality::Wrong;
+        };
+        if bytes.len() != self.0.bytes() {
+            return Quality::Wrong;
+        }
+        match header::verify(bytes, PageId { file, number }) {
+            Verdict::Valid(_) => Quality::Right,
+            Verdict::NeverFormatted => Quality::Unwritten,
+            Verdict::Corrupt => Quality::Wrong,
         }
     }
 }

@@ -304,6 +304,9 @@ pub struct Tuning {
     pub layout: Layout,
     /// Whether somebody changes volumes while the nodes run.
     pub operators: bool,
+    /// Whether bits decay on the second leg of a mirror. Not when a node's I/O on the first one may fail: then that is detached, and what has
+    /// decayed is all there is.
+    pub decays: bool,
 }
 
 impl Default for Tuning {
@@ -318,6 +321,7 @@ impl Default for Tuning {
             home_slots: HomeSlots::USUAL,
             layout: Layout::Whole,
             operators: true,
+            decays: false,
         }
     }
 }
@@ -402,6 +406,8 @@ fn draw_faults(random: &mut Random) -> Faults {
 fn explained_by_faults(reason: &str) -> bool {
     let reasons = [
         "simulated input/output error",
+        // It broke when the other one was out.
+        "the leg is broken",
         "the lease is over",
         "the others have gone on",
         // The life before hangs in an operation on a slow disk, and its lock with it.
@@ -425,6 +431,7 @@ pub fn run_recorded(configuration: &Configuration) -> (Report, Arc<dyn Workload>
         cluster.clone(),
         sessions.clone(),
         chosen.clone(),
+        engine.clone(),
         configuration.clone(),
     );
     let prepared = cluster.clone();
@@ -480,7 +487,10 @@ fn assemble(
                 sessions.clone(),
                 configuration.frames,
                 configuration.redo_bytes,
-                configuration.tuning,
+                Tuning {
+                    decays: configuration.faults.disk_errors == 0,
+                    ..configuration.tuning
+                },
             );
             (
                 Cluster::new(configuration.cluster.clone(), program.clone()),
@@ -494,6 +504,7 @@ async fn scenario(
     cluster: Arc<Cluster>,
     sessions: Arc<Sessions>,
     workload: Arc<dyn Workload>,
+    engine: Option<Arc<EngineProgram>>,
     configuration: Configuration,
 ) -> Result<(), String> {
     let world = cluster.world.clone();
@@ -528,9 +539,12 @@ async fn scenario(
         client.await.map_err(|_| "a client vanished".to_owned())??;
     }
     workload.check(master).await?;
-    match configuration.overrides.subject {
-        Subject::Engine => device_is_sound(&cluster, configuration.tuning.layout).await,
-        Subject::Memory(_) => Ok(()),
+    match engine {
+        Some(engine) => {
+            engine.scrub(&cluster).await?;
+            device_is_sound(&cluster, configuration.tuning.layout).await
+        }
+        None => Ok(()),
     }
 }
 

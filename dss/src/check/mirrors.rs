@@ -11,8 +11,8 @@ const PIECE: u64 = 1 << 20;
 /// Differing blocks of a volume that are named; the rest is counted.
 const NAMED: usize = 8;
 const RETURN: &str = "make its device reachable and let it in again: `aquifer vg resync`";
-const DIFFERENT: &str = "read the files that have these units and compare them with a copy: without a checksum nobody knows which side is \
-     right; pages of the database are checked by theirs above";
+const DIFFERENT: &str = "with a node running, `aquifer vg check --scrub` heals what a checksum decides and names the other files: without a \
+     checksum nobody knows which side is right";
 
 /// Every unit of a file, on both legs of its volume. Where somebody may be writing they are not compared.
 pub(super) struct Mirrors;

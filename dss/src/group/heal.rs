@@ -14,12 +14,12 @@ use super::open_volumes::LegId;
 use super::sides::Judged;
 use super::volume_group::VolumeGroup;
 use crate::seam::{BLOCK, IoBuffer};
-use aquifer_dss_proto::catalog::{Catalog, Operation, VolumeUnit};
+use aquifer_dss_proto::catalog::{Catalog, Mirror, Operation, VolumeUnit};
 use aquifer_dss_proto::storage_message::StorageMessage;
 use futures_util::future::{join, join_all};
 use parking_lot::Mutex;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Units that are compared at a time.
@@ -39,16 +39,57 @@ pub(super) struct Healer {
     wanted: Mutex<Vec<VolumeUnit>>,
 }
 
-/// The legs of a torn unit.
-struct Pair {
+/// The legs of a unit.
+pub(super) struct Pair {
     volume: u16,
     unit: u32,
-    offset: u64,
+    pub(super) offset: u64,
     /// The leg that is taken where no checksum tells.
     source: u8,
     /// Whether neither lacks anything else.
     both_count: bool,
     judged: OnceLock<Option<(Judged, u64)>>,
+    /// Whether nothing is written where no checksum tells.
+    only_judged: bool,
+    /// Device offsets where none does.
+    pub(super) undecided: Mutex<Vec<u64>>,
+    /// Bytes that were written on one leg.
+    pub(super) written: AtomicU64,
+}
+
+impl Pair {
+    fn of(catalog: &Catalog, (volume, unit): VolumeUnit) -> Self {
+        let start = catalog.volume(volume).map_or(0, |volume| volume.au_offset);
+        let stale = catalog.mirror(volume).and_then(Mirror::stale);
+        Self {
+            volume,
+            unit,
+            offset: start + u64::from(unit) * catalog.au_bytes(),
+            source: stale.map_or(0, |stale| 1 - stale),
+            both_count: stale.is_none(),
+            judged: OnceLock::new(),
+            only_judged: false,
+            undecided: Mutex::default(),
+            written: AtomicU64::new(0),
+        }
+    }
+
+    /// Of a unit that nobody may be writing: there is no reason for a difference.
+    pub(super) fn of_settled(catalog: &Catalog, unit: VolumeUnit) -> Self {
+        Self {
+            only_judged: true,
+            ..Self::of(catalog, unit)
+        }
+    }
+}
+
+/// What is to be done about some bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Remedy {
+    Nothing,
+    /// They are written on this leg.
+    Write(u8),
+    Tell,
 }
 
 impl VolumeGroup {
@@ -142,24 +183,22 @@ impl VolumeGroup {
         let (pair, generation) = {
             let known = self.known.read();
             let catalog = &known.catalog;
-            let Some(mirror) = catalog
-                .mirror(volume)
-                .filter(|_| catalog.is_torn(volume, unit) && catalog.torn_is_passed())
-            else {
+            if !(catalog.is_torn(volume, unit) && catalog.torn_is_passed()) {
                 return Ok(false);
-            };
-            let start = catalog.volume(volume).expect("a mirror is of a volume").au_offset;
-            let pair = Pair {
-                volume,
-                unit,
-                offset: start + u64::from(unit) * catalog.au_bytes(),
-                source: mirror.stale().map_or(0, |stale| 1 - stale),
-                both_count: mirror.stale().is_none(),
-                judged: OnceLock::new(),
-            };
-            (pair, self.in_flight.begin(NOBODY))
+            }
+            (Pair::of(catalog, (volume, unit)), self.in_flight.begin(NOBODY))
         };
         let alike = self.make_alike(&pair).await;
+        self.end_pair((volume, unit), generation, alike).await
+    }
+
+    /// Counts the work on a unit out, and has a leg detached that failed under it; false then.
+    pub(super) async fn end_pair(
+        &self,
+        (volume, unit): VolumeUnit,
+        generation: u64,
+        alike: Result<(), (u8, StorageError)>,
+    ) -> Result<bool, StorageError> {
         let failure = alike.err().map(|(leg, error)| {
             let is_only = (volume, leg);
             self.leg_failure(is_only, error, (unit, 1))
@@ -172,7 +211,7 @@ impl VolumeGroup {
     }
 
     /// Writes what differs from one leg to the other: from that which is right, where a checksum tells. Flushes both. On failure: which leg it was.
-    async fn make_alike(&self, pair: &Pair) -> Result<(), (u8, StorageError)> {
+    pub(super) async fn make_alike(&self, pair: &Pair) -> Result<(), (u8, StorageError)> {
         let au_bytes = self.label.au_bytes;
         let mut done = 0;
         while done < au_bytes {
@@ -206,27 +245,36 @@ impl VolumeGroup {
         }
         let judged = self.judged_of(pair);
         let step = judged.map_or(BLOCK, |(judged, _)| judged.chunk);
-        let target_at = |at: usize| {
+        let remedy_at = |at: usize| {
             let both = sides.each_ref().map(|side| &side[at..length.min(at + step)]);
             let right = judged.and_then(|(judged, in_file)| {
                 judged.right_one(in_file + (offset - pair.offset) + at as u64, both)
             });
-            (both[0] != both[1]).then(|| 1 - right.unwrap_or(pair.source))
+            match right {
+                _ if both[0] == both[1] => Remedy::Nothing,
+                Some(right) => Remedy::Write(1 - right),
+                None if pair.only_judged => Remedy::Tell,
+                None => Remedy::Write(1 - pair.source),
+            }
         };
         let mut at = 0;
         while at < length {
-            let target = target_at(at);
+            let remedy = remedy_at(at);
             let same = (at..length)
                 .step_by(step)
-                .take_while(|at| target_at(*at) == target);
+                .take_while(|at| remedy_at(*at) == remedy);
             let run = (same.count() * step).min(length - at);
-            if let Some(target) = target {
+            if remedy == Remedy::Tell {
+                pair.undecided.lock().push(offset + at as u64);
+            }
+            if let Remedy::Write(target) = remedy {
                 let mut part = IoBuffer::zeroed(run);
                 part.copy_from_slice(&sides[usize::from(1 - target)][at..at + run]);
                 let written = self
                     .write_leg((pair.volume, target), offset + at as u64, part)
                     .await;
                 written.map_err(|error| (target, error))?;
+                pair.written.fetch_add(run as u64, Ordering::Relaxed);
             }
             at += run;
         }

@@ -34,8 +34,12 @@ impl Judge for Blocks {
     fn chunk(&self, _: FileKind) -> Option<usize> {
         Some(BLOCK)
     }
-    fn is_right(&self, _: FileId, offset: u64, bytes: &[u8]) -> bool {
-        is_sealed(offset, bytes)
+    fn judge(&self, _: FileId, offset: u64, bytes: &[u8]) -> Quality {
+        match is_sealed(offset, bytes) {
+            true => Quality::Right,
+            false if bytes.iter().all(|byte| *byte == 0) => Quality::Unwritten,
+            false => Quality::Wrong,
+        }
     }
 }
 
@@ -265,4 +269,104 @@ fn mir14_a_torn_unit_is_healed_from_what_is_right() {
         Defect::CopyWithoutChecksum,
         torn_units_are_healed_from_what_is_right
     ));
+}
+
+async fn scrubbed(pair: &Pair, group: &VolumeGroup) -> ScrubStatus {
+    group.scrub().unwrap();
+    pair.until(|| !group.scrub_status().running).await;
+    let status = group.scrub_status();
+    assert_eq!(status.problem, None);
+    assert_eq!(status.done, status.total);
+    status
+}
+
+#[test]
+fn mir15_a_scrub_heals_what_checksums_decide_and_names_the_rest() {
+    let pair = Pair::new(850);
+    let network = Arc::new(Network::default());
+    pair.runtime.block_on(async {
+        let lives = pair.members(&network, &[1, 2]).await;
+        let (leader, follower) = (&lives[0].group, &lives[1].group);
+        leader.set_judge(Arc::new(Blocks));
+        let file = leader.create("/file", sized(20 * UNIT)).await.unwrap();
+        for unit in 0..10 {
+            write(follower, file, unit * UNIT, unit as u8 + 1).await.unwrap();
+        }
+        assert!(matches!(follower.scrub(), Err(StorageError::NotLeader(_))));
+        assert_eq!(scrubbed(&pair, leader).await.mended, 0);
+        for (leg, unit) in [(0, 2), (1, 3), (1, 7)] {
+            decay(&pair, leader, leg, file, unit * UNIT);
+        }
+        let status = scrubbed(&pair, leader).await;
+        assert_eq!((status.mended, status.different), (3 * BLOCK as u64, 0));
+        pair.assert_alike(leader, file);
+        // Wrong on both, and not in the same way.
+        decay(&pair, leader, 0, file, 5 * UNIT);
+        decay(&pair, leader, 1, file, 5 * UNIT + 64);
+        let status = scrubbed(&pair, leader).await;
+        assert_eq!((status.mended, status.different), (0, 1));
+        let found = &status.differences[0];
+        assert_eq!((found.path.as_str(), found.in_file), ("/file", 5 * UNIT));
+        // A side that is out is no side to compare with.
+        leader.detach_leg(0, 1).await.unwrap();
+        leader.scrub().unwrap();
+        pair.until(|| !leader.scrub_status().running).await;
+        let problem = leader.scrub_status().problem.unwrap();
+        assert!(problem.contains("side 1 of volume 0 is not current"), "{problem}");
+    });
+}
+
+/// Scrubs again and again while somebody writes what it compares and it decays.
+fn a_scrub_beside_a_writer(seed: u64) {
+    let pair = Pair::new(seed);
+    let network = Arc::new(Network::default());
+    pair.runtime.block_on(async {
+        let lives = pair.members(&network, &[1, 2]).await;
+        let (leader, follower) = (lives[0].group.clone(), lives[1].group.clone());
+        leader.set_judge(Arc::new(Blocks));
+        let file = leader.create("/file", sized(4 * UNIT)).await.unwrap();
+        for unit in 0..4 {
+            write(&leader, file, unit * UNIT, 1).await.unwrap();
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let writers: Arc<AtomicU64> = Arc::default();
+        for unit in 0..4 {
+            let (group, ended, left) = (follower.clone(), stop.clone(), writers.clone());
+            left.fetch_add(1, Ordering::Relaxed);
+            let work = async move {
+                let mut value = 1u8;
+                while !ended.load(Ordering::Relaxed) {
+                    write(&group, file, unit * UNIT, value).await.unwrap();
+                    value = value.wrapping_add(1);
+                }
+                left.fetch_sub(1, Ordering::Relaxed);
+            };
+            pair.runtime.spawn("write", Box::pin(work));
+        }
+        for round in 0..12 {
+            let unit = round % 4;
+            decay(&pair, &leader, (round % 2) as usize, file, unit * UNIT);
+            let status = scrubbed(&pair, &leader).await;
+            assert_eq!(status.different, 0, "{:?}", status.differences);
+        }
+        stop.store(true, Ordering::Relaxed);
+        pair.until(|| writers.load(Ordering::Relaxed) == 0).await;
+        scrubbed(&pair, &leader).await;
+        pair.assert_alike(&leader, file);
+        for unit in 0..4 {
+            value(&leader, file, unit * UNIT).await;
+        }
+    });
+}
+
+fn scrubs_beside_writers() {
+    for seed in 0..6 {
+        a_scrub_beside_a_writer(860 + seed);
+    }
+}
+
+#[test]
+fn mir15_a_scrub_writes_nothing_over_what_is_newer() {
+    scrubs_beside_writers();
+    assert!(fails_with(Defect::MendBesideWriters, scrubs_beside_writers));
 }

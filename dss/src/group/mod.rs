@@ -47,6 +47,7 @@ mod prepared_tests;
 mod range_lock;
 mod request;
 mod resync;
+mod scrub;
 mod sides;
 #[cfg(test)]
 mod tests;
@@ -69,7 +70,8 @@ pub use names::Owner;
 pub use open_volumes::OpenVolumes;
 pub use prepared::{DevicePlace, FileAddress, Prepared};
 pub use resync::ResyncStatus;
-pub use sides::{Check, Judge, MendCounts, Sides};
+pub use scrub::{Difference, ScrubStatus};
+pub use sides::{Check, Judge, MendCounts, Quality, Sides};
 pub use volume_change::{AddVolumeOptions, DISCARD_KEY};
 pub use volume_group::{CreateOptions, FileStat, FileType, Space, VolumeGroup};
 pub use volume_label::{LabelCopies, read_label_copies};

@@ -203,7 +203,7 @@ impl VolumeGroup {
     }
 
     /// Keeps to the rate, while nobody waits for the units that were moved.
-    async fn rest(&self, begun: Instant, bytes: u64) {
+    pub(super) async fn rest(&self, begun: Instant, bytes: u64) {
         let configured = self.with_catalog(|catalog| {
             let value = catalog.config(MOVE_RATE_KEY);
             value.and_then(|value| value.parse().ok())

@@ -27,8 +27,19 @@ pub type Check<'a> = dyn Fn(u64, &[u8]) -> bool + Sync + 'a;
 pub trait Judge: Send + Sync + 'static {
     /// How many bytes have a checksum together, in a file of this kind; `None` when it cannot tell.
     fn chunk(&self, kind: FileKind) -> Option<usize>;
-    /// Whether such bytes are right, at this offset of the file.
-    fn is_right(&self, file: FileId, offset: u64, bytes: &[u8]) -> bool;
+    /// What such bytes are, at this offset of the file.
+    fn judge(&self, file: FileId, offset: u64, bytes: &[u8]) -> Quality;
+}
+
+/// What a checksum says of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Quality {
+    /// As they were written.
+    Right,
+    /// Never written: they may be anything.
+    Unwritten,
+    /// Something else than was written.
+    Wrong,
 }
 
 /// A file that the judge knows.
@@ -40,14 +51,15 @@ pub(super) struct Judged {
 }
 
 impl Judged {
-    /// Which of two legs is right, when exactly one is.
+    /// Which of two legs is right, when exactly one is; one of them where nothing was ever written.
     pub(super) fn right_one(&self, offset: u64, sides: [&[u8]; 2]) -> Option<u8> {
         if planted(Defect::CopyWithoutChecksum) {
             return None;
         }
-        match sides.map(|bytes| self.judge.is_right(self.file, offset, bytes)) {
-            [true, false] => Some(0),
-            [false, true] => Some(1),
+        match sides.map(|bytes| self.judge.judge(self.file, offset, bytes)) {
+            [Quality::Right, Quality::Right] => None,
+            [Quality::Right, _] | [Quality::Unwritten, Quality::Unwritten] => Some(0),
+            [_, Quality::Right] => Some(1),
             _ => None,
         }
     }

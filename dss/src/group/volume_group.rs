@@ -19,6 +19,7 @@ use super::open_files::OpenFiles;
 use super::open_volumes::OpenVolumes;
 use super::request::Requests;
 use super::resync::Syncer;
+use super::scrub::Scrubber;
 use super::sides::Judge;
 use super::volumes::{self, Opening};
 use crate::seam::{BlockDevice, Runtime, Transport, VolumeOpener};
@@ -131,6 +132,7 @@ pub struct VolumeGroup {
     pub(super) healer: Healer,
     pub(super) syncer: Syncer,
     pub(super) mender: Mender,
+    pub(super) scrubber: Scrubber,
     pub(super) judge: OnceLock<Arc<dyn Judge>>,
     pub(super) requests: Requests,
     pub(super) leadership: Leadership,
@@ -212,6 +214,7 @@ impl VolumeGroup {
             healer: Healer::default(),
             syncer: Syncer::default(),
             mender: Mender::default(),
+            scrubber: Scrubber::default(),
             judge: OnceLock::new(),
             requests: Requests::new(session),
             leadership: Leadership::default(),

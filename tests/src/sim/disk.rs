@@ -8,7 +8,8 @@
 //! - when a life ends, its writes in flight are done, torn or lost, but only when their time comes: until then the
 //!   life is not settled, and its lock stays held;
 //! - a power cut keeps, tears or loses each un-flushed write on its own;
-//! - an error of a write leaves it done, torn or lost.
+//! - an error of a write leaves it done, torn or lost;
+//! - a bit may decay.
 
 use super::random::Random;
 use super::trace::fingerprint;
@@ -149,6 +150,11 @@ impl SimDisk {
             .is_none_or(|count| *count == 0)
     }
 
+    /// Its size in bytes.
+    pub const fn size(&self) -> u64 {
+        self.options.size
+    }
+
     /// Completed writes that no flush covers.
     pub fn unflushed(&self) -> usize {
         self.state.lock().unflushed.len()
@@ -176,6 +182,19 @@ impl SimDisk {
     /// Operations so far.
     pub fn counts(&self) -> Counts {
         self.state.lock().counts
+    }
+
+    /// A bit decays, in what is read and on the medium; nobody wrote it.
+    pub fn decay(&self, offset: u64) {
+        let mut state = self.state.lock();
+        let State { image, durable, .. } = &mut *state;
+        for image in [image, durable] {
+            chunk(image, offset / CHUNK as u64)[(offset % CHUNK as u64) as usize] ^= 0x10;
+        }
+        drop(state);
+        if let Some(world) = self.world.upgrade() {
+            world.record("decay", [offset, 0, 0, 0], "a bit decays");
+        }
     }
 
     /// The power fails: un-flushed writes are each kept, torn or lost; operations in flight have no effect. The caller

@@ -3,7 +3,7 @@
 use super::client::Sessions;
 use super::database::{Change, Database, DatabaseError, Pairs, TransactionHandle};
 use super::volumes;
-use crate::sim::{Cluster, NodeContext, NodeProgram, SimTransport, World};
+use crate::sim::{Cluster, NodeContext, NodeProgram, SimDisk, SimTransport, World};
 use crate::swarm::{Layout, Tuning};
 use aquifer_dss::group::{GroupOptions, VolumeGroup};
 use aquifer_dss::membership::SlotView;
@@ -15,6 +15,10 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How often it is looked whether a scrub is done.
+const SCRUB_LOOKS: u32 = 500;
 
 /// Nodes that run the engine.
 pub struct EngineProgram {
@@ -24,6 +28,7 @@ pub struct EngineProgram {
     tuning: Tuning,
     world: std::sync::OnceLock<Weak<World>>,
     nodes: Arc<Mutex<BTreeMap<NodeId, Weak<Node>>>>,
+    disk: std::sync::OnceLock<Weak<SimDisk>>,
     broken: volumes::Broken,
 }
 
@@ -37,6 +42,7 @@ impl EngineProgram {
             tuning,
             world: std::sync::OnceLock::new(),
             nodes: Arc::default(),
+            disk: std::sync::OnceLock::new(),
             broken: Arc::default(),
         })
     }
@@ -53,9 +59,46 @@ impl EngineProgram {
         living.map(|node| node.pool().counters().copies_in).sum()
     }
 
+    /// Lets the second leg of a mirror return, and has both compared: what decayed is right again afterwards.
+    pub async fn scrub(&self, cluster: &Cluster) -> Result<(), String> {
+        if self.tuning.layout != Layout::Mirror {
+            return Ok(());
+        }
+        self.broken.end();
+        let mut trouble = String::from("nobody leads");
+        for _ in 0..SCRUB_LOOKS {
+            cluster.world.sleep(Duration::from_millis(200)).await;
+            let nodes: Vec<_> = self.nodes.lock().values().filter_map(Weak::upgrade).collect();
+            let Some(leader) = nodes.iter().find(|node| node.group().leading().is_some()) else {
+                continue;
+            };
+            let status = leader.group().scrub_status();
+            if status.running {
+                continue;
+            }
+            if status.run != 0 && status.problem.is_none() && status.done > 0 {
+                return match status.different {
+                    0 => Ok(()),
+                    count => Err(format!("{count} places differ: {:?}", status.differences)),
+                };
+            }
+            trouble = status.problem.unwrap_or_default();
+            let _may_lead_no_more = leader.group().scrub();
+        }
+        Err(format!("it cannot be scrubbed: {trouble}"))
+    }
+
     /// Formats the disk of `cluster`; before any node starts.
     pub async fn prepare(&self, cluster: &Cluster) -> Result<(), String> {
         let _ = self.world.set(Arc::downgrade(&cluster.world));
+        let _ = self.disk.set(Arc::downgrade(&cluster.disk));
+        if self.tuning.layout == Layout::Mirror {
+            cluster.world.spawn(
+                None,
+                "repair of a leg",
+                Box::pin(volumes::repair(cluster.world.clone(), self.broken.clone())),
+            );
+        }
         let mut seed = [0; 16];
         seed[..8].copy_from_slice(&cluster.world.seed().to_le_bytes());
         let options = GroupOptions {
@@ -92,6 +135,7 @@ impl NodeProgram for EngineProgram {
     fn start(&self, context: NodeContext) -> BoxFuture<'static, ()> {
         let (sessions, nodes) = (self.sessions.clone(), self.nodes.clone());
         let (layout, broken) = (self.tuning.layout, self.broken.clone());
+        let decays = self.tuning.decays;
         let is_cut = layout != Layout::Whole;
         let operators = is_cut && self.tuning.operators;
         let world = self
@@ -99,6 +143,7 @@ impl NodeProgram for EngineProgram {
             .get()
             .and_then(Weak::upgrade)
             .expect("prepared before the first start");
+        let disk = self.disk.get().and_then(Weak::upgrade);
         let mut config = NodeConfig::new(context.node, self.frames);
         config.redo_bytes = self.redo_bytes;
         config.timing = self.tuning.timing;
@@ -131,7 +176,7 @@ impl NodeProgram for EngineProgram {
             nodes.lock().insert(context.node, Arc::downgrade(&node));
             if node.serving().await {
                 if operators {
-                    volumes::operate(&context.runtime, &node, layout, &broken);
+                    volumes::operate(&context.runtime, &node, layout, &broken, disk.filter(|_| decays));
                 }
                 world.record(
                     "serving",

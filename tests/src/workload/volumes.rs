@@ -2,13 +2,14 @@
 //! crashes, power cuts and late writes are those of the disk.
 //!
 //! Each node that serves has an operator who adds, drains and removes volumes at random times; when the first two slices are the
-//! legs of a mirrored volume, he breaks the second one, mends it, and lets it in again. What he asks for may be refused: others do
+//! legs of a mirrored volume, he breaks the second one, mends it, and lets it in again, and bits of its pages decay. What he asks for may be refused: others do
 //! the same meanwhile.
 
+use crate::sim::{SimDisk, World};
 use crate::swarm::Layout;
 use aquifer_dss::group::{AddVolumeOptions, NewDevice, StorageError, VolumeGroup, VolumeStatus};
 use aquifer_dss::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer, Runtime, VolumeOpener};
-use aquifer_dss_proto::catalog::{MirrorState, VolumeState};
+use aquifer_dss_proto::catalog::{Extent, FileKind, Inode, MirrorState, Node as InodeNode, VolumeState};
 use aquifer_engine::node::Node;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -19,8 +20,22 @@ const SLICES: u64 = 4;
 /// The slice that is the second leg of a mirrored volume.
 const TWIN: u64 = 1;
 
-/// Set while the second leg answers everybody with EIO.
-pub(super) type Broken = Arc<AtomicBool>;
+/// What is wrong with the second leg.
+#[derive(Default)]
+pub(super) struct Trouble {
+    /// It answers everybody with EIO.
+    broken: AtomicBool,
+    /// Operators only mend from now on.
+    over: AtomicBool,
+}
+pub(super) type Broken = Arc<Trouble>;
+
+impl Trouble {
+    /// The run is at its end.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
 
 /// A part of the disk.
 struct Slice {
@@ -44,7 +59,7 @@ impl Slice {
 
     fn works(&self, operation: &'static str) -> Result<(), DeviceError> {
         match &self.broken {
-            Some(broken) if broken.load(Ordering::Relaxed) => Err(DeviceError::Io {
+            Some(trouble) if trouble.broken.load(Ordering::Relaxed) => Err(DeviceError::Io {
                 operation,
                 offset: self.offset,
                 length: 0,
@@ -168,10 +183,24 @@ pub(super) fn opener(disk: Arc<dyn BlockDevice>, broken: &Broken) -> Arc<dyn Vol
     Arc::new(Slices(disk, broken.clone()))
 }
 
+/// Mends a broken leg now and then, also when every node has ended because of it.
+pub(super) async fn repair(world: Arc<World>, trouble: Broken) {
+    loop {
+        world.sleep(Duration::from_secs(3)).await;
+        trouble.broken.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Lets an operator work at this node until its life ends.
-pub(super) fn operate(runtime: &Arc<dyn Runtime>, node: &Arc<Node>, layout: Layout, broken: &Broken) {
+pub(super) fn operate(
+    runtime: &Arc<dyn Runtime>,
+    node: &Arc<Node>,
+    layout: Layout,
+    trouble: &Broken,
+    decaying: Option<Arc<SimDisk>>,
+) {
     let group = Arc::downgrade(node.group());
-    let (clock, broken) = (runtime.clone(), broken.clone());
+    let (clock, trouble) = (runtime.clone(), trouble.clone());
     let work = async move {
         loop {
             clock
@@ -182,7 +211,12 @@ pub(super) fn operate(runtime: &Arc<dyn Runtime>, node: &Arc<Node>, layout: Layo
             };
             // Refusals and time-outs are as good as successes: the workload says whether data is whole.
             let _done = match layout {
-                Layout::Mirror => one_of_legs(&*clock, &group, &broken).await,
+                Layout::Mirror => {
+                    if let Some(disk) = &decaying {
+                        decay_somewhere(&*clock, &group, &trouble, disk);
+                    }
+                    one_of_legs(&*clock, &group, &trouble).await
+                }
                 Layout::Whole | Layout::Volumes => one_operation(&*clock, &group).await,
             };
         }
@@ -190,17 +224,57 @@ pub(super) fn operate(runtime: &Arc<dyn Runtime>, node: &Arc<Node>, layout: Layo
     runtime.spawn("operator of volumes", Box::pin(work));
 }
 
+/// A bit of a page decays on the second leg, which is never the only one that is current.
+fn decay_somewhere(runtime: &dyn Runtime, group: &VolumeGroup, trouble: &Trouble, disk: &SimDisk) {
+    if trouble.over.load(Ordering::Relaxed) || !runtime.random().is_multiple_of(2) {
+        return;
+    }
+    let of_pages = |inode: &Inode| match &inode.node {
+        InodeNode::File {
+            kind: FileKind::Tree | FileKind::Status,
+            extents,
+            ..
+        } => extents.clone(),
+        _ => Vec::new(),
+    };
+    let place = group.with_catalog(|catalog| {
+        let runs: Vec<Extent> = catalog.inodes().flat_map(|(_, inode)| of_pages(inode)).collect();
+        let run = *runs.get(runtime.random() as usize % runs.len().max(1))?;
+        let within = runtime.random() % (u64::from(run.count) * catalog.au_bytes());
+        // What is written there is at the beginning of a file as a rule.
+        let within = if runtime.random().is_multiple_of(4) {
+            within
+        } else {
+            within % (1 << 18)
+        };
+        Some(catalog.offset_of(&run) + within)
+    });
+    if let Some(place) = place {
+        disk.decay(disk.size() / SLICES * TWIN + place);
+    }
+}
+
 async fn one_of_legs(
     runtime: &dyn Runtime,
     group: &VolumeGroup,
-    broken: &AtomicBool,
+    trouble: &Trouble,
 ) -> Result<(), StorageError> {
+    let broken = &trouble.broken;
+    if trouble.over.load(Ordering::Relaxed) {
+        broken.store(false, Ordering::Relaxed);
+        if let Some(MirrorState::Out { .. }) =
+            group.with_catalog(|catalog| catalog.mirror(0).map(|mirror| mirror.state))
+        {
+            group.resync_leg(0).await?;
+        }
+        return Ok(());
+    }
     let state = group.with_catalog(|catalog| catalog.mirror(0).map(|mirror| mirror.state));
     let chance = |of: u64| runtime.random().is_multiple_of(of);
     match state {
         Some(MirrorState::Both) if chance(6) => broken.store(true, Ordering::Relaxed),
         Some(MirrorState::Both) if chance(6) => group.detach_leg(0, 1).await?,
-        Some(MirrorState::Resyncing { .. }) if chance(10) => broken.store(true, Ordering::Relaxed),
+        Some(MirrorState::Resyncing { leg: 1, .. }) if chance(10) => broken.store(true, Ordering::Relaxed),
         Some(MirrorState::Out { .. }) if chance(2) => {
             broken.store(false, Ordering::Relaxed);
             group.resync_leg(0).await?;

@@ -70,6 +70,11 @@ pub enum Request {
         /// Which volume.
         volume: u16,
     },
+    /// Compares both sides of mirrored volumes, at the storage leader; the answer is how far that is.
+    VolumeScrub {
+        /// The run that is asked about; one begins when this node knows another or none.
+        run: u64,
+    },
 }
 
 /// An answer line.

@@ -53,6 +53,7 @@ impl AdminService for NodeService {
             Request::VolumeResync { volume } => {
                 serde_json::to_value(volumes::resync(&self.running, volume).await?)
             }
+            Request::VolumeScrub { run } => serde_json::to_value(volumes::scrub(&self.running, run)?),
             Request::Stop => {
                 self.stop.notify_one();
                 Ok(Value::Null)

@@ -3,7 +3,7 @@
 use super::assemble::Running;
 use crate::device::storage_failure;
 use crate::failure::Failure;
-use crate::volume::{GroupReport, MoveReport};
+use crate::volume::{GroupReport, MoveReport, ScrubReport};
 use aquifer_dss::group::{AddVolumeOptions, Problem, StorageError};
 use aquifer_dss_proto::catalog::OperationError;
 use std::path::Path;
@@ -93,6 +93,15 @@ pub async fn detach(running: &Running, volume: u16, leg: u8) -> Result<(), Failu
 pub async fn resync(running: &Running, volume: u16) -> Result<u8, Failure> {
     let returned = running.group().resync_leg(volume).await;
     returned.map_err(|error| refusal(&error))
+}
+
+/// How far run `run` of a scrub is; when this node knows another one or none, it begins one.
+pub fn scrub(running: &Running, run: u64) -> Result<ScrubReport, Failure> {
+    let group = running.group();
+    if run == 0 || group.scrub_status().run != run {
+        group.scrub().map_err(|error| refusal(&error))?;
+    }
+    Ok(group.scrub_status().into())
 }
 
 /// What the catalogue refuses about volumes is refused for safety, or was typed wrongly.

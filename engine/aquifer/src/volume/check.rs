@@ -3,6 +3,7 @@
 //!
 //! Exit codes: 0 all is as it must be, 3 a copy is missing or what is wrong can be repaired, 1 something is wrong that cannot.
 
+use super::scrub::scrub;
 use crate::confirm::{ChangeOptions, Decision};
 use crate::device::{HeldDevices, OfflineGroup};
 use crate::failure::{Exit, Failure, Outcome};
@@ -21,6 +22,9 @@ pub struct CheckOptions {
     /// Write again what can be proven from what is good. No node may run
     #[arg(long)]
     repair: bool,
+    /// First have the storage leader compare both sides of mirrored volumes, and heal what a checksum decides. Nodes serve meanwhile
+    #[arg(long, conflicts_with = "repair")]
+    scrub: bool,
     #[command(flatten)]
     change: ChangeOptions,
     #[command(flatten)]
@@ -30,7 +34,14 @@ pub struct CheckOptions {
 /// Runs it.
 pub async fn run(options: CheckOptions) -> Outcome {
     if !options.repair {
-        let report = look(&options.device).await?;
+        let scrubbed = match options.scrub {
+            true => Some(scrub(&options.device).await?),
+            false => None,
+        };
+        let mut report = look(&options.device).await?;
+        if let Some(scrubbed) = &scrubbed {
+            scrubbed.add_to(&mut report);
+        }
         return emit(&options, &report, &[]);
     }
     // Before anything is read: what is found stays true until it is written.

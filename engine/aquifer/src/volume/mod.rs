@@ -5,9 +5,11 @@ mod check;
 mod drain;
 mod mirror;
 mod report;
+mod scrub;
 mod watch;
 
 pub use report::{GroupReport, LegReport, MoveReport, VolumeReport};
+pub use scrub::ScrubReport;
 
 use crate::admin::{AdminClient, Locator, Request};
 use crate::cluster::InitOptions;
