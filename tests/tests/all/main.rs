@@ -3,13 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod copies;
-mod decoders;
 mod defects;
 mod end_to_end;
 mod golden;
 mod hazards;
 mod hunt;
 mod isocheck;
+mod limits;
 mod local_pool;
 mod model;
 mod seeds;
