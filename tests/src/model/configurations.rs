@@ -1,6 +1,6 @@
 //! The configurations: one for each family of hazards.
 
-use super::state::{Budget, Coverage, Pages};
+use super::state::{Budget, Coverage, Pages, Patience};
 use aquifer_buffer_pool_proto::Mode::{Exclusive, Shared};
 
 /// A named model.
@@ -21,10 +21,12 @@ fn model(budget: Budget) -> Pages {
         homes: vec![1],
         budget,
         prelude: Vec::new(),
+        asked: Vec::new(),
         prompt: true,
         keeps_old: false,
         reaches: Vec::new(),
         defect: None,
+        patience: Patience::default(),
         coverage: Coverage::default(),
     }
 }
@@ -376,6 +378,24 @@ fn harder_deaths() -> Vec<Configuration> {
             Pages {
                 prelude: vec![(2, Exclusive, 1)],
                 reaches: across_views(&["a page is redone"]),
+                ..model(Budget {
+                    acquires: 0,
+                    exclusives: 0,
+                    changes: 0,
+                    crashes: 2,
+                    joins: 1,
+                    ..DEATH
+                })
+            },
+        ),
+        named(
+            "two deaths, a join and a request",
+            "the same of two nodes, while the home wants the page from the beginning on",
+            Pages {
+                nodes: 2,
+                prelude: vec![(2, Exclusive, 1)],
+                asked: vec![(1, Exclusive)],
+                reaches: across_views(&["a page is redone", "an image is shipped"]),
                 ..model(Budget {
                     acquires: 0,
                     exclusives: 0,

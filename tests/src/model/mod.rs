@@ -65,16 +65,15 @@ pub struct Outcome {
 /// Explores a configuration breadth first, with `threads`, until a property fails, nothing is left, or time is up.
 pub fn explore(model: Pages, threads: usize, limit: Option<Duration>) -> Outcome {
     let begun = Instant::now();
-    let coverage = model.coverage.clone();
-    let mut builder = model
+    let (coverage, patience) = (model.coverage.clone(), model.patience.clone());
+    patience.set(limit.map(|limit| begun + limit));
+    let checker = model
         .checker()
         .threads(threads)
         .finish_when(HasDiscoveries::AnyFailures);
-    if let Some(limit) = limit {
-        builder = builder.timeout(limit);
-    }
-    let checker = builder.spawn_bfs().join();
+    let checker = checker.spawn_bfs().join();
     let took = begun.elapsed();
+    patience.set(None);
     let discoveries = checker.discoveries();
     let properties = checker.model().properties();
     let failed = properties

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// How often each thing may happen in one run; what bounds the model.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -164,6 +165,22 @@ impl Coverage {
     }
 }
 
+/// Until when a model is explored. Afterwards nothing happens any more in it, so that what is left of the exploration ends.
+#[derive(Clone, Default)]
+pub struct Patience(Arc<Mutex<Option<Instant>>>);
+
+impl Patience {
+    /// Sets the end; without one, everything may happen again, as it must when a path is looked at.
+    pub fn set(&self, end: Option<Instant>) {
+        *self.0.lock().expect("nobody panics here") = end;
+    }
+
+    fn is_over(&self) -> bool {
+        let end = *self.0.lock().expect("nobody panics here");
+        end.is_some_and(|end| Instant::now() >= end)
+    }
+}
+
 /// The model of one configuration.
 #[derive(Clone)]
 pub struct Pages {
@@ -175,6 +192,8 @@ pub struct Pages {
     pub budget: Budget,
     /// Acquires and changes that are done before the model begins: (node, mode, changes).
     pub prelude: Vec<(u8, Mode, u8)>,
+    /// Requests that are made when the model begins, and of which nothing has arrived: (node, mode).
+    pub asked: Vec<(u8, Mode)>,
     /// Work is done as soon as it is asked for, instead of at any time later.
     pub prompt: bool,
     /// Messages of an earlier epoch stay in the network, instead of being dropped when their receiver has a later one.
@@ -183,6 +202,8 @@ pub struct Pages {
     pub reaches: Vec<&'static str>,
     /// What is planted.
     pub defect: Option<Defect>,
+    /// When to give up: one thread of the checker looks at no clock itself.
+    pub patience: Patience,
     /// What was met.
     pub coverage: Coverage,
 }
@@ -210,6 +231,9 @@ impl Pages {
             }
         }
         cluster.log = log;
+        for (node, mode) in &self.asked {
+            cluster.acquire(id(*node), cluster.pages[0], *mode);
+        }
         State {
             cluster,
             left: self.budget,
@@ -466,7 +490,7 @@ impl Model for Pages {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if state.broken.is_some() {
+        if state.broken.is_some() || self.patience.is_over() {
             return;
         }
         self.messages(state, actions);
