@@ -113,6 +113,33 @@ async fn frames_of_any_length_go_through_memory_and_nothing_of_it_stays() {
     until(|| directory.mapped() == 0).await;
 }
 
+#[tokio::test]
+async fn of_a_transport_that_is_stopped_nothing_is_left_and_its_peer_hears_it() {
+    let directory = Directory::new("stopped");
+    let (one, mut inbox_one) = sharing(1, PATIENCE, &directory.0).await;
+    let (two, mut inbox_two) = sharing(2, PATIENCE, &directory.0).await;
+    connected(&one, &mut inbox_one, &two, &mut inbox_two).await;
+    assert_eq!(directory.mapped(), 4, "two directions, two ends");
+    one.stop().await;
+    // Whatever messages were delivered to is gone, and with it whoever it holds.
+    while inbox_one.try_recv().is_ok() {}
+    assert_eq!(
+        inbox_one.try_recv().err(),
+        Some(mpsc::error::TryRecvError::Disconnected)
+    );
+    tokio::net::TcpListener::bind(&one.addresses()[0])
+        .await
+        .expect("nobody listens there any more");
+    while !matches!(inbox_two.recv().await.unwrap(), Seen::Disconnected(peer) if peer == node(1)) {}
+    until(|| directory.mapped() == 0).await;
+    // Nor does anything begin.
+    let dropped = one.counters().dropped;
+    one.set_peers(vec![(node(2), two.addresses()[0].clone())]);
+    one.send(node(2), Service::Membership, &[], None);
+    assert_eq!(one.counters().dropped, dropped + 1);
+    one.stop().await;
+}
+
 /// Holds its reader up until it is opened.
 struct Gate(Arc<AtomicBool>, Ear);
 
