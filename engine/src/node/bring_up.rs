@@ -84,11 +84,15 @@ impl Node {
         }
         let stat = self.group.stat_path(&path).await?;
         let file = Arc::new(GroupFile::new(self.group.clone(), stat.id, stat.size));
-        while !read_header(&*file, me).await.map_err(failed)?.clean && !planted(Defect::OpenUncleanStream) {
+        let header = loop {
+            let header = read_header(&*file, me).await.map_err(failed)?;
+            if header.clean || planted(Defect::OpenUncleanStream) {
+                break header;
+            }
             self.runtime.sleep(LOOK_AGAIN).await;
-        }
+        };
         let life = self.membership.incarnation();
-        RedoStream::open_own(self.runtime.clone(), file, self.config.redo, me, life)
+        RedoStream::open_own(self.runtime.clone(), file, self.config.redo, header, life)
             .await
             .map_err(failed)
     }

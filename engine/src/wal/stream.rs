@@ -1,7 +1,7 @@
 //! Appending: the log buffer, group commit, retention and the header of a living stream.
 
 use super::RedoFile;
-use super::header::{RING_OFFSET, StreamHeader, WalError, read_header};
+use super::header::{RING_OFFSET, StreamHeader, WalError};
 use crate::mtr::{Appended, RedoSink};
 use aquifer_buffer_pool::Redo;
 use aquifer_buffer_pool_proto::{Lsn, PageId, Psn, Stamp};
@@ -120,16 +120,17 @@ pub struct RedoStream {
 }
 
 impl RedoStream {
-    /// Opens the stream of this node for `incarnation` behind the sealed end of the life before, and starts its
-    /// writer. When the stream is not clean, the redo of the earlier lives stays: whoever recovers them marks it clean.
+    /// Opens the stream of `header` for `incarnation` behind the sealed end of the life before, and starts its
+    /// writer. The header is the one that was seen, and is not read again: beside a write that is under way, a mirrored volume may show
+    /// what was there before to a later read (MIR-16). When the stream is not clean, the redo of the earlier lives stays: whoever recovers them marks it clean.
     pub async fn open_own(
         rt: Arc<dyn Runtime>,
         file: Arc<dyn RedoFile>,
         config: RedoConfig,
-        stream: NodeId,
+        mut header: StreamHeader,
         incarnation: Incarnation,
     ) -> Result<Arc<Self>, WalError> {
-        let mut header = read_header(&*file, stream).await?;
+        let stream = header.stream;
         let earlier = (!header.clean).then_some(header.horizon);
         let first = header.begin_life(incarnation)?;
         header.write(&*file).await?;
