@@ -7,6 +7,7 @@ pub mod check;
 pub mod device;
 pub mod fence;
 pub mod group;
+pub mod in_place;
 pub mod membership;
 pub mod net;
 mod random;

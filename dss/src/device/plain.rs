@@ -1,6 +1,7 @@
 //! A device by pread, pwrite and fdatasync on threads: for where io_uring is disabled.
 
 use super::file::OpenFile;
+use crate::in_place;
 use crate::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer, write_zeros};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -42,6 +43,9 @@ impl PlainDevice {
         &self,
         work: impl FnOnce(&OpenFile) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, DeviceError> {
+        if in_place::is_allowed() {
+            return work(&self.open);
+        }
         let permit = self
             .threads
             .clone()

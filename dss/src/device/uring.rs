@@ -11,6 +11,7 @@
 //!   process by the kernel's deferred end of the ring, 20 to 30 ms. An operation in flight keeps the file open by itself.
 
 use super::file::{OpenFile, io_error};
+use crate::in_place;
 use crate::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer, write_zeros};
 use io_uring::{IoUring, opcode, squeue, types};
 use parking_lot::Mutex;
@@ -346,6 +347,9 @@ impl UringDevice {
     }
 
     async fn run(&self, kind: Kind, offset: u64, buffer: Option<IoBuffer>) -> Finished {
+        if in_place::is_allowed() {
+            return self.run_in_place(kind, offset, buffer);
+        }
         let (finished, outcome) = oneshot::channel();
         let operation = Operation {
             kind,
@@ -361,6 +365,15 @@ impl UringDevice {
         self.shared.work();
         let gone = || io_error(kind.name(), offset, 0, libc::ECANCELED);
         outcome.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    fn run_in_place(&self, kind: Kind, offset: u64, mut buffer: Option<IoBuffer>) -> Finished {
+        match (kind, &mut buffer) {
+            (Kind::Read, Some(buffer)) => self.shared.open.read(offset, buffer),
+            (Kind::Write, Some(buffer)) => self.shared.open.write(offset, buffer),
+            _ => self.shared.open.flush(),
+        }
+        .map(|()| buffer)
     }
 }
 

@@ -14,6 +14,7 @@ use super::intents::INTENTS_OF_ONE;
 use super::legs::LegFailure;
 use super::places::{Access, Locate, Piece, Use, intents_of, is_frozen, locate, piece, resolve};
 use super::volume_group::VolumeGroup;
+use crate::in_place::at_once;
 use crate::seam::IoBuffer;
 use aquifer_dss_proto::FileId;
 use aquifer_dss_proto::catalog::{Catalog, Extent, Operation, OperationError, VolumeUnit};
@@ -436,7 +437,7 @@ impl VolumeGroup {
                 None => Ok(None),
             }
         });
-        let parts = join_all(reads).await;
+        let parts = at_once(join_all(reads)).await;
         let mut done = 0;
         for (piece, part) in pieces.iter().zip(parts) {
             let target = &mut buffer[done..done + piece.length];
@@ -472,7 +473,7 @@ impl VolumeGroup {
             done += piece.length;
         }
         // All to their end, also when one fails: a write that is dropped may still land.
-        let (written, failed): (Vec<_>, Vec<_>) = join_all(writes).await.into_iter().unzip();
+        let (written, failed): (Vec<_>, Vec<_>) = at_once(join_all(writes)).await.into_iter().unzip();
         let written = written.into_iter().collect::<Result<Vec<_>, _>>();
         (written.map(|_| buffer), failed.into_iter().flatten().collect())
     }

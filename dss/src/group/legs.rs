@@ -9,6 +9,7 @@ use super::error::StorageError;
 use super::open_volumes::{FIRST, LegId, OpenVolume};
 use super::places::Place;
 use super::volume_group::{Role, VolumeGroup};
+use crate::in_place::at_once;
 use crate::seam::{DeviceError, IoBuffer};
 use aquifer_dss_proto::catalog::{Legs, Mirror, MirrorState, Operation, OperationError};
 use aquifer_dss_proto::defect::{Defect, planted};
@@ -124,7 +125,7 @@ impl VolumeGroup {
         copy.copy_from_slice(&buffer);
         let first = self.write_leg((place.volume, 0), place.offset, buffer);
         let second = self.write_leg((place.volume, 1), place.offset, copy);
-        let (first, second) = join(first, second).await;
+        let (first, second) = at_once(join(first, second)).await;
         let (written, failed) = judge(first, second);
         (written, self.failed_at(place, failed))
     }
@@ -148,7 +149,7 @@ impl VolumeGroup {
             let leg = place.legs.iter().next().expect("a place has a leg");
             return (zero(leg).await, None);
         }
-        let (first, second) = join(zero(0), zero(1)).await;
+        let (first, second) = at_once(join(zero(0), zero(1))).await;
         let (zeroed, failed) = judge(first, second);
         (zeroed, self.failed_at(place, failed))
     }
@@ -307,7 +308,10 @@ impl VolumeGroup {
                 false => Ok(()),
             }
         };
-        let (first, flushed) = join(first, flushes).await;
+        let (first, flushed) = match others.is_empty() {
+            true => (first.await, Vec::new()),
+            false => at_once(join(first, flushes)).await,
+        };
         first?;
         let mut failures = Vec::new();
         for ((leg, _), result) in others.iter().zip(flushed) {

@@ -4,6 +4,7 @@ use super::attributes::{BLOCK, attributes, errno, nanoseconds};
 use super::cache::{Seen, State};
 use super::handles::{Handles, Listed};
 use aquifer_dss::group::{File, FileStat, Owner, StorageError, VolumeGroup};
+use aquifer_dss::in_place::block_on;
 use aquifer_dss_proto::FileId;
 use aquifer_dss_proto::catalog::{AttributeChange, Entry, NewNode, Node, OperationError};
 use fuser::{
@@ -63,9 +64,9 @@ impl PoolFilesystem {
         }
     }
 
-    /// Waits for a storage operation.
+    /// Waits for a storage operation; a thread of the mount has no other at the time.
     fn wait<T>(&self, work: impl Future<Output = Result<T, StorageError>>) -> Answer<T> {
-        self.runtime.block_on(work).map_err(|error| errno(&error))
+        block_on(&self.runtime, work).map_err(|error| errno(&error))
     }
 
     /// Reads what others have changed.
