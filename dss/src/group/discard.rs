@@ -19,12 +19,11 @@ use super::places::{Piece, piece};
 use super::volume_change::DISCARD_KEY;
 use super::volume_group::{VolumeGroup, total_units};
 use super::{StorageError, names};
-use aquifer_dss_proto::catalog::{Catalog, Extent, Limbo, Node, Operation, OperationError, Outcome, Removed};
+use aquifer_dss_proto::catalog::{Catalog, Extent, Operation, OperationError, Outcome};
 use aquifer_dss_proto::defect::{Defect, planted};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
 
 /// Bytes of one discard, when units are smaller: no operation takes longer than the lease allows for.
 const PIECE: u64 = 32 << 20;
@@ -107,7 +106,10 @@ impl VolumeGroup {
     /// when the records that wait are appended.
     pub(super) fn discard_and_release(&self, entries: Vec<u64>) -> Vec<u64> {
         let mut stay = self.discards.stay.lock();
-        self.with_catalog(|catalog| stay.entries.retain(|number| catalog.is_in_limbo(*number)));
+        self.with_catalog(|catalog| {
+            stay.entries
+                .retain(|number| catalog.limbo_entry(*number).is_some())
+        });
         if stay.entries.is_empty() {
             self.discards.hurries.store(false, Ordering::Relaxed);
         }
@@ -194,8 +196,7 @@ impl VolumeGroup {
             };
             drop(running);
             unit = next.load(Ordering::Relaxed);
-            let least = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / RATE);
-            self.runtime.sleep_until(begun + least).await;
+            self.pace(begun, bytes, RATE).await;
         }
     }
 }
@@ -207,7 +208,7 @@ fn no_more() -> StorageError {
 /// The units of an entry of limbo from `unit` of its file on, as many as are discarded at once.
 fn next_run(catalog: &Catalog, entry: u64, unit: u32) -> Option<Extent> {
     let limbo = catalog.limbo_entry(entry)?;
-    let run = runs_of(catalog, limbo)?.iter().find(|run| run.end() > unit)?;
+    let run = catalog.limbo_runs(limbo).iter().find(|run| run.end() > unit)?;
     let from = run.unit.max(unit);
     let most = (PIECE / catalog.au_bytes()).clamp(1, INTENTS_OF_ONE) as u32;
     Some(Extent {
@@ -216,14 +217,4 @@ fn next_run(catalog: &Catalog, entry: u64, unit: u32) -> Option<Extent> {
         count: (run.end() - from).min(most),
         ..*run
     })
-}
-
-fn runs_of<'a>(catalog: &'a Catalog, limbo: &'a Limbo) -> Option<&'a [Extent]> {
-    match &limbo.what {
-        Removed::Units(runs) => Some(runs),
-        Removed::File => match &catalog.open_inode(limbo.file)?.node {
-            Node::File { extents, .. } => Some(extents),
-            _ => None,
-        },
-    }
 }

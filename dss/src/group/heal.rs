@@ -10,13 +10,13 @@
 
 use super::error::StorageError;
 use super::in_flight::NOBODY;
-use super::open_volumes::LegId;
 use super::sides::Judged;
 use super::volume_group::VolumeGroup;
+use super::worker::Worker;
 use crate::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::catalog::{Catalog, Mirror, Operation, VolumeUnit};
 use aquifer_dss_proto::storage_message::StorageMessage;
-use futures_util::future::{join, join_all};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,12 +59,11 @@ pub(super) struct Pair {
 
 impl Pair {
     fn of(catalog: &Catalog, (volume, unit): VolumeUnit) -> Self {
-        let start = catalog.volume(volume).map_or(0, |volume| volume.au_offset);
         let stale = catalog.mirror(volume).and_then(Mirror::stale);
         Self {
             volume,
             unit,
-            offset: start + u64::from(unit) * catalog.au_bytes(),
+            offset: catalog.offset_of_unit(volume, unit),
             source: stale.map_or(0, |stale| 1 - stale),
             both_count: stale.is_none(),
             judged: OnceLock::new(),
@@ -92,6 +91,14 @@ enum Remedy {
     Tell,
 }
 
+/// Runs when something is torn.
+pub(super) static HEALER: Worker<()> = Worker {
+    name: "heal torn units",
+    running: |group| &group.healer.running,
+    is_needed: |group| group.with_catalog(|catalog| catalog.torn_units() > 0),
+    step: |group, ()| Box::pin(group.heal_step()),
+};
+
 impl VolumeGroup {
     /// Asks the leader to heal these units first.
     pub(super) fn want_healed(&self, units: Vec<VolumeUnit>) {
@@ -112,26 +119,6 @@ impl VolumeGroup {
             let new: Vec<VolumeUnit> = units.iter().filter(is_new).copied().collect();
             wanted.extend(new);
         });
-    }
-
-    /// Starts the healer when this node leads and something is torn.
-    pub(super) fn wake_healer(&self) {
-        let needed = self.leading().is_some() && self.with_catalog(|catalog| catalog.torn_units() > 0);
-        if !needed || self.healer.running.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let group = self.itself.clone();
-        let run = async move {
-            while let Some(group) = group.upgrade() {
-                if !group.heal_step().await {
-                    group.healer.running.store(false, Ordering::Release);
-                    // What came up meanwhile found the task running.
-                    group.wake_healer();
-                    return;
-                }
-            }
-        };
-        self.runtime.spawn("heal torn units", Box::pin(run));
     }
 
     /// One step; false when there is none, or this node does not lead.
@@ -188,26 +175,9 @@ impl VolumeGroup {
             }
             (Pair::of(catalog, (volume, unit)), self.in_flight.begin(NOBODY))
         };
-        let alike = self.make_alike(&pair).await;
-        self.end_pair((volume, unit), generation, alike).await
-    }
-
-    /// Counts the work on a unit out, and has a leg detached that failed under it; false then.
-    pub(super) async fn end_pair(
-        &self,
-        (volume, unit): VolumeUnit,
-        generation: u64,
-        alike: Result<(), (u8, StorageError)>,
-    ) -> Result<bool, StorageError> {
-        let failure = alike.err().map(|(leg, error)| {
-            let is_only = (volume, leg);
-            self.leg_failure(is_only, error, (unit, 1))
-        });
-        self.in_flight.end(NOBODY, generation);
-        match failure {
-            None => Ok(true),
-            Some(failure) => self.detach_failed(vec![failure?]).await.map(|()| false),
-        }
+        let alike = self.make_alike(&pair).await.map(|()| true);
+        self.end_on_legs(volume, (unit, 1), generation, alike, |_| true)
+            .await
     }
 
     /// Writes what differs from one leg to the other: from that which is right, where a checksum tells. Flushes both. On failure: which leg it was.
@@ -233,13 +203,7 @@ impl VolumeGroup {
         offset: u64,
         length: usize,
     ) -> Result<(), (u8, StorageError)> {
-        let read = |leg: u8| async move {
-            let id: LegId = (pair.volume, leg);
-            let read = async { self.leg(id).await?.read(offset, IoBuffer::zeroed(length)).await };
-            read.await.map_err(|error| (leg, error))
-        };
-        let (first, second) = join(read(0), read(1)).await;
-        let sides = [first?, second?];
+        let sides = self.read_both(pair.volume, offset, length).await?;
         if sides[0][..] == sides[1][..] {
             return Ok(());
         }

@@ -7,6 +7,7 @@
 
 use super::error::StorageError;
 use super::journal::Journal;
+use super::moves::MOVER;
 use super::volume_group::{Role, VolumeGroup};
 use aquifer_dss_proto::catalog::{Limbo, Operation, Outcome, Record, Removed};
 use aquifer_dss_proto::defect::{Defect, planted};
@@ -130,7 +131,7 @@ impl VolumeGroup {
         self.apply(&journal, &[lead]);
         self.role.send_replace(Role::Leader { epoch });
         drop(journal);
-        self.wake_mover();
+        self.wake(&MOVER);
         // When its entry was applied this node did not lead yet.
         self.legs_changed();
         let starts = !std::mem::replace(&mut *self.leadership.writing.lock(), true);
@@ -349,7 +350,10 @@ impl VolumeGroup {
     /// Whether an earlier question is answered, what it freed is free, and there is something new to ask.
     fn is_time_again(&self, drain: &Drain, newest: u64) -> bool {
         let is_free = |catalog: &aquifer_dss_proto::catalog::Catalog| {
-            drain.released.iter().all(|number| !catalog.is_in_limbo(*number))
+            drain
+                .released
+                .iter()
+                .all(|number| catalog.limbo_entry(*number).is_none())
         };
         drain.waiting.is_empty()
             && self.with_catalog(is_free)

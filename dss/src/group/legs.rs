@@ -6,6 +6,7 @@
 //! - an operation leaves the count of what is in flight before it asks for a leg to be detached: members are waited for then.
 
 use super::error::StorageError;
+use super::in_flight::NOBODY;
 use super::open_volumes::{FIRST, LegId, OpenVolume};
 use super::places::Place;
 use super::volume_group::{Role, VolumeGroup};
@@ -90,8 +91,49 @@ impl VolumeGroup {
         Ok(read)
     }
 
-    async fn read_leg(&self, leg: LegId, offset: u64, buffer: IoBuffer) -> Result<IoBuffer, StorageError> {
+    pub(super) async fn read_leg(
+        &self,
+        leg: LegId,
+        offset: u64,
+        buffer: IoBuffer,
+    ) -> Result<IoBuffer, StorageError> {
         self.leg(leg).await?.read(offset, buffer).await
+    }
+
+    /// What each leg of a volume has there. On failure: which leg it was.
+    pub(super) async fn read_both(
+        &self,
+        volume: u16,
+        offset: u64,
+        length: usize,
+    ) -> Result<[IoBuffer; 2], (u8, StorageError)> {
+        let read = |leg: u8| async move {
+            let read = self.read_leg((volume, leg), offset, IoBuffer::zeroed(length));
+            read.await.map_err(|error| (leg, error))
+        };
+        let (first, second) = at_once(join(read(0), read(1))).await;
+        Ok([first?, second?])
+    }
+
+    /// Counts out work on units that are nobody's, and has the leg detached that failed under it, where that `may_go`; false then.
+    pub(super) async fn end_on_legs(
+        &self,
+        volume: u16,
+        units: (u32, u32),
+        generation: u64,
+        done: Result<bool, (u8, StorageError)>,
+        may_go: impl Fn(u8) -> bool,
+    ) -> Result<bool, StorageError> {
+        let done = done.map_err(|(leg, error)| match may_go(leg) && is_of_leg(&error) {
+            true => Ok(self.failure((volume, leg), error, vec![units])),
+            false => Err(error),
+        });
+        // First: members are waited for, this one too, before a leg is detached.
+        self.in_flight.end(NOBODY, generation);
+        match done {
+            Ok(done) => Ok(done),
+            Err(failure) => self.detach_failed(vec![failure?]).await.map(|()| false),
+        }
     }
 
     /// The leg with less to do; by turns when both have as much.

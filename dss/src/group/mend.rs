@@ -10,6 +10,7 @@
 use super::error::StorageError;
 use super::in_flight::NOBODY;
 use super::volume_group::{Role, VolumeGroup};
+use super::worker::Worker;
 use crate::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::catalog::{Catalog, Operation, OperationError};
 use aquifer_dss_proto::defect::{Defect, planted};
@@ -79,6 +80,16 @@ fn hold_of(catalog: &Catalog, mend: &Mend) -> Option<Hold> {
     })
 }
 
+/// Runs when somebody read wrong bytes, or a hold was left.
+pub(super) static MENDER: Worker<()> = Worker {
+    name: "mend a leg",
+    running: |group| &group.mender.running,
+    is_needed: |group| {
+        !group.mender.wanted.lock().is_empty() || group.with_catalog(|catalog| stray_hold(catalog).is_some())
+    },
+    step: |group, ()| Box::pin(group.mend_step()),
+};
+
 impl VolumeGroup {
     /// Has the leader write bytes again.
     pub(super) fn ask_to_mend(&self, mend: Mend) {
@@ -101,29 +112,7 @@ impl VolumeGroup {
             wanted.push_back(mend);
         }
         drop(wanted);
-        self.wake_mender();
-    }
-
-    /// Starts the mender when this node leads and there is something to do.
-    pub(super) fn wake_mender(&self) {
-        let needed = self.leading().is_some()
-            && (!self.mender.wanted.lock().is_empty()
-                || self.with_catalog(|catalog| stray_hold(catalog).is_some()));
-        if !needed || self.mender.running.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let group = self.itself.clone();
-        let run = async move {
-            while let Some(group) = group.upgrade() {
-                if !group.mend_step().await {
-                    group.mender.running.store(false, Ordering::Release);
-                    // What came up meanwhile found the task running.
-                    group.wake_mender();
-                    return;
-                }
-            }
-        };
-        self.runtime.spawn("mend a leg", Box::pin(run));
+        self.wake(&MENDER);
     }
 
     /// One step; false when there is none, or this node does not lead.
@@ -149,7 +138,7 @@ impl VolumeGroup {
             if !self.hold(hold).await? {
                 return Ok(false);
             }
-            let mended = self.write_again(&mend).await;
+            let mended = self.write_again(hold, &mend).await;
             self.let_go(hold).await?;
             mended
         };
@@ -224,37 +213,22 @@ impl VolumeGroup {
     }
 
     /// Writes what one leg has right to the other, durably; false when something else is there by now.
-    async fn write_again(&self, mend: &Mend) -> Result<bool, StorageError> {
-        let hold = self.with_catalog(|catalog| hold_of(catalog, mend));
-        let Some((hold, generation)) = hold.and_then(|hold| Some((hold, self.begin_held(hold)?))) else {
+    async fn write_again(&self, hold: Hold, mend: &Mend) -> Result<bool, StorageError> {
+        let Some(generation) = self.begin_held(hold) else {
             return Ok(false);
         };
         let written = self.write_right_bytes(mend).await;
-        let failure = written
-            .as_ref()
-            .err()
-            .filter(|failed| failed.0 == mend.leg)
-            .map(|(leg, error)| {
-                self.leg_failure((mend.volume, *leg), error.clone(), (hold.start, hold.count))
-            });
-        self.in_flight.end(NOBODY, generation);
-        match failure {
-            Some(failure) => self.detach_failed(vec![failure?]).await.map(|()| false),
-            None => written.map_err(|(_, error)| error),
-        }
+        let units = (hold.start, hold.count);
+        self.end_on_legs(hold.volume, units, generation, written, |failed| {
+            failed == mend.leg
+        })
+        .await
     }
 
     /// On failure: which leg it was.
     async fn write_right_bytes(&self, mend: &Mend) -> Result<bool, (u8, StorageError)> {
-        let read = |leg: u8| async move {
-            let read = async {
-                let open = self.leg((mend.volume, leg)).await?;
-                open.read(mend.offset, IoBuffer::zeroed(mend.length as usize))
-                    .await
-            };
-            read.await.map_err(|error| (leg, error))
-        };
-        let found = [read(0).await?, read(1).await?];
+        let length = mend.length as usize;
+        let found = self.read_both(mend.volume, mend.offset, length).await?;
         if found.each_ref().map(|bytes| crc32c(&[bytes])) != mend.found {
             return Ok(false);
         }

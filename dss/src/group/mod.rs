@@ -57,6 +57,7 @@ mod volume_label;
 #[cfg(test)]
 mod volume_tests;
 mod volumes;
+mod worker;
 
 pub use aquifer_dss_proto::catalog::FILE_BYTES;
 pub use control::{AllBlocks, ControlBlocks};

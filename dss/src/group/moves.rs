@@ -6,10 +6,11 @@
 
 use super::error::StorageError;
 use super::volume_group::{Role, VolumeGroup};
+use super::worker::Worker;
 use aquifer_dss_proto::catalog::{Extent, Move, MoveState, Operation, OperationError};
 use aquifer_dss_proto::{FileId, Instant};
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Configuration key: bytes that are copied in a second at most.
@@ -94,29 +95,17 @@ enum Step {
     Done,
 }
 
-impl VolumeGroup {
-    /// Starts the mover when this node leads and there is something to move.
-    pub(super) fn wake_mover(&self) {
-        let needed = self.leading().is_some()
-            && self.with_catalog(|catalog| catalog.units_to_move() > 0 || catalog.moves().next().is_some());
-        if !needed || self.mover.running.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let group = self.itself.clone();
-        let run = async move {
-            let mut cursor = FileId(0);
-            while let Some(group) = group.upgrade() {
-                if !group.move_step(&mut cursor).await {
-                    group.mover.running.store(false, Ordering::Release);
-                    // What came up meanwhile found the task running.
-                    group.wake_mover();
-                    return;
-                }
-            }
-        };
-        self.runtime.spawn("move units", Box::pin(run));
-    }
+/// Runs when there is something to move; where it looks for the next unit goes from step to step.
+pub(super) static MOVER: Worker<FileId> = Worker {
+    name: "move units",
+    running: |group| &group.mover.running,
+    is_needed: |group| {
+        group.with_catalog(|catalog| catalog.units_to_move() > 0 || catalog.moves().next().is_some())
+    },
+    step: |group, cursor| Box::pin(group.move_step(cursor)),
+};
 
+impl VolumeGroup {
     fn next_step(&self, cursor: FileId) -> Step {
         self.with_catalog(|catalog| {
             let copying = catalog.moves().find(|unit| unit.state == MoveState::Copying);
@@ -209,6 +198,11 @@ impl VolumeGroup {
             value.and_then(|value| value.parse().ok())
         });
         let rate: u64 = configured.unwrap_or(MOVE_RATE).max(1);
+        self.pace(begun, bytes, rate).await;
+    }
+
+    /// Waits until `bytes` since `begun` are no more than `rate` in a second.
+    pub(super) async fn pace(&self, begun: Instant, bytes: u64, rate: u64) {
         let earliest = begun + Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate);
         if self.runtime.now() < earliest {
             self.runtime.sleep_until(earliest).await;

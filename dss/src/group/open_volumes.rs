@@ -178,7 +178,9 @@ impl OpenVolumes {
         };
         for ((id, open), result) in others.iter().zip(&flushed) {
             match result {
-                Err(DeviceError::Io { .. }) if whole(id.0) => drop(open.set_failed(true)),
+                Err(DeviceError::Io { .. }) if whole(id.0) => {
+                    open.set_failed(true);
+                }
                 Err(error) => failed = Some(error.clone()),
                 Ok(()) => {}
             }

@@ -5,13 +5,15 @@
 //! the barrier, copy, make the copy durable, say so. A new leader goes on with what the catalogue says: the one before is fenced.
 
 use super::error::StorageError;
+use super::heal::HEALER;
 use super::in_flight::NOBODY;
-use super::legs::LegFailure;
+use super::mend::MENDER;
 use super::moves::{Problem, Progress};
 use super::open_volumes::{FIRST, LegId};
 use super::volume_group::VolumeGroup;
 use super::volume_label::write_label;
 use super::volumes::operation_error;
+use super::worker::Worker;
 use crate::seam::IoBuffer;
 use aquifer_dss_proto::catalog::{Catalog, Mirror, MirrorState, Operation, OperationError, Sync};
 use parking_lot::Mutex;
@@ -129,36 +131,24 @@ fn next_dirty(mirror: &Mirror) -> Option<(u32, u32)> {
     mirror.dirty().runs().find_map(free)
 }
 
+/// Runs when a leg returns.
+static SYNCER: Worker<()> = Worker {
+    name: "resynchronise legs",
+    running: |group| &group.syncer.running,
+    is_needed: |group| group.with_catalog(|catalog| !matches!(next_step(catalog), Step::Done)),
+    step: |group, ()| Box::pin(group.sync_step()),
+};
+
 impl VolumeGroup {
     /// What the catalogue says of legs changed.
     pub(super) fn legs_changed(&self) {
         if self.with_catalog(|catalog| !catalog.is_mirrored()) {
             return;
         }
-        self.wake_healer();
-        self.wake_syncer();
-        self.wake_mender();
+        self.wake(&HEALER);
+        self.wake(&SYNCER);
+        self.wake(&MENDER);
         self.detach_unusable();
-    }
-
-    fn wake_syncer(&self) {
-        let needed = self.leading().is_some()
-            && self.with_catalog(|catalog| !matches!(next_step(catalog), Step::Done));
-        if !needed || self.syncer.running.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let group = self.itself.clone();
-        let run = async move {
-            while let Some(group) = group.upgrade() {
-                if !group.sync_step().await {
-                    group.syncer.running.store(false, Ordering::Release);
-                    // What came up meanwhile found the task running.
-                    group.wake_syncer();
-                    return;
-                }
-            }
-        };
-        self.runtime.spawn("resynchronise legs", Box::pin(run));
     }
 
     /// One step; false when there is none, or this node does not lead.
@@ -218,20 +208,14 @@ impl VolumeGroup {
             let Some(leg) = mirror.and_then(Mirror::stale) else {
                 return Ok(false);
             };
-            let start = catalog.volume(volume).expect("a mirror is of a volume").au_offset;
-            let offset = start + u64::from(sync.start) * catalog.au_bytes();
+            let offset = catalog.offset_of_unit(volume, sync.start);
             (leg, offset, self.in_flight.begin(NOBODY))
         };
         let copied = self.copy_to_leg((volume, leg), offset, sync.count).await;
-        let failure = copied.err().map(|(failed, error)| match failed == leg {
-            true => self.leg_failure((volume, leg), error, (sync.start, sync.count)),
-            false => Err(error),
-        });
-        self.in_flight.end(NOBODY, generation);
-        match failure {
-            None => Ok(true),
-            Some(failure) => self.detach_failed(vec![failure?]).await.map(|()| false),
-        }
+        let copied = copied.map(|()| true);
+        let units = (sync.start, sync.count);
+        self.end_on_legs(volume, units, generation, copied, |failed| failed == leg)
+            .await
     }
 
     /// On failure: which leg it was.
@@ -255,20 +239,6 @@ impl VolumeGroup {
             done += length;
         }
         target.flush().await.map_err(|error| (leg, error))
-    }
-
-    /// A failure under an operation that is still counted, when it is the leg's own.
-    pub(super) fn leg_failure(
-        &self,
-        leg: LegId,
-        error: StorageError,
-        units: (u32, u32),
-    ) -> Result<LegFailure, StorageError> {
-        if super::legs::is_of_leg(&error) {
-            Ok(self.failure(leg, error, vec![units]))
-        } else {
-            Err(error)
-        }
     }
 
     /// Stops using a leg of a mirrored volume, whatever the reason; every member knows it when this returns.

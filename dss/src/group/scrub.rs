@@ -158,8 +158,7 @@ impl VolumeGroup {
     /// Whether both legs have the same bytes in a unit, as a look beside writers shows it.
     async fn is_alike(&self, (volume, unit): VolumeUnit) -> Result<bool, StorageError> {
         let au_bytes = self.label.au_bytes;
-        let start = self.with_catalog(|catalog| Some(catalog.volume(volume)?.au_offset));
-        let offset = start.unwrap_or_default() + u64::from(unit) * au_bytes;
+        let offset = self.with_catalog(|catalog| catalog.offset_of_unit(volume, unit));
         let mut done = 0;
         while done < au_bytes {
             let length = PART.min(au_bytes - done);
@@ -203,8 +202,10 @@ impl VolumeGroup {
             return Ok(());
         };
         let pair = self.with_catalog(|catalog| Pair::of_settled(catalog, unit));
-        let alike = self.make_alike(&pair).await;
-        let done = self.end_pair(unit, generation, alike).await;
+        let alike = self.make_alike(&pair).await.map(|()| true);
+        let units = (hold.start, hold.count);
+        let done = self.end_on_legs(hold.volume, units, generation, alike, |_| true);
+        let done = done.await;
         self.scrubber.status.lock().mended += pair.written.load(Ordering::Relaxed);
         for offset in pair.undecided.lock().drain(..) {
             self.tell_difference(hold.volume, offset, file, in_file + (offset - pair.offset));

@@ -11,7 +11,7 @@ use super::places::{Access, Locate, Place, Use, locate, piece};
 use super::volume_group::VolumeGroup;
 use crate::seam::{BLOCK, IoBuffer};
 use aquifer_dss_proto::FileId;
-use aquifer_dss_proto::catalog::{Catalog, FileKind, Legs, Node, VolumeUnit};
+use aquifer_dss_proto::catalog::{Catalog, Extent, FileKind, Legs, Node, VolumeUnit};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::envelope::crc32c;
 use aquifer_dss_proto::storage_message::Mend;
@@ -215,11 +215,7 @@ impl VolumeGroup {
         let (mut bytes, mut done) = (IoBuffer::zeroed(length), 0);
         for place in places {
             let part = IoBuffer::zeroed(place.length);
-            let part = self
-                .leg((place.volume, leg))
-                .await?
-                .read(place.offset, part)
-                .await?;
+            let part = self.read_leg((place.volume, leg), place.offset, part).await?;
             bytes[done..done + place.length].copy_from_slice(&part);
             done += place.length;
         }
@@ -257,20 +253,22 @@ impl VolumeGroup {
         offset: u64,
         length: usize,
     ) -> Result<IoBuffer, StorageError> {
-        let mut bytes = self.read_place(volume, offset, IoBuffer::zeroed(length)).await?;
-        let Some(judged) = self.judged(file) else {
-            return Ok(bytes);
+        let sides = match self.judged(file) {
+            Some(judged) => {
+                let sides = self.sides_of_place(volume, offset, length).await?;
+                sides.map(|sides| (judged, sides))
+            }
+            None => None,
         };
-        let Some(sides) = self.sides_of_place(volume, offset, length).await? else {
-            return Ok(bytes);
+        let Some((judged, sides)) = sides else {
+            return self.read_place(volume, offset, IoBuffer::zeroed(length)).await;
         };
+        let [mut bytes, other] = sides.bytes;
         for begin in (0..length).step_by(judged.chunk) {
             let range = begin..length.min(begin + judged.chunk);
-            let both = sides.bytes().map(|bytes| &bytes[range.clone()]);
-            if both[0] != both[1]
-                && let Some(right) = judged.right_one(in_file + begin as u64, both)
-            {
-                bytes[range].copy_from_slice(both[usize::from(right)]);
+            let both = [&bytes[range.clone()], &other[range.clone()]];
+            if both[0] != both[1] && judged.right_one(in_file + begin as u64, both) == Some(1) {
+                bytes[range.clone()].copy_from_slice(&other[range]);
             }
         }
         Ok(bytes)
@@ -298,9 +296,8 @@ impl VolumeGroup {
                 let Node::File { extents, .. } = &inode.node else {
                     return None;
                 };
-                let has = |run: &&aquifer_dss_proto::catalog::Extent| {
-                    run.volume == volume && run.start <= unit && unit - run.start < run.count
-                };
+                let has =
+                    |run: &&Extent| run.volume == volume && run.start <= unit && unit - run.start < run.count;
                 let run = extents.iter().find(has)?;
                 let in_file = u64::from(run.unit) + u64::from(unit - run.start);
                 Some((file, in_file * catalog.au_bytes()))

@@ -50,12 +50,16 @@ pub(super) fn further_label(first: &Label, uuid: Uuid, size: u64) -> Result<Labe
 /// Writes both copies of a label, one after the other, each durable.
 pub(super) async fn write_label(device: &dyn BlockDevice, label: &Label) -> Result<(), DeviceError> {
     for offset in LABEL_OFFSETS {
-        device
-            .write(offset, IoBuffer::copy_padded(&label.encode()))
-            .await?;
-        device.flush().await?;
+        write_copy(device, offset, label).await?;
     }
     Ok(())
+}
+
+async fn write_copy(device: &dyn BlockDevice, offset: u64, label: &Label) -> Result<(), DeviceError> {
+    device
+        .write(offset, IoBuffer::copy_padded(&label.encode()))
+        .await?;
+    device.flush().await
 }
 
 /// Both copies of a label, as decoded.
@@ -97,10 +101,7 @@ pub(super) async fn read_label(device: &dyn BlockDevice) -> Result<Label, Storag
                 offset,
                 "a copy of the label was damaged or old: written again from the other"
             );
-            device
-                .write(offset, IoBuffer::copy_padded(&label.encode()))
-                .await?;
-            device.flush().await?;
+            write_copy(device, offset, &label).await?;
         }
     }
     let size = device.geometry().size;

@@ -8,6 +8,7 @@
 
 use super::error::StorageError;
 use super::legs::is_of_leg;
+use super::moves::MOVER;
 use super::open_volumes::{FIRST, LegId, OpenVolume};
 use super::volume_group::{VolumeGroup, total_units};
 use super::volume_label::{read_label, too_small};
@@ -414,7 +415,7 @@ impl VolumeGroup {
             }
         }
         self.watch_space();
-        self.wake_mover();
+        self.wake(&MOVER);
         self.legs_changed();
         self.return_kept();
         if self.opening.opener.is_none() || self.unopened().is_empty() {

@@ -73,20 +73,20 @@ impl Catalog {
         self.limbo.get(&number)
     }
 
-    /// Whether an entry still waits.
-    pub fn is_in_limbo(&self, number: u64) -> bool {
-        self.limbo.contains_key(&number)
+    /// The units of an entry.
+    pub fn limbo_runs<'a>(&'a self, limbo: &'a Limbo) -> &'a [Extent] {
+        match &limbo.what {
+            Removed::Units(runs) => runs,
+            Removed::File => match self.inodes.get(&limbo.file).map(|inode| &inode.node) {
+                Some(Node::File { extents, .. }) => extents,
+                _ => &[],
+            },
+        }
     }
 
     /// Units that wait for the members.
     pub fn waiting_units(&self) -> u64 {
-        let of = |limbo: &Limbo| match &limbo.what {
-            Removed::Units(runs) => extents::units(runs),
-            Removed::File => match self.inodes.get(&limbo.file).map(|inode| &inode.node) {
-                Some(Node::File { extents, .. }) => extents::units(extents),
-                _ => 0,
-            },
-        };
-        self.limbo.values().map(of).sum()
+        let runs = self.limbo.values().map(|limbo| self.limbo_runs(limbo));
+        runs.map(extents::units).sum()
     }
 }

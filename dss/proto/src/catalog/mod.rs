@@ -417,8 +417,13 @@ impl Catalog {
 
     /// Byte offset of a run on its volume.
     pub fn offset_of(&self, run: &Extent) -> u64 {
-        let volume = self.volume(run.volume).expect("units are on a volume");
-        volume.au_offset + u64::from(run.start) * self.au_bytes
+        self.offset_of_unit(run.volume, run.start)
+    }
+
+    /// Byte offset of a unit on its volume.
+    pub fn offset_of_unit(&self, volume: u16, unit: u32) -> u64 {
+        let volume = self.volume(volume).expect("units are on a volume");
+        volume.au_offset + u64::from(unit) * self.au_bytes
     }
 
     /// Allocation units of each volume.
