@@ -4,9 +4,9 @@
 use aquifer_dss::device::{OpenMode, create_sparse, open_device};
 use aquifer_dss::group::{GroupOptions, VolumeGroup};
 use aquifer_dss::seam::BlockDevice;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -75,6 +75,14 @@ impl Place {
         command.args(more).stdin(Stdio::null());
         command
     }
+
+    /// Node 1, which writes without end, and what it says.
+    fn writer(&self, program: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
+        let mut command = self.command(program, "write", 1, &[]);
+        let mut writer = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+        (writer, lines)
+    }
 }
 
 impl Drop for Place {
@@ -126,12 +134,7 @@ fn a_process_joins_again_and_leaves_nothing_behind() {
 fn a_process_joins_again_beside_another_node() {
     let place = Place::new("again-two");
     let program = place.compile("jobs.c");
-    let mut writer = place
-        .command(&program, "write", 1, &[])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+    let (mut writer, mut lines) = place.writer(&program);
     lines.next().expect("the writer serves").unwrap();
     let drained = std::thread::spawn(move || lines.map_while(Result::ok).count());
     let done = place.command(&program, "again", 2, &["20"]).output().unwrap();
@@ -172,13 +175,8 @@ fn mistakes_touch_no_memory() {
 fn what_a_killed_program_had_synced_another_node_reads() {
     let place = Place::new("kill");
     let program = place.compile("jobs.c");
-    let mut writer = place
-        .command(&program, "write", 1, &[])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let (mut writer, lines) = place.writer(&program);
     let (told, synced) = mpsc::channel();
-    let lines = BufReader::new(writer.stdout.take().unwrap()).lines();
     let reader = std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
             let _late = told.send(line.parse::<u64>().unwrap());

@@ -147,6 +147,13 @@ struct Workload {
 }
 
 impl Workload {
+    fn over(pages: usize) -> Self {
+        Self {
+            psn: vec![0; pages],
+            appended: Vec::new(),
+        }
+    }
+
     fn append(&mut self, stream: &RedoStream, pages: &[u32], size: usize) -> Lsn {
         let records: Vec<_> = pages
             .iter()
@@ -224,10 +231,7 @@ async fn a_ring_that_turns_while_it_is_read_is_read_again() {
     let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
     format_stream(&*file, node()).await.unwrap();
     let stream = open(&file, 1).await.unwrap();
-    let mut workload = Workload {
-        psn: vec![0; 5],
-        appended: Vec::new(),
-    };
+    let mut workload = Workload::over(5);
     workload.run(&stream, &file, 10).await;
     let earlier = MemoryFile::new(file.0.lock().bytes.clone());
     let (_, before, _) = read_stream(&*earlier, node()).await.unwrap();
@@ -275,10 +279,7 @@ async fn check_history(file: &MemoryFile, workload: &Workload, end: Lsn) -> Vec<
 async fn the_ring_is_read_behind_the_horizon_over_laps_and_lives() {
     let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
     format_stream(&*file, node()).await.unwrap();
-    let mut workload = Workload {
-        psn: vec![0; 5],
-        appended: Vec::new(),
-    };
+    let mut workload = Workload::over(5);
     let fresh = read_page_history(&*file, node(), page(1)).await.unwrap();
     assert_eq!(fresh, (Vec::new(), Reach::Begin));
     let mut seen = Vec::new();
@@ -400,10 +401,7 @@ async fn every_cut_keeps_what_was_reported_durable_and_nothing_behind_a_gap() {
     let stream = open(&fresh, 7).await.unwrap();
     let start = fresh.0.lock().bytes.clone();
     fresh.0.lock().events.clear();
-    let mut workload = Workload {
-        psn: vec![0; 5],
-        appended: Vec::new(),
-    };
+    let mut workload = Workload::over(5);
     workload.run(&stream, &fresh, 60).await;
     let events = fresh.0.lock().events.clone();
     assert!(
@@ -429,10 +427,7 @@ async fn the_fuller_the_ring_the_sooner_pages_are_wanted() {
     let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
     format_stream(&*file, node()).await.unwrap();
     let stream = open(&file, 1).await.unwrap();
-    let mut workload = Workload {
-        psn: vec![0; 40],
-        appended: Vec::new(),
-    };
+    let mut workload = Workload::over(40);
     let (mut hastes, mut quiet) = (Vec::new(), 0);
     for number in 0.. {
         if !stream.has_room() {
@@ -463,10 +458,7 @@ async fn a_full_ring_waits_for_write_back_and_names_the_pages_that_pin_it() {
     let file = MemoryFile::new(vec![0; (RING_OFFSET + (64 << 10)) as usize]);
     format_stream(&*file, node()).await.unwrap();
     let stream = open(&file, 1).await.unwrap();
-    let mut workload = Workload {
-        psn: vec![0; 4],
-        appended: Vec::new(),
-    };
+    let mut workload = Workload::over(4);
     workload.append(&stream, &[3], 10);
     while stream.has_room() {
         let end = workload.append(&stream, &[0, 1], 1000);
@@ -532,10 +524,7 @@ async fn a_stream_is_opened_by_the_header_that_was_clean() {
     let file = MemoryFile::new(vec![0; (RING_OFFSET + (1 << 20)) as usize]);
     format_stream(&*file, node()).await.unwrap();
     let first = open(&file, 1).await.unwrap();
-    let mut workload = Workload {
-        psn: vec![0; 2],
-        appended: Vec::new(),
-    };
+    let mut workload = Workload::over(2);
     let end = workload.append(&first, &[1], 100);
     Redo::wait(&*first, end).await;
     seal(&*file, node(), end, Stamp(0)).await.unwrap();

@@ -70,6 +70,16 @@ const DEATH: Budget = Budget {
     ..NOTHING
 };
 
+/// Two deaths and a join; nobody asks for the page after the beginning.
+const TWO_DEATHS: Budget = Budget {
+    acquires: 0,
+    exclusives: 0,
+    changes: 0,
+    crashes: 2,
+    joins: 1,
+    ..DEATH
+};
+
 /// What every change of the view must be seen to reach, and more.
 fn across_views(more: &[&'static str]) -> Vec<&'static str> {
     let always = ["members are in different views", "a home asks what is held"];
@@ -378,14 +388,7 @@ fn harder_deaths() -> Vec<Configuration> {
             Pages {
                 prelude: vec![(2, Exclusive, 1)],
                 reaches: across_views(&["a page is redone"]),
-                ..model(Budget {
-                    acquires: 0,
-                    exclusives: 0,
-                    changes: 0,
-                    crashes: 2,
-                    joins: 1,
-                    ..DEATH
-                })
+                ..model(TWO_DEATHS)
             },
         ),
         named(
@@ -396,14 +399,7 @@ fn harder_deaths() -> Vec<Configuration> {
                 prelude: vec![(2, Exclusive, 1)],
                 asked: vec![(1, Exclusive)],
                 reaches: across_views(&["a page is redone", "an image is shipped"]),
-                ..model(Budget {
-                    acquires: 0,
-                    exclusives: 0,
-                    changes: 0,
-                    crashes: 2,
-                    joins: 1,
-                    ..DEATH
-                })
+                ..model(TWO_DEATHS)
             },
         ),
         named(

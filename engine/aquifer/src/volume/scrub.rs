@@ -1,21 +1,16 @@
 //! `vg check --scrub`: the storage leader compares both sides of all mirrored volumes while nodes serve, and heals what a checksum decides.
 
 use super::connect_to_leader;
-use super::watch::progress;
+use super::watch::{Patience, progress};
 use crate::admin::{Locator, Request};
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use crate::output::note;
 use aquifer_dss::check::Report;
 use aquifer_dss::group::{Difference, ScrubStatus};
 use aquifer_dss_proto::catalog::FileKind;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use std::time::Duration;
 
-/// How often the progress is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// No node may answer for so long, while views change, before the command gives up.
-const LOOKS_IN_VAIN: u32 = 60;
 const FILES: &str = "restore these files, or compare them with a copy: they have no checksum, and nobody knows which side is right";
 const SCRATCH: &str = "nothing has to be done: a node that reads it takes the side that is right, and it is written over as nodes go on";
 const ENDED: &str = "mend what it says, and scrub again";
@@ -134,12 +129,12 @@ pub(super) async fn scrub(device: &Path) -> Result<ScrubReport, Failure> {
         admin: None,
         device: Some(device.to_owned()),
     };
-    let (mut run, mut in_vain) = (0, 0);
+    let (mut run, mut patience) = (0, Patience::default());
     loop {
         match look(&locator, run).await {
             Ok(report) if report.run == run && !report.running => return Ok(report),
             Ok(report) => {
-                in_vain = 0;
+                patience.answered();
                 if run != 0 && report.run != run {
                     note("another node leads the storage: it compares from the beginning");
                 }
@@ -154,15 +149,9 @@ pub(super) async fn scrub(device: &Path) -> Result<ScrubReport, Failure> {
                 ));
             }
             Err(failure) if run == 0 => return Err(failure),
-            Err(failure) => {
-                in_vain += 1;
-                if in_vain >= LOOKS_IN_VAIN {
-                    let lost = format!("no node answers any more: {failure}");
-                    return Err(Failure::new(Exit::Unknown, lost));
-                }
-            }
+            Err(failure) => patience.lost(&failure)?,
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        patience.pause().await;
     }
 }
 

@@ -30,34 +30,54 @@ pub(super) enum Stage {
     Going(Option<String>),
 }
 
+/// Looks again and again at what a node says, also while views change and none answers.
+#[derive(Default)]
+pub(super) struct Patience {
+    in_vain: u32,
+}
+
+impl Patience {
+    /// A node answered.
+    pub(super) fn answered(&mut self) {
+        self.in_vain = 0;
+    }
+
+    /// None did; an error when that is so for too long.
+    pub(super) fn lost(&mut self, failure: &Failure) -> Result<(), Failure> {
+        self.in_vain += 1;
+        if self.in_vain < LOOKS_IN_VAIN {
+            return Ok(());
+        }
+        let lost = format!("no node answers any more: {failure}");
+        Err(Failure::new(Exit::Unknown, lost))
+    }
+
+    /// Until the next look.
+    pub(super) async fn pause(&self) {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
 /// Waits until `judge` calls a volume done, showing progress.
 pub(super) async fn until(
     locator: &Locator,
     volume: u16,
     judge: impl Fn(&GroupReport, &VolumeReport) -> Result<Stage, Failure>,
 ) -> Result<(), Failure> {
-    let mut in_vain = 0;
+    let mut patience = Patience::default();
     loop {
         match find(locator, volume).await {
             Ok((report, found)) => {
-                in_vain = 0;
+                patience.answered();
                 match judge(&report, &found)? {
                     Stage::Done => return Ok(()),
                     Stage::Going(line) => line.into_iter().for_each(note),
                 }
             }
             Err(failure) if failure.exit == Exit::Usage => return Err(failure),
-            Err(failure) => {
-                in_vain += 1;
-                if in_vain >= LOOKS_IN_VAIN {
-                    return Err(Failure::new(
-                        Exit::Unknown,
-                        format!("no node answers any more: {failure}"),
-                    ));
-                }
-            }
+            Err(failure) => patience.lost(&failure)?,
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        patience.pause().await;
     }
 }
 
