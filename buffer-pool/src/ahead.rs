@@ -20,10 +20,13 @@ impl Pool {
         self.config.prefetch.min(self.frames.len() / AHEAD_PART)
     }
 
-    /// Asks for `pages` in Shared mode, those first that come first; waits for nothing. A page that another node owns and changes is left to it, and
+    /// Asks for `pages` in Shared mode, those first that come first; waits for nothing. Those that are here are [touched](Self::touch). A page that another node owns and changes is left to it, and
     /// `owned_elsewhere` set: its reader reads a copy.
     pub fn prefetch(self: &Arc<Self>, pages: &[PageId], owned_elsewhere: &Arc<AtomicBool>) {
-        let absent = |page: &&PageId| self.table.get(**page).is_none();
+        let absent = |page: &&PageId| {
+            let here = self.table.get(**page);
+            here.inspect(|index| self.frames.touch(*index)).is_none()
+        };
         let absent: Vec<PageId> = pages.iter().filter(absent).copied().collect();
         if absent.is_empty() {
             return;

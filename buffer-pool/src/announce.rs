@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, compiler_fence};
 
 /// Threads that can announce; others latch.
 pub(crate) const THREADS: usize = 256;
+const _: () = assert!(THREADS == 1 << u8::BITS, "the number of a thread is one byte");
 /// Frames that one thread can announce at a time.
 const NESTED: usize = 7;
 const NOTHING: usize = 0;
@@ -23,7 +24,7 @@ pub(crate) struct Reader {
     frames: [AtomicUsize; NESTED],
     taken: AtomicBool,
     /// Different for each thread that lives.
-    pub number: u32,
+    pub number: u8,
 }
 
 static ALL: [Reader; THREADS] = {
@@ -36,7 +37,7 @@ static ALL: [Reader; THREADS] = {
     }; THREADS];
     let mut number = 0;
     while number < THREADS {
-        all[number].number = number as u32;
+        all[number].number = number as u8;
         number += 1;
     }
     all
@@ -53,7 +54,7 @@ impl Place {
         let free = |all: &&Reader| !all.taken.swap(true, Ordering::AcqRel);
         let found = ALL.iter().find(free);
         if let Some(reader) = found {
-            USED.fetch_max(reader.number as usize + 1, Ordering::SeqCst);
+            USED.fetch_max(usize::from(reader.number) + 1, Ordering::SeqCst);
         }
         Self(found)
     }
@@ -88,15 +89,27 @@ fn first_reader() -> Option<&'static Reader> {
 }
 
 impl Reader {
-    /// Announces what lies at `address`. The caller then looks whether it may read it. `None` when this thread announces too many
-    /// already.
+    /// Announces what lies at `address`, if this thread announces nothing else. The caller then looks whether it may read it.
     #[inline]
+    pub fn announce_first(&'static self, address: usize) -> Option<Announced> {
+        Self::announce_in(&self.frames[0], address)
+    }
+
+    /// The same beside others. `None` when this thread announces too many already.
     pub fn announce(&'static self, address: usize) -> Option<Announced> {
-        let free = |frame: &&AtomicUsize| frame.load(Ordering::Relaxed) == NOTHING;
-        let announced = self.frames.iter().find(free)?;
-        announced.store(address, Ordering::Release);
+        self.frames
+            .iter()
+            .find_map(|place| Self::announce_in(place, address))
+    }
+
+    #[inline]
+    fn announce_in(place: &'static AtomicUsize, address: usize) -> Option<Announced> {
+        if place.load(Ordering::Relaxed) != NOTHING {
+            return None;
+        }
+        place.store(address, Ordering::Release);
         compiler_fence(Ordering::SeqCst); // the other half is in `fence`
-        Some(Announced(announced))
+        Some(Announced(place))
     }
 }
 

@@ -152,7 +152,6 @@ impl Pool {
         drop(meta);
         frame.name(page);
         frame.set_psn(info.psn);
-        frame.uses().set(0);
         self.table.insert(page, index);
         frame.set_possession(Some(mode));
     }

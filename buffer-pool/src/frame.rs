@@ -8,13 +8,14 @@
 //! at nothing of a frame but its [`Hot`] part and the page: each further line of memory would cost as much as the page.
 
 use crate::announce::{self, Announced, Reader};
-use crate::evict::Uses;
+use crate::evict::USES_MOST;
 use crate::huge_array::{self, HugeArray};
+use crate::touch;
 use aquifer_buffer_pool_proto::{Conversion, ImageInfo, Lsn, Mode, PageId, PageSize, Psn};
 use aquifer_dss_proto::{FileId, Instant, NodeSet};
 use memmap2::MmapRaw;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const READER: u64 = 1;
 const READERS: u64 = 0xFFFF;
@@ -31,6 +32,9 @@ const REVOKED_MOST: u64 = 10;
 const READ: u64 = 1 << 32;
 /// So many in the beginning make the frame biased.
 const READS_TO_BIAS: u64 = 16;
+
+/// Of a page that is touched: its header, and what follows it.
+const TOUCHED_LINES: usize = 2;
 
 fn revoked(word: u64) -> u64 {
     (word / REVOKED) & 0xF
@@ -55,7 +59,7 @@ fn with_writer(word: u64) -> u64 {
 /// Keeps a page from being changed while it is read, until it is dropped.
 pub(crate) enum Reading<'a> {
     /// Counted in the word.
-    Counted(Frame<'a>),
+    Counted(&'a State),
     /// Announced by its thread.
     Announced(#[expect(dead_code, reason = "dropped at the end of the reading")] Announced),
 }
@@ -63,8 +67,8 @@ pub(crate) enum Reading<'a> {
 impl Drop for Reading<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Self::Counted(frame) = self {
-            frame.state.word.fetch_sub(READER, Ordering::Release);
+        if let Self::Counted(state) = self {
+            state.word.fetch_sub(READER, Ordering::Release);
         }
     }
 }
@@ -96,23 +100,39 @@ impl Meta {
     }
 }
 
-/// What a reading that is announced looks at: the page's name, and two bytes that seldom change.
+/// What a reading that is announced looks at, in one word: the page's number, its file, how often it was used, and whether the frame is biased. So one
+/// comparison says all, and the words of all frames are small enough to stay in the processor's caches, where they compete with the pages.
 #[derive(Default)]
-#[repr(C, align(16))]
 pub(crate) struct Hot {
-    file: AtomicU64,
-    number: AtomicU32,
-    pub uses: Uses,
-    /// Readers announce themselves instead of being counted. Set by a counted reader, ended by whoever has the exclusive latch.
-    biased: AtomicBool,
+    word: AtomicU64,
 }
 
-const _: () = assert!(size_of::<Hot>() == 16, "four of them in a line");
+/// Readers announce themselves instead of being counted. Set by a counted reader, ended by whoever has the exclusive latch.
+const BIASED: u64 = 1;
+/// Where uses are counted, up to [`USES_MOST`].
+const USES_SHIFT: u32 = 1;
+const USES: u64 = (USES_MOST as u64) << USES_SHIFT;
+const FILE_SHIFT: u32 = 3;
+const NUMBER_SHIFT: u32 = 32;
+/// Stands for all files from here on: their frames are never biased, and which of them it is says the frame's state.
+const FILE_BEYOND: u64 = (1 << (NUMBER_SHIFT - FILE_SHIFT)) - 1;
+
+const _: () = assert!(USES < 1 << FILE_SHIFT, "uses lie below the file");
 
 impl Hot {
     #[inline]
-    fn holds_page(&self, page: PageId) -> bool {
-        self.file.load(Ordering::Relaxed) == page.file.0 && self.number.load(Ordering::Relaxed) == page.number
+    fn word_of(file: u64, number: u32) -> u64 {
+        u64::from(number) << NUMBER_SHIFT | file << FILE_SHIFT
+    }
+
+    /// The name of a page, without uses and bias.
+    #[inline]
+    fn name_of(page: PageId) -> u64 {
+        Self::word_of(page.file.0.min(FILE_BEYOND), page.number)
+    }
+
+    fn name(&self) -> u64 {
+        self.word.load(Ordering::Relaxed) & !(USES | BIASED)
     }
 
     #[inline]
@@ -120,13 +140,46 @@ impl Hot {
         std::ptr::from_ref(self).addr()
     }
 
-    /// Announces a reading of `page`, if it is here and the frame is biased.
+    /// Announces a reading of `page`, if it is here, is used enough already, and the frame is biased, and this thread reads nothing else.
     #[inline]
+    pub fn announce_used(&self, page: PageId, reader: &'static Reader) -> Option<Announced> {
+        if page.file.0 >= FILE_BEYOND {
+            return None;
+        }
+        let announced = reader.announce_first(self.address())?;
+        // While a frame is biased the page in it stays; and it stays biased until the announcement ends.
+        let here =
+            self.word.load(Ordering::Acquire) == Self::word_of(page.file.0, page.number) | USES | BIASED;
+        here.then_some(announced)
+    }
+
+    /// The same with any number of uses, and of other readings.
     pub fn announce(&self, page: PageId, reader: &'static Reader) -> Option<Announced> {
         let announced = reader.announce(self.address())?;
-        // While a frame is biased the page in it stays; and it stays biased until the announcement ends.
-        let biased = self.biased.load(Ordering::Acquire);
-        (biased && self.holds_page(page)).then_some(announced)
+        let here = self.word.load(Ordering::Acquire) & !USES == Self::name_of(page) | BIASED;
+        here.then_some(announced)
+    }
+
+    /// The page is used.
+    pub fn add_use(&self) {
+        let uses = self.uses();
+        if uses < USES_MOST {
+            self.set_uses(uses + 1);
+        }
+    }
+
+    /// How often the page was used, as far as policies care. Uses at the same moment may count once.
+    pub fn uses(&self) -> u8 {
+        ((self.word.load(Ordering::Relaxed) & USES) >> USES_SHIFT) as u8
+    }
+
+    /// Another page comes, or a policy forgets.
+    pub fn set_uses(&self, uses: u8) {
+        assert!(uses <= USES_MOST, "uses are counted up to {USES_MOST}");
+        let with = |word| Some(word & !USES | u64::from(uses) << USES_SHIFT);
+        self.word
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, with)
+            .expect("the closure always gives a value");
     }
 }
 
@@ -136,6 +189,7 @@ impl Hot {
 pub(crate) struct State {
     word: AtomicU64,
     psn: AtomicU64,
+    file: AtomicU64,
     meta: Mutex<Meta>,
 }
 
@@ -149,19 +203,27 @@ pub(crate) struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     pub fn holds_page(&self, page: PageId) -> bool {
-        self.hot.holds_page(page)
+        self.hot.name() == Hot::name_of(page) && self.state.file.load(Ordering::Relaxed) == page.file.0
     }
 
     /// Whose name it has.
     pub fn page(&self) -> PageId {
         PageId {
-            file: FileId(self.hot.file.load(Ordering::Relaxed)),
-            number: self.hot.number.load(Ordering::Relaxed),
+            file: FileId(self.state.file.load(Ordering::Relaxed)),
+            number: (self.hot.name() >> NUMBER_SHIFT) as u32,
         }
     }
 
-    pub fn uses(&self) -> &'a Uses {
-        &self.hot.uses
+    pub fn add_use(&self) {
+        self.hot.add_use();
+    }
+
+    fn is_biased(&self) -> bool {
+        self.hot.word.load(Ordering::Relaxed) & BIASED != 0
+    }
+
+    fn bias(&self) {
+        self.hot.word.fetch_or(BIASED, Ordering::Release);
     }
 
     pub fn psn(&self) -> Psn {
@@ -181,17 +243,22 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// Announces a reading of `page`, if it is here and the frame is biased.
+    pub fn announce(self, page: PageId, reader: &'static Reader) -> Option<Reading<'a>> {
+        self.hot.announce(page, reader).map(Reading::Announced)
+    }
+
     /// Latches for reading when `page` is possessed here.
     pub fn latch_shared(self, page: PageId) -> Option<Reading<'a>> {
         let possessed = |word| word & (SHARED | EXCLUSIVE) != 0;
         let free = |word| word & WRITER == 0 && word & READERS < READERS;
         let before = self.take(possessed, free, with_reader)?;
-        let reading = Reading::Counted(self);
+        let reading = Reading::Counted(self.state);
         if !self.holds_page(page) {
             return None;
         }
-        if enough_read(before) && announce::available() {
-            self.hot.biased.store(true, Ordering::Release);
+        if enough_read(before) && page.file.0 < FILE_BEYOND && announce::available() {
+            self.bias();
         }
         Some(reading)
     }
@@ -263,7 +330,7 @@ impl<'a> Frame<'a> {
                 .is_ok();
         if taken && self.end_bias() && self.is_announced() {
             // Who latches next must wait for that reader as well.
-            self.hot.biased.store(true, Ordering::Release);
+            self.bias();
             self.unlatch_exclusive();
             return false;
         }
@@ -272,10 +339,10 @@ impl<'a> Frame<'a> {
 
     /// Whoever latches exclusively ends the bias. True if there was one: then readers that announced themselves may be left.
     fn end_bias(&self) -> bool {
-        if !self.hot.biased.load(Ordering::Relaxed) {
+        if !self.is_biased() {
             return false;
         }
-        self.hot.biased.store(false, Ordering::Relaxed);
+        self.hot.word.fetch_and(!BIASED, Ordering::Relaxed);
         if revoked(self.state.word.load(Ordering::Relaxed)) < REVOKED_MOST {
             self.state.word.fetch_add(REVOKED, Ordering::Relaxed);
         }
@@ -315,9 +382,10 @@ impl<'a> Frame<'a> {
         self.state.word.fetch_and(!CLOSING, Ordering::Relaxed);
     }
 
+    /// Names the page that comes into a frame that is latched exclusively, or free: so it is not biased. It was not used.
     pub fn name(&self, page: PageId) {
-        self.hot.file.store(page.file.0, Ordering::Relaxed);
-        self.hot.number.store(page.number, Ordering::Relaxed);
+        self.state.file.store(page.file.0, Ordering::Relaxed);
+        self.hot.word.store(Hot::name_of(page), Ordering::Relaxed);
     }
 }
 
@@ -337,7 +405,7 @@ fn pause(spins: &mut u64) {
 /// The memory of all frames and what is known of each.
 pub(crate) struct Frames {
     memory: MmapRaw,
-    page_size: PageSize,
+    page_bytes: usize,
     hot: HugeArray<Hot>,
     states: HugeArray<State>,
 }
@@ -347,7 +415,7 @@ impl Frames {
         assert!(count > 0, "a pool has frames");
         Self {
             memory: huge_array::map(count * page_size.bytes()),
-            page_size,
+            page_bytes: page_size.bytes(),
             hot: HugeArray::new(count),
             states: HugeArray::new(count),
         }
@@ -363,9 +431,24 @@ impl Frames {
         start..start + self.memory.len()
     }
 
-    #[inline]
     pub fn hot(&self, index: usize) -> &Hot {
         &self.hot[index]
+    }
+
+    /// Announces a reading of `page`, when it is likely to be in frame `index`, of which there may be none.
+    #[inline]
+    pub fn announce_used(&self, index: usize, page: PageId, reader: &'static Reader) -> Option<Announced> {
+        self.hot.get(index)?.announce_used(page, reader)
+    }
+
+    /// Fetches what a hit of frame `index` looks at, and the beginning of its page, into the processor's cache. There may be no such frame.
+    #[inline]
+    pub fn touch(&self, index: usize) {
+        if let Some(hot) = self.hot.get(index) {
+            touch::line(std::ptr::from_ref(hot).cast());
+            let page = self.bytes(index).cast::<u8>();
+            (0..TOUCHED_LINES).for_each(|line| touch::line(page.wrapping_add(line * touch::LINE)));
+        }
     }
 
     pub fn frame(&self, index: usize) -> Frame<'_> {
@@ -382,13 +465,13 @@ impl Frames {
     pub fn bytes(&self, index: usize) -> *mut [u8] {
         assert!(index < self.hot.len(), "frame {index} exists");
         // SAFETY: inside the mapping, which has `hot.len()` pages.
-        let first = unsafe { self.memory.as_mut_ptr().add(index << self.page_size.shift()) };
-        std::ptr::slice_from_raw_parts_mut(first, self.page_size.bytes())
+        let first = unsafe { self.memory.as_mut_ptr().add(index * self.page_bytes) };
+        std::ptr::slice_from_raw_parts_mut(first, self.page_bytes)
     }
 
     /// Fills a frame that the caller latched exclusively or took from the free list.
     pub fn fill(&self, index: usize, bytes: &[u8]) {
-        assert_eq!(bytes.len(), self.page_size.bytes(), "a frame is filled whole");
+        assert_eq!(bytes.len(), self.page_bytes, "a frame is filled whole");
         // SAFETY: the caller alone may touch the frame (see above), and `bytes` is not inside the mapping because
         // nothing gives out references to it without a latch.
         unsafe { (*self.bytes(index)).copy_from_slice(bytes) }
@@ -404,6 +487,7 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicBool;
 
     fn page(number: u32) -> PageId {
         PageId {
@@ -423,7 +507,9 @@ mod tests {
     /// As [`Pool::read`](crate::Pool::read) does.
     fn read(frame: Frame<'_>, page: PageId) -> Option<Reading<'_>> {
         let reader = announce::reader().expect("few threads");
-        let announced = frame.hot.announce(page, reader).map(Reading::Announced);
+        let used = frame.hot.announce_used(page, reader).map(Reading::Announced);
+        let announced = used.or_else(|| frame.announce(page, reader));
+        frame.add_use();
         announced.or_else(|| frame.latch_shared(page))
     }
 
@@ -465,6 +551,37 @@ mod tests {
             Some(READS_TO_BIAS as usize + 1),
             "a new stay"
         );
+    }
+
+    #[test]
+    fn a_file_whose_number_has_no_place_beside_the_rest_is_read_by_counting() {
+        let frames = one();
+        let frame = frames.frame(0);
+        let of = |file| PageId {
+            file: FileId(file),
+            number: u32::MAX,
+        };
+        for (file, other) in [(FILE_BEYOND, FILE_BEYOND + 1), (u64::MAX, FILE_BEYOND)] {
+            frame.name(of(file));
+            assert!((0..1000).all(|_| !announced(read(frame, of(file)))));
+            assert!(read(frame, of(file)).is_some() && frame.page() == of(file));
+            assert!(read(frame, of(other)).is_none(), "both have the same short name");
+        }
+        frame.name(of(FILE_BEYOND - 1));
+        assert!((0..1000).any(|_| announced(read(frame, of(FILE_BEYOND - 1)))));
+        assert!(read(frame, of(FILE_BEYOND)).is_none());
+    }
+
+    #[test]
+    fn uses_are_counted_beside_the_name() {
+        let frames = one();
+        let (frame, hot) = (frames.frame(0), frames.hot(0));
+        (0..9).for_each(|_| frame.add_use());
+        assert_eq!((hot.uses(), frame.page()), (USES_MOST, page(0)));
+        hot.set_uses(1);
+        assert_eq!((hot.uses(), frame.page()), (1, page(0)));
+        frame.name(page(7));
+        assert_eq!((hot.uses(), frame.page()), (0, page(7)));
     }
 
     /// Reads both pages until `stop`, and never sees half a change or another page. Counts announced readings.

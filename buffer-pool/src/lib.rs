@@ -22,6 +22,7 @@ mod repair;
 mod surrender;
 mod table;
 pub mod testing;
+mod touch;
 mod wire;
 
 pub use aquifer_buffer_pool_proto::{ImageInfo, Lsn, Mode, PageId, PageSize, Psn, Scn, Stamp, header};

@@ -228,11 +228,9 @@ impl Pool {
     #[inline]
     pub fn read(&self, page: PageId) -> Result<PageReadGuard<'_>, Miss> {
         if let Some(reader) = announce::reader()
-            && let Some(index) = self.table.likely(page)
-            && let hot = self.frames.hot(index)
-            && let Some(announced) = hot.announce(page, reader)
+            && let index = self.table.first(page)
+            && let Some(announced) = self.frames.announce_used(index, page, reader)
         {
-            hot.uses.add();
             self.table.count_hit(reader);
             return Ok(PageReadGuard {
                 frames: &self.frames,
@@ -240,15 +238,17 @@ impl Pool {
                 reading: Reading::Announced(announced),
             });
         }
-        self.read_latched(page)
+        self.read_slowly(page)
     }
 
+    /// A page in a frame that is not biased, or behind others in the table, or that is not here.
     #[inline(never)]
-    fn read_latched(&self, page: PageId) -> Result<PageReadGuard<'_>, Miss> {
+    fn read_slowly(&self, page: PageId) -> Result<PageReadGuard<'_>, Miss> {
         if let Some(index) = self.table.get(page) {
             let frame = self.frames.frame(index);
-            if let Some(reading) = frame.latch_shared(page) {
-                frame.uses().add();
+            let announced = announce::reader().and_then(|reader| frame.announce(page, reader));
+            if let Some(reading) = announced.or_else(|| frame.latch_shared(page)) {
+                frame.add_use();
                 self.table.count(true);
                 return Ok(PageReadGuard {
                     frames: &self.frames,
@@ -264,12 +264,19 @@ impl Pool {
         })
     }
 
+    /// Says that the page will be read soon: if it is here, what a hit looks at comes into the processor's cache meanwhile. For who knows several
+    /// pages beforehand; a few ahead are enough.
+    #[inline]
+    pub fn touch(&self, page: PageId) {
+        self.frames.touch(self.table.first(page));
+    }
+
     /// The page, if it is possessed exclusively and nobody waits for its surrender.
     pub fn write(&self, page: PageId) -> Result<PageWriteGuard<'_>, Miss> {
         if let Some(index) = self.table.get(page) {
             let frame = self.frames.frame(index);
             if frame.latch_to_write(page) {
-                frame.uses().add();
+                frame.add_use();
                 self.table.count(true);
                 return Ok(PageWriteGuard {
                     pool: self,

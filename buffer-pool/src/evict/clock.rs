@@ -17,8 +17,8 @@ impl EvictionPolicy for Clock {
         for _ in 0..2 * frames.len() {
             let index = self.hand;
             self.hand = (self.hand + 1) % frames.len();
-            let used = frames.uses(index).get() > 0;
-            frames.uses(index).set(0);
+            let used = frames.uses(index) > 0;
+            frames.set_uses(index, 0);
             if !used && possible(index) {
                 return Some(index);
             }

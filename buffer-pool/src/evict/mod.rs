@@ -13,41 +13,18 @@ use crate::frame::Frames;
 use aquifer_buffer_pool_proto::PageId;
 use clock::Clock;
 use s3_fifo::S3Fifo;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Uses are counted up to this.
-const USES_MOST: u8 = 3;
-
-/// How often the page in a frame was used, as far as policies care. Uses at the same moment may count once.
-#[derive(Default)]
-pub(crate) struct Uses(AtomicU8);
-
-impl Uses {
-    /// The page is used.
-    #[inline]
-    pub fn add(&self) {
-        let uses = self.0.load(Ordering::Relaxed);
-        if uses < USES_MOST {
-            self.0.store(uses + 1, Ordering::Relaxed);
-        }
-    }
-
-    fn get(&self) -> u8 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Another page comes, or a policy forgets.
-    pub fn set(&self, uses: u8) {
-        self.0.store(uses, Ordering::Relaxed);
-    }
-}
+pub(crate) const USES_MOST: u8 = 3;
 
 /// The counters of all frames.
 pub(crate) trait Counted {
     /// Number of frames.
     fn len(&self) -> usize;
-    /// Of one frame.
-    fn uses(&self, index: usize) -> &Uses;
+    /// How often the page in a frame was used, as far as policies care.
+    fn uses(&self, index: usize) -> u8;
+    /// Another page comes, or the policy forgets.
+    fn set_uses(&self, index: usize, uses: u8);
 }
 
 impl Counted for Frames {
@@ -55,8 +32,12 @@ impl Counted for Frames {
         Self::len(self)
     }
 
-    fn uses(&self, index: usize) -> &Uses {
-        &self.hot(index).uses
+    fn uses(&self, index: usize) -> u8 {
+        self.hot(index).uses()
+    }
+
+    fn set_uses(&self, index: usize, uses: u8) {
+        self.hot(index).set_uses(uses);
     }
 }
 

@@ -5,10 +5,9 @@
 //! The use for which a page was fetched counts as one: more than one is a page used again.
 
 use super::{Counted, EvictionPolicy, USES_MOST};
-use crate::table::PageHasher;
 use aquifer_buffer_pool_proto::PageId;
 use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasherDefault;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// The small queue has one of so many frames.
 const SMALL_PART: usize = 10;
@@ -25,6 +24,31 @@ struct Resident {
     page: PageId,
     stay: u64,
     small: bool,
+}
+
+/// Multiplicative hashing of the two numbers of a page; the same in every run.
+#[derive(Default)]
+struct PageHasher(u64);
+
+impl Hasher for PageHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let mixed = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ (mixed >> 29);
+    }
 }
 
 pub(crate) struct S3Fifo {
@@ -94,10 +118,10 @@ impl S3Fifo {
         possible: &mut dyn FnMut(usize) -> bool,
     ) -> Option<usize> {
         let resident = self.resident(entry)?;
-        if frames.uses(entry.index).get() > 1 {
+        if frames.uses(entry.index) > 1 {
             resident.small = false;
             self.small_pages -= 1;
-            frames.uses(entry.index).set(0);
+            frames.set_uses(entry.index, 0);
             self.main.push_back(entry);
             return None;
         }
@@ -118,9 +142,9 @@ impl S3Fifo {
         possible: &mut dyn FnMut(usize) -> bool,
     ) -> Option<usize> {
         self.resident(entry)?;
-        let uses = frames.uses(entry.index).get();
+        let uses = frames.uses(entry.index);
         if uses > 0 {
-            frames.uses(entry.index).set(uses - 1);
+            frames.set_uses(entry.index, uses - 1);
         } else if possible(entry.index) {
             self.leave(entry.index);
             return Some(entry.index);

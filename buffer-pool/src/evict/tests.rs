@@ -2,12 +2,13 @@
 
 use super::*;
 use aquifer_dss_proto::FileId;
+use std::cell::Cell;
 use std::collections::HashMap;
 
 /// A cache of names.
 struct Cache {
     policy: Box<dyn EvictionPolicy>,
-    uses: Vec<Uses>,
+    uses: Vec<Cell<u8>>,
     pages: Vec<Option<u32>>,
     places: HashMap<u32, usize>,
     pinned: Option<u32>,
@@ -15,13 +16,17 @@ struct Cache {
     asked: u64,
 }
 
-impl Counted for Vec<Uses> {
+impl Counted for Vec<Cell<u8>> {
     fn len(&self) -> usize {
         Vec::len(self)
     }
 
-    fn uses(&self, index: usize) -> &Uses {
-        &self[index]
+    fn uses(&self, index: usize) -> u8 {
+        self[index].get()
+    }
+
+    fn set_uses(&self, index: usize, uses: u8) {
+        self[index].set(uses);
     }
 }
 
@@ -29,7 +34,7 @@ impl Cache {
     fn new(eviction: Eviction, frames: usize) -> Self {
         Self {
             policy: policy(eviction, frames),
-            uses: (0..frames).map(|_| Uses::default()).collect(),
+            uses: (0..frames).map(|_| Cell::new(0)).collect(),
             pages: vec![None; frames],
             places: HashMap::new(),
             pinned: None,
@@ -55,7 +60,7 @@ impl Cache {
         self.asked += 1;
         if let Some(index) = self.places.get(&number) {
             self.hits += 1;
-            return self.uses[*index].add();
+            return self.add_use(*index);
         }
         let index = self.room().expect("not everything is pinned");
         self.pages[index] = Some(number);
@@ -63,7 +68,12 @@ impl Cache {
         self.uses[index].set(0);
         let file = FileId(1);
         self.policy.admitted(index, PageId { file, number });
-        self.uses[index].add();
+        self.add_use(index);
+    }
+
+    fn add_use(&self, index: usize) {
+        let uses = &self.uses[index];
+        uses.set(USES_MOST.min(uses.get() + 1));
     }
 
     fn give_up(&mut self, number: u32) {

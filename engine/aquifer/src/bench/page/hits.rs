@@ -16,6 +16,9 @@ const HITS: u32 = 100_000;
 /// Samples; the best counts.
 const SAMPLES: u32 = 30;
 
+/// How many pages before it is read a page is touched.
+const AHEAD: usize = 16;
+
 /// Nanoseconds of one hit.
 pub struct Hits {
     /// Always the same page.
@@ -24,6 +27,8 @@ pub struct Hits {
     pub random: Beside,
     /// Random pages, all known beforehand: the processor reads ahead as far as its window of instructions goes.
     pub independent: Beside,
+    /// The same through the cache, each page touched [`AHEAD`] pages before it is read.
+    pub touched: f64,
 }
 
 impl Hits {
@@ -32,8 +37,8 @@ impl Hits {
         let (hot, random, independent) = (self.hot, &self.random, &self.independent);
         format!(
             "local hit: {hot} ns hot; at random over {pages} pages, each known from the one before, {} ns ({} ns in a bare array); all known \
-             beforehand, {} ns ({} ns)",
-            random.cache, random.array, independent.cache, independent.array,
+             beforehand, {} ns ({} ns), {} ns when each is touched {AHEAD} pages before",
+            random.cache, random.array, independent.cache, independent.array, self.touched,
         )
     }
 }
@@ -147,6 +152,21 @@ fn read(pool: &Pool, number: u32) -> Result<u8, Failure> {
     Ok(guard.bytes()[100])
 }
 
+/// Reads pages that are known beforehand, and touches those to come.
+fn touched(pool: &Pool, walk: &mut Walk) -> Result<(), Failure> {
+    let mut ahead = [0; AHEAD];
+    let touch = |number: u32| {
+        pool.touch(black_box(page(number)));
+        number
+    };
+    ahead.fill_with(|| touch(walk.next()));
+    for hit in 0..HITS as usize {
+        let number = std::mem::replace(&mut ahead[hit % AHEAD], touch(walk.next()));
+        black_box(read(pool, number)?);
+    }
+    Ok(())
+}
+
 /// Measures with `frames` pages.
 pub async fn measure(frames: u32) -> Result<Hits, Failure> {
     let pool = filled(frames).await?;
@@ -163,6 +183,7 @@ pub async fn measure(frames: u32) -> Result<Hits, Failure> {
         Ok(array[black_box(number as usize * PAGE_BYTES + 100)])
     })?;
     let cache = walks(frames, |number| read(&pool, number))?;
+    let touched = best(frames, |walk| touched(&pool, walk))?;
     let hot = best(frames, |_| {
         for _ in 0..HITS {
             black_box(read(&pool, 0)?);
@@ -174,5 +195,6 @@ pub async fn measure(frames: u32) -> Result<Hits, Failure> {
         hot,
         random: beside(cache.0, bare.0),
         independent: beside(cache.1, bare.1),
+        touched,
     })
 }

@@ -84,9 +84,11 @@ pub async fn run(options: PageOptions) -> Outcome {
         "writer_rate_with_shared_reads_over_alone": beside.with_shared,
         "messages_per_transaction_partitioned": own.object(),
         "local_hit_ns": {"hot": hits.hot, "random": hits.random.cache, "array": hits.random.array,
-            "independent": hits.independent.cache, "independent_array": hits.independent.array, "pages": options.pages},
+            "independent": hits.independent.cache, "independent_touched": hits.touched,
+            "independent_array": hits.independent.array, "pages": options.pages},
         "local_hit_over_array": ratio(hits.random.cache, hits.random.array),
         "independent_local_hit_over_array": ratio(hits.independent.cache, hits.independent.array),
+        "touched_local_hit_over_array": ratio(hits.touched, hits.independent.array),
     });
     options.output.emit(object, || {
         let rows = vec![
