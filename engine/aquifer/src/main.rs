@@ -21,6 +21,7 @@ mod load;
 mod mount;
 mod node;
 mod output;
+mod reach;
 mod sql;
 mod units;
 mod volume;

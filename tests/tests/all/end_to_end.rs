@@ -18,3 +18,4 @@ mod stalled_peer;
 mod stalling_proxy;
 mod survival;
 mod volumes;
+mod volumes_alone;

@@ -14,6 +14,7 @@ use aquifer_engine::node::Node;
 use aquifer_member::{Address, LEAST_PAGES, Member, MemberError, MemberOptions};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -38,11 +39,21 @@ impl Running {
             on_exit: None,
         };
         let member = Member::start(&options).await;
-        Ok(Self {
-            member: member.map_err(|error| member_failure(&error))?,
+        member.map(Self::of).map_err(|error| member_failure(&error))
+    }
+
+    /// Starts it; returns when it serves, or fails when that takes longer than `limit`.
+    pub async fn join(options: &MemberOptions, limit: Duration) -> Result<Self, Failure> {
+        let member = Member::join(options, limit).await;
+        member.map(Self::of).map_err(|error| member_failure(&error))
+    }
+
+    fn of(member: Member) -> Self {
+        Self {
+            member,
             views: ViewWatch::default(),
             shutdown: watch::channel(false).0,
-        })
+        }
     }
 
     /// Returns when the node serves.

@@ -14,7 +14,7 @@ use crate::mount::Mounted;
 use crate::output::{note, print_line};
 use crate::units::Address;
 use aquifer_dss_proto::NodeId;
-pub use member::ShortMember;
+pub use member::{ShortMember, ShortNode};
 
 use assemble::Running;
 use service::NodeService;

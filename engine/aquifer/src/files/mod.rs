@@ -12,10 +12,10 @@ mod walk;
 
 pub use protocol::FileRequest;
 pub use service::handle;
-pub use session::GroupOptions;
 
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{OutputOptions, note, print_bytes, print_line, table};
+use crate::reach::GroupOptions;
 use crate::units::{parse_size, show_size};
 use copy::{Copied, Place};
 use protocol::{CHUNK, FileInfo};

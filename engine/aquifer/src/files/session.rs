@@ -1,30 +1,13 @@
-//! How file commands reach a volume group: through a node that runs, or as a member for the length of the command.
-//!
-//! Rules: a node that answers is used; when nodes live and none answers the command is refused (exit 6), because beside
-//! them only a member may change files; when nobody lives this process becomes a node, does its work and leaves.
+//! Who does file requests: a node that runs, or this process.
 
 use super::protocol::{Bytes, FileInfo, FileRequest};
 use super::service;
-use crate::admin::{AdminClient, Locator, Request};
+use crate::admin::{AdminClient, Request};
 use crate::daemon::ShortMember;
-use crate::device;
-use crate::failure::{Exit, Failure};
-use aquifer_dss_proto::NodeId;
+use crate::failure::Failure;
+use crate::reach::{GroupOptions, Reach};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-/// Node that a command becomes when nobody else is there: the last one, which people rarely use.
-const MEMBER: u8 = NodeId::MAX;
-
-/// Which volume group, and how to reach it.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct GroupOptions {
-    #[command(flatten)]
-    pub locator: Locator,
-    /// Node number of this process while no node runs.
-    #[arg(long, default_value_t = MEMBER, value_name = "N")]
-    pub as_node: u8,
-}
 
 /// Somebody who does file requests.
 pub enum Session {
@@ -37,26 +20,10 @@ pub enum Session {
 impl Session {
     /// Finds a node, or becomes one.
     pub async fn open(options: &GroupOptions) -> Result<Self, Failure> {
-        let unreachable = match options.locator.connect(None).await {
-            Ok(client) => return Ok(Self::Node(Box::new(client))),
-            Err(failure) => failure,
-        };
-        let Some(path) = options
-            .locator
-            .device
-            .as_ref()
-            .filter(|_| unreachable.exit == Exit::Unavailable)
-        else {
-            return Err(unreachable);
-        };
-        if device::anybody_runs(path)? {
-            return Err(Failure::refused(format!(
-                "nodes live on {} and none answers here: ask one of them with --admin PATH, or stop them",
-                path.display()
-            )));
-        }
-        let id = crate::units::node_id(options.as_node)?;
-        Ok(Self::Member(Box::new(ShortMember::start(path, id).await?)))
+        Ok(match options.reach().await? {
+            Reach::Node(client) => Self::Node(client),
+            Reach::Nobody(alone) => Self::Member(Box::new(alone.member().await?)),
+        })
     }
 
     /// One request and its answer.

@@ -1,12 +1,14 @@
-//! `vg add` and `vg resize`: through a running node, because only nodes write the catalogue.
+//! `vg add` and `vg resize`.
 
 use super::connect_to_leader;
-use crate::admin::{AdminClient, Locator, Request};
+use super::place::Place;
+use crate::admin::{AdminClient, Request};
 use crate::cluster::preparation;
 use crate::confirm::{ChangeOptions, Decision};
 use crate::device;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::OutputOptions;
+use crate::reach::GroupOptions;
 use crate::units::{absolute, parse_size, show_size};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -26,7 +28,7 @@ pub struct AddOptions {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    locator: Locator,
+    group: GroupOptions,
     #[command(flatten)]
     change: ChangeOptions,
     #[command(flatten)]
@@ -42,7 +44,7 @@ pub struct ResizeOptions {
     #[arg(long, value_parser = parse_size)]
     size: Option<u64>,
     #[command(flatten)]
-    locator: Locator,
+    group: GroupOptions,
     #[command(flatten)]
     change: ChangeOptions,
     #[command(flatten)]
@@ -79,13 +81,13 @@ pub(super) async fn add_device(
 pub async fn add(options: AddOptions) -> Outcome {
     let path = absolute(&options.path)?;
     let shown = path.display().to_string();
-    let mut client = connect_to_leader(&options.locator).await?;
+    let place = Place::look(&options.group).await?;
     let made = (!path.exists()).then_some(options.size);
-    let steps = [
+    let steps = place.plan([
         preparation(&path, made, options.force),
         "write its label, then name it in the catalogue".to_owned(),
         "every node opens it, then files get space on it".to_owned(),
-    ];
+    ]);
     if options
         .change
         .decide(&format!("add {shown} to the volume group"), &steps)?
@@ -93,14 +95,12 @@ pub async fn add(options: AddOptions) -> Outcome {
     {
         return Ok(Exit::Done);
     }
-    let volume = add_device(
-        &mut client,
-        &path,
-        options.size,
-        options.force,
-        options.failure_group,
-    )
-    .await?;
+    let (size, force) = (options.size, options.force);
+    let work = place.run(async |locator| {
+        let mut client = connect_to_leader(locator).await?;
+        add_device(&mut client, &path, size, force, options.failure_group).await
+    });
+    let volume = work.await?;
     let object = json!({ "volume": volume, "path": shown });
     options.output.emit(object, || {
         format!("{shown} is volume {volume}\nnext: aquifer vg status")
@@ -110,11 +110,11 @@ pub async fn add(options: AddOptions) -> Outcome {
 
 /// Runs `vg resize`.
 pub async fn resize(options: ResizeOptions) -> Outcome {
-    let mut client = connect_to_leader(&options.locator).await?;
+    let place = Place::look(&options.group).await?;
     let size = options
         .size
         .map_or_else(|| "the size of its device".into(), show_size);
-    let steps = [format!("give volume {} {size}", options.volume)];
+    let steps = place.plan([format!("give volume {} {size}", options.volume)]);
     if options.change.decide("resize a volume", &steps)? == Decision::DryRun {
         return Ok(Exit::Done);
     }
@@ -122,7 +122,8 @@ pub async fn resize(options: ResizeOptions) -> Outcome {
         volume: options.volume,
         bytes: options.size,
     };
-    let units: u32 = client.typed(&request).await?;
+    let work = place.run(async |locator| connect_to_leader(locator).await?.typed(&request).await);
+    let units: u32 = work.await?;
     let object = json!({ "volume": options.volume, "units": units });
     options.output.emit(object, || {
         format!("volume {} has {units} allocation units", options.volume)

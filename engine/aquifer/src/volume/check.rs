@@ -22,7 +22,7 @@ pub struct CheckOptions {
     /// Write again what can be proven from what is good. No node may run
     #[arg(long)]
     repair: bool,
-    /// First have the storage leader compare both sides of mirrored volumes, and heal what a checksum decides. Nodes serve meanwhile
+    /// First have the storage leader compare both sides of mirrored volumes, and heal what a checksum decides. Nodes may serve meanwhile
     #[arg(long, conflicts_with = "repair")]
     scrub: bool,
     #[command(flatten)]

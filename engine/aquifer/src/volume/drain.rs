@@ -1,12 +1,14 @@
-//! `vg drain`, `vg remove` and `vg replace`: what is on a volume moves to the others while nodes serve.
+//! `vg drain`, `vg remove` and `vg replace`: what is on a volume moves to the others; nodes may serve meanwhile.
 
 use super::change::add_device;
-use super::watch::{self, Stage, find};
+use super::place::Place;
+use super::watch::{self, Stage};
 use super::{GroupReport, MoveReport, VolumeReport, connect_to_leader};
 use crate::admin::{Locator, Request};
 use crate::confirm::{ChangeOptions, Decision};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::OutputOptions;
+use crate::reach::GroupOptions;
 use crate::units::{absolute, parse_size, show_size};
 use serde_json::json;
 use std::path::PathBuf;
@@ -19,11 +21,11 @@ pub struct DrainOptions {
     /// Use it again instead.
     #[arg(long)]
     undo: bool,
-    /// Return at once; the storage leader goes on.
+    /// Return at once; the storage leader goes on, or the next one.
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
-    locator: Locator,
+    group: GroupOptions,
     #[command(flatten)]
     change: ChangeOptions,
     #[command(flatten)]
@@ -36,7 +38,7 @@ pub struct RemoveOptions {
     /// Which volume, as `vg status` shows it.
     volume: u16,
     #[command(flatten)]
-    locator: Locator,
+    group: GroupOptions,
     #[command(flatten)]
     change: ChangeOptions,
     #[command(flatten)]
@@ -57,7 +59,7 @@ pub struct ReplaceOptions {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    locator: Locator,
+    group: GroupOptions,
     #[command(flatten)]
     change: ChangeOptions,
     #[command(flatten)]
@@ -132,10 +134,17 @@ async fn forget(locator: &Locator, volume: u16) -> Result<(), Failure> {
     client.typed(&Request::VolumeRemove { volume }).await
 }
 
+async fn drain_and_forget(locator: &Locator, volume: u16) -> Result<(), Failure> {
+    set_drain(locator, volume, true).await?;
+    wait_until_drained(locator, volume).await?;
+    forget(locator, volume).await
+}
+
 /// Runs `vg drain`.
 pub async fn drain(options: DrainOptions) -> Outcome {
-    let (report, found) = find(&options.locator, options.volume).await?;
     let volume = options.volume;
+    let place = Place::look(&options.group).await?;
+    let (report, found) = place.find(volume).await?;
     let step = if options.undo {
         format!("use volume {volume} again; what has moved stays where it is")
     } else {
@@ -147,15 +156,19 @@ pub async fn drain(options: DrainOptions) -> Outcome {
     };
     if options
         .change
-        .decide(&format!("volume {volume} ({})", found.path), &[step])?
+        .decide(&format!("volume {volume} ({})", found.path), &place.plan([step]))?
         == Decision::DryRun
     {
         return Ok(Exit::Done);
     }
-    set_drain(&options.locator, volume, !options.undo).await?;
-    if !options.undo && !options.no_wait {
-        wait_until_drained(&options.locator, volume).await?;
-    }
+    let work = place.run(async |locator| {
+        set_drain(locator, volume, !options.undo).await?;
+        if !options.undo && !options.no_wait {
+            wait_until_drained(locator, volume).await?;
+        }
+        Ok(())
+    });
+    work.await?;
     let state = if options.undo { "active" } else { "draining" };
     options
         .output
@@ -169,16 +182,17 @@ pub async fn drain(options: DrainOptions) -> Outcome {
 pub async fn remove(options: RemoveOptions) -> Outcome {
     let volume = options.volume;
     require_removable(volume)?;
-    let (report, found) = find(&options.locator, volume).await?;
+    let place = Place::look(&options.group).await?;
+    let (report, found) = place.find(volume).await?;
     require_space(&report, &found, 0)?;
-    let steps = [
+    let steps = place.plan([
         format!(
             "move {} from it to the others while nodes serve",
             show_size(found.used_bytes)
         ),
         "take it out of the catalogue; its id is never used again".to_owned(),
         format!("erase its label on {}", found.path),
-    ];
+    ]);
     if options
         .change
         .decide(&format!("remove volume {volume} ({})", found.path), &steps)?
@@ -186,9 +200,9 @@ pub async fn remove(options: RemoveOptions) -> Outcome {
     {
         return Ok(Exit::Done);
     }
-    set_drain(&options.locator, volume, true).await?;
-    wait_until_drained(&options.locator, volume).await?;
-    forget(&options.locator, volume).await?;
+    place
+        .run(async |locator| drain_and_forget(locator, volume).await)
+        .await?;
     let object = json!({ "volume": volume, "path": found.path });
     options.output.emit(object, || {
         format!(
@@ -203,11 +217,12 @@ pub async fn remove(options: RemoveOptions) -> Outcome {
 pub async fn replace(options: ReplaceOptions) -> Outcome {
     let volume = options.volume;
     require_removable(volume)?;
-    let (report, found) = find(&options.locator, volume).await?;
+    let place = Place::look(&options.group).await?;
+    let (report, found) = place.find(volume).await?;
     let path = absolute(&options.path)?;
     let size = std::fs::metadata(&path).map_or(options.size, |_| found.size_bytes);
     require_space(&report, &found, size)?;
-    let steps = [
+    let steps = place.plan([
         format!("add {} to the volume group", path.display()),
         format!(
             "move {} from volume {volume} to the others while nodes serve",
@@ -217,7 +232,7 @@ pub async fn replace(options: ReplaceOptions) -> Outcome {
             "take volume {volume} out of the catalogue and erase its label on {}",
             found.path
         ),
-    ];
+    ]);
     if options
         .change
         .decide(&format!("replace volume {volume} ({})", found.path), &steps)?
@@ -225,18 +240,14 @@ pub async fn replace(options: ReplaceOptions) -> Outcome {
     {
         return Ok(Exit::Done);
     }
-    let mut client = connect_to_leader(&options.locator).await?;
-    let added = add_device(
-        &mut client,
-        &path,
-        options.size,
-        options.force,
-        found.failure_group,
-    )
-    .await?;
-    set_drain(&options.locator, volume, true).await?;
-    wait_until_drained(&options.locator, volume).await?;
-    forget(&options.locator, volume).await?;
+    let work = place.run(async |locator| {
+        let mut client = connect_to_leader(locator).await?;
+        let (size, force) = (options.size, options.force);
+        let added = add_device(&mut client, &path, size, force, found.failure_group).await?;
+        drain_and_forget(locator, volume).await?;
+        Ok(added)
+    });
+    let added = work.await?;
     let object = json!({ "volume": volume, "path": found.path, "by": added });
     options.output.emit(object, || {
         format!("volume {volume} is gone, volume {added} is in its place")

@@ -1,11 +1,13 @@
 //! `vg detach` and `vg resync`: a side of a mirrored volume goes, and comes back while nodes serve.
 
+use super::place::Place;
 use super::watch::{self, Stage};
 use super::{LegReport, VolumeReport, connect_to_leader};
 use crate::admin::{Locator, Request};
 use crate::confirm::{ChangeOptions, Decision};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::OutputOptions;
+use crate::reach::GroupOptions;
 use crate::units::show_size;
 use serde_json::json;
 
@@ -17,7 +19,7 @@ pub struct DetachOptions {
     /// Which side of it, 0 or 1.
     side: u8,
     #[command(flatten)]
-    locator: Locator,
+    group: GroupOptions,
     #[command(flatten)]
     change: ChangeOptions,
     #[command(flatten)]
@@ -29,11 +31,11 @@ pub struct DetachOptions {
 pub struct ResyncOptions {
     /// Which volume, as `vg status` shows it.
     volume: u16,
-    /// Return at once; the storage leader goes on.
+    /// Return at once; the storage leader goes on, or the next one.
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
-    locator: Locator,
+    group: GroupOptions,
     #[command(flatten)]
     change: ChangeOptions,
     #[command(flatten)]
@@ -74,8 +76,8 @@ fn progress(leg: &LegReport) -> String {
     format!("resyncing, {progress}")
 }
 
-async fn find_mirrored(locator: &Locator, volume: u16) -> Result<VolumeReport, Failure> {
-    let (_, found) = watch::find(locator, volume).await?;
+async fn find_mirrored(place: &Place, volume: u16) -> Result<VolumeReport, Failure> {
+    let (_, found) = place.find(volume).await?;
     if found.legs.is_empty() {
         return Err(Failure::usage(format!("volume {volume} is not mirrored")));
     }
@@ -85,20 +87,21 @@ async fn find_mirrored(locator: &Locator, volume: u16) -> Result<VolumeReport, F
 /// Runs `vg detach`.
 pub async fn detach(options: DetachOptions) -> Outcome {
     let (volume, side) = (options.volume, options.side);
-    let found = find_mirrored(&options.locator, volume).await?;
+    let place = Place::look(&options.group).await?;
+    let found = find_mirrored(&place, volume).await?;
     let leg = found.legs.iter().find(|leg| leg.leg == side);
     let leg = leg.ok_or_else(|| Failure::usage("a volume has the sides 0 and 1"))?;
-    let steps = [
+    let steps = place.plan([
         format!("nobody reads or writes {} any more", leg.path),
         "what is written from now on is on the other side alone, and remembered".to_owned(),
-    ];
+    ]);
     let title = format!("detach side {side} of volume {volume}");
     if options.change.decide(&title, &steps)? == Decision::DryRun {
         return Ok(Exit::Done);
     }
-    let mut client = connect_to_leader(&options.locator).await?;
     let request = Request::VolumeDetach { volume, leg: side };
-    client.typed::<()>(&request).await?;
+    let work = place.run(async |locator| connect_to_leader(locator).await?.typed::<()>(&request).await);
+    work.await?;
     let object = json!({ "volume": volume, "side": side, "state": "out" });
     options.output.emit(object, || {
         format!(
@@ -111,32 +114,35 @@ pub async fn detach(options: DetachOptions) -> Outcome {
 /// Runs `vg resync`.
 pub async fn resync(options: ResyncOptions) -> Outcome {
     let volume = options.volume;
-    let found = find_mirrored(&options.locator, volume).await?;
+    let place = Place::look(&options.group).await?;
+    let found = find_mirrored(&place, volume).await?;
     let leg = found.legs.iter().find(|leg| leg.state != "current");
     let Some(leg) = leg.filter(|leg| leg.state == "out") else {
         return Err(Failure::refused(format!(
             "no side of volume {volume} is out; see `aquifer vg status`"
         )));
     };
-    let steps = [
+    let steps = place.plan([
         format!("every node opens {}, and writes to it again", leg.path),
         format!(
             "copy {} that it lacks while nodes serve",
             show_size(leg.left_bytes)
         ),
-    ];
+    ]);
     let title = format!("let side {} of volume {volume} in again", leg.leg);
     if options.change.decide(&title, &steps)? == Decision::DryRun {
         return Ok(Exit::Done);
     }
-    let mut client = connect_to_leader(&options.locator).await?;
-    let side: u8 = client.typed(&Request::VolumeResync { volume }).await?;
-    let state = if options.no_wait {
-        "resyncing"
-    } else {
-        wait_until_current(&options.locator, volume, side).await?;
-        "current"
-    };
+    let work = place.run(async |locator| {
+        let mut client = connect_to_leader(locator).await?;
+        let side: u8 = client.typed(&Request::VolumeResync { volume }).await?;
+        if !options.no_wait {
+            wait_until_current(locator, volume, side).await?;
+        }
+        Ok(side)
+    });
+    let side = work.await?;
+    let state = if options.no_wait { "resyncing" } else { "current" };
     let object = json!({ "volume": volume, "side": side, "state": state });
     options
         .output

@@ -1,9 +1,13 @@
 //! `aquifer vg`: the volumes of the group: what they are, adding and growing them, and whether the metadata is sound.
+//!
+//! Rules: what changes volumes is done by a node, because only nodes write the catalogue: by one that runs, or by this process, which
+//! becomes one while nobody runs ([`place`]). The plan is made of what is read, so a plan alone changes nothing.
 
 mod change;
 mod check;
 mod drain;
 mod mirror;
+mod place;
 mod report;
 mod scrub;
 mod watch;
@@ -24,7 +28,7 @@ use serde_json::json;
 pub enum VolumeCommand {
     /// Make a volume group; the same as `cluster init`
     Create(Box<InitOptions>),
-    /// Add a device to the volume group while nodes serve
+    /// Add a device to the volume group; nodes may serve meanwhile
     Add(change::AddOptions),
     /// Give a volume the size of its device, or another one
     Resize(change::ResizeOptions),

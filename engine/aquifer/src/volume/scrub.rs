@@ -1,10 +1,12 @@
 //! `vg check --scrub`: the storage leader compares both sides of all mirrored volumes while nodes serve, and heals what a checksum decides.
 
 use super::connect_to_leader;
+use super::place::Place;
 use super::watch::{Patience, progress};
 use crate::admin::{Locator, Request};
 use crate::failure::Failure;
 use crate::output::note;
+use crate::reach::GroupOptions;
 use aquifer_dss::check::Report;
 use aquifer_dss::group::{Difference, ScrubStatus};
 use aquifer_dss_proto::catalog::FileKind;
@@ -123,15 +125,18 @@ impl ScrubReport {
     }
 }
 
-/// Has everything compared, showing progress; a new storage leader begins again.
+/// Has everything compared, showing progress, by a node or as one.
 pub(super) async fn scrub(device: &Path) -> Result<ScrubReport, Failure> {
-    let locator = Locator {
-        admin: None,
-        device: Some(device.to_owned()),
-    };
+    let place = Place::look(&GroupOptions::on(device.to_owned())).await?;
+    place.plan([]).into_iter().for_each(note);
+    place.run(async |locator| watch_scrub(locator).await).await
+}
+
+/// A new storage leader begins again.
+async fn watch_scrub(locator: &Locator) -> Result<ScrubReport, Failure> {
     let (mut run, mut patience) = (0, Patience::default());
     loop {
-        match look(&locator, run).await {
+        match look(locator, run).await {
             Ok(report) if report.run == run && !report.running => return Ok(report),
             Ok(report) => {
                 patience.answered();

@@ -13,13 +13,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const LOOKS_IN_VAIN: u32 = 60;
 
 /// The group as its storage leader sees it, and one of its volumes.
-pub(super) async fn find(locator: &Locator, volume: u16) -> Result<(GroupReport, VolumeReport), Failure> {
+async fn find(locator: &Locator, volume: u16) -> Result<(GroupReport, VolumeReport), Failure> {
     let mut client = connect_to_leader(locator).await?;
     let report: GroupReport = client.typed(&Request::Volumes).await?;
-    let found = report.volumes.iter().find(|found| found.id == volume).cloned();
-    let found = found
-        .ok_or_else(|| Failure::usage(format!("there is no volume {volume}; see `aquifer vg status`")))?;
+    let found = volume_of(&report, volume)?;
     Ok((report, found))
+}
+
+/// A volume of a group.
+pub(super) fn volume_of(report: &GroupReport, volume: u16) -> Result<VolumeReport, Failure> {
+    let found = report.volumes.iter().find(|found| found.id == volume).cloned();
+    found.ok_or_else(|| Failure::usage(format!("there is no volume {volume}; see `aquifer vg status`")))
 }
 
 /// How far something is.
