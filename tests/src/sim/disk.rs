@@ -11,6 +11,7 @@
 //! - an error of a write leaves it done, torn or lost;
 //! - a bit may decay.
 
+use super::image::{Content, Image, Submitted};
 use super::random::Random;
 use super::trace::fingerprint;
 use super::world::{Life, World};
@@ -22,12 +23,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// What a write can tear at.
 /// Longest discard that leaves zeros. What is longer is a whole volume that nobody looks at again.
 const DISCARD_MAX: u64 = 64 << 20;
+/// What a write can tear at.
 const SECTOR: usize = 512;
-/// Unit of the sparse images.
-const CHUNK: usize = 4096;
 
 /// How the disk behaves.
 #[derive(Clone, Debug)]
@@ -68,12 +67,10 @@ pub struct PortFault {
     pub delay: Duration,
 }
 
-type Image = BTreeMap<u64, Box<[u8; CHUNK]>>;
-
-#[derive(Clone)]
+/// A write that completed.
 struct Written {
     offset: u64,
-    bytes: Vec<u8>,
+    content: Content,
 }
 
 #[derive(Default)]
@@ -189,7 +186,7 @@ impl SimDisk {
         let mut state = self.state.lock();
         let State { image, durable, .. } = &mut *state;
         for image in [image, durable] {
-            chunk(image, offset / CHUNK as u64)[(offset % CHUNK as u64) as usize] ^= 0x10;
+            image.change(offset, 1, |bytes| bytes[0] ^= 0x10);
         }
         drop(state);
         if let Some(world) = self.world.upgrade() {
@@ -269,7 +266,7 @@ impl SimDisk {
             }
             let mut state = disk.state.lock();
             state.counts.reads += 1;
-            copy_out(&state.image, offset, &mut buffer);
+            state.image.copy_out(offset, &mut buffer);
             drop(state);
             world.record(
                 "read",
@@ -285,7 +282,7 @@ impl SimDisk {
         });
     }
 
-    fn write(&self, life: Option<Life>, offset: u64, buffer: IoBuffer, answer: Answer<IoBuffer>) {
+    fn write(&self, life: Option<Life>, offset: u64, what: Submitted, answer: Answer<Submitted>) {
         let Some(world) = self.world.upgrade() else { return };
         let (delay, errors) = self.delay(life);
         let power = {
@@ -295,23 +292,23 @@ impl SimDisk {
             }
             state.power
         };
-        let early = buffer.len() > SECTOR && self.random.lock().chance(self.options.seen_torn);
+        let early = what.len() > SECTOR && self.random.lock().chance(self.options.seen_torn);
         if early {
-            self.write_early(&world, offset, &buffer, delay / 2, power);
+            self.write_early(&world, offset, &what, delay / 2, power);
         }
         let disk = self.me.clone();
         world.after(delay, None, move || {
             if let Some(disk) = disk.upgrade() {
-                disk.finish_write(life, offset, buffer, errors, power, answer);
+                disk.finish_write(life, offset, what, errors, power, answer);
             }
         });
     }
 
     /// Lets others see some sectors of a write before it completes.
-    fn write_early(&self, world: &Arc<World>, offset: u64, buffer: &IoBuffer, delay: Duration, power: u64) {
+    fn write_early(&self, world: &Arc<World>, offset: u64, what: &Submitted, delay: Duration, power: u64) {
         let written = Written {
             offset,
-            bytes: buffer.to_vec(),
+            content: what.content(),
         };
         let sectors = self.random.lock().draw();
         let disk = self.me.clone();
@@ -329,10 +326,10 @@ impl SimDisk {
         &self,
         life: Option<Life>,
         offset: u64,
-        buffer: IoBuffer,
+        what: Submitted,
         errors: u32,
         power: u64,
-        answer: Answer<IoBuffer>,
+        answer: Answer<Submitted>,
     ) {
         let Some(world) = self.world.upgrade() else { return };
         if self.state.lock().power != power {
@@ -347,7 +344,7 @@ impl SimDisk {
         };
         let written = Written {
             offset,
-            bytes: buffer.to_vec(),
+            content: what.content(),
         };
         let mut state = self.state.lock();
         if let Some(life) = life {
@@ -370,12 +367,7 @@ impl SimDisk {
             Fate::Lost => {}
         }
         drop(state);
-        let fields = [
-            port_number(life),
-            offset,
-            buffer.len() as u64,
-            fingerprint(&buffer),
-        ];
+        let fields = [port_number(life), offset, what.len() as u64, what.fingerprint()];
         let text = match (failed, ended) {
             (true, _) => "write failed",
             (_, true) => "write of an ended life settles",
@@ -383,9 +375,9 @@ impl SimDisk {
         };
         world.record("write", fields, text);
         let _ = answer.send(if failed {
-            Err(io_error("write", offset, buffer.len()))
+            Err(io_error("write", offset, what.len()))
         } else {
-            Ok(buffer)
+            Ok(what)
         });
     }
 
@@ -455,53 +447,29 @@ fn draw_fate(random: &mut Random) -> Fate {
     }
 }
 
-fn chunk(image: &mut Image, number: u64) -> &mut [u8; CHUNK] {
-    image.entry(number).or_insert_with(|| Box::new([0; CHUNK]))
-}
-
 /// Writes the sectors of `written` that its fate leaves.
 fn apply(image: &mut Image, written: &Written, fate: &Fate) {
-    for (index, sector) in written.bytes.chunks(SECTOR).enumerate() {
-        let done = match fate {
-            Fate::Done => true,
-            Fate::Lost => false,
-            Fate::Torn(sectors) => sectors >> (index % 64) & 1 == 1,
-        };
-        if done {
-            let at = written.offset + (index * SECTOR) as u64;
-            let start = (at % CHUNK as u64) as usize;
-            chunk(image, at / CHUNK as u64)[start..start + sector.len()].copy_from_slice(sector);
-        }
+    match fate {
+        Fate::Done => image.write(written.offset, &written.content),
+        Fate::Lost => {}
+        Fate::Torn(sectors) => drop(tear(image, written, *sectors)),
     }
 }
 
 /// Writes some sectors; answers them as writes of their own.
 fn tear(image: &mut Image, written: &Written, sectors: u64) -> Vec<Written> {
-    apply(image, written, &Fate::Torn(sectors));
     let mut parts = Vec::new();
-    for (index, sector) in written.bytes.chunks(SECTOR).enumerate() {
+    for (index, start) in (0..written.content.len()).step_by(SECTOR).enumerate() {
         if sectors >> (index % 64) & 1 == 1 {
-            parts.push(Written {
-                offset: written.offset + (index * SECTOR) as u64,
-                bytes: sector.to_vec(),
-            });
+            let part = Written {
+                offset: written.offset + start as u64,
+                content: written.content.part(start, SECTOR),
+            };
+            image.write(part.offset, &part.content);
+            parts.push(part);
         }
     }
     parts
-}
-
-fn copy_out(image: &Image, offset: u64, buffer: &mut [u8]) {
-    let mut done = 0;
-    while done < buffer.len() {
-        let at = offset + done as u64;
-        let start = (at % CHUNK as u64) as usize;
-        let length = (CHUNK - start).min(buffer.len() - done);
-        match image.get(&(at / CHUNK as u64)) {
-            Some(chunk) => buffer[done..done + length].copy_from_slice(&chunk[start..start + length]),
-            None => buffer[done..done + length].fill(0),
-        }
-        done += length;
-    }
 }
 
 /// The disk as one life sees it. A dead life's operations never complete and have no effect.
@@ -552,9 +520,13 @@ impl BlockDevice for SimPort {
             }
             let (sender, receiver) = oneshot::channel();
             if !self.gone() {
-                self.disk.write(self.life, offset, buffer, sender);
+                self.disk
+                    .write(self.life, offset, Submitted::Bytes(buffer), sender);
             }
-            Self::answer(receiver).await
+            match Self::answer(receiver).await? {
+                Submitted::Bytes(buffer) => Ok(buffer),
+                Submitted::Zeros(_) => unreachable!("a write is answered with what was submitted"),
+            }
         })
     }
 
@@ -573,8 +545,18 @@ impl BlockDevice for SimPort {
             return Box::pin(async { Ok(()) });
         }
         // A life may end in the middle of it: like a write of something else.
-        let content = IoBuffer::zeroed(length as usize);
-        Box::pin(async move { self.write(offset, content).await.map(drop) })
+        Box::pin(async move {
+            let length = length as usize;
+            if let Some(error) = self.disk.out_of_range("write", offset, length) {
+                return Err(error);
+            }
+            let (sender, receiver) = oneshot::channel();
+            if !self.gone() {
+                self.disk
+                    .write(self.life, offset, Submitted::Zeros(length), sender);
+            }
+            Self::answer(receiver).await.map(drop)
+        })
     }
 
     fn discards_to_zeros(&self) -> bool {

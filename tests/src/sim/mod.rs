@@ -6,6 +6,7 @@
 mod cluster;
 mod disk;
 mod fencer;
+mod image;
 mod nemesis;
 mod network;
 pub mod panics;

@@ -4,7 +4,8 @@
 //! on the seed alone (never an address, a real time or an iteration order of a random map).
 
 use super::random::mix;
-use std::collections::VecDeque;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Lines kept for the report of a failure.
 const KEPT: usize = 400;
@@ -68,6 +69,15 @@ impl Trace {
         };
         self.recent.iter().map(line).collect()
     }
+}
+
+/// [`fingerprint`] of so many zeros, which is computed once.
+pub fn fingerprint_of_zeros(length: usize) -> u64 {
+    static KNOWN: Mutex<BTreeMap<usize, u64>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock();
+    *known
+        .entry(length)
+        .or_insert_with(|| fingerprint(&vec![0; length]))
 }
 
 /// A number that stands for `bytes`.
