@@ -5,7 +5,7 @@ use crate::{id, page};
 use aquifer_buffer_pool::testing::MemoryStore;
 use aquifer_buffer_pool::{Locality, Lsn, Mode, PageId, PageReceiver, Pool, PoolConfig, Psn, Redo};
 use aquifer_dss::net::{NetConfig, NetTransport, PATIENCE};
-use aquifer_dss::seam::{Inbound, Receiver};
+use aquifer_dss::seam::{Inbound, Receiver, Runtime, Timer};
 use aquifer_dss::tokio_runtime::TokioRuntime;
 use aquifer_dss_proto::{Incarnation, Member, NodeId, NodeSet, View};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -309,5 +309,27 @@ async fn a_page_that_is_written_back_takes_no_memory() {
     assert_eq!((batches, written), (3 * BATCHES, BATCHES * (48 + 40 + 48)));
     assert_eq!(few, many, "eight pages more cost nothing");
     assert!(many <= 8 * BATCHES, "{many} times for {BATCHES} batches");
+    close(&ends);
+}
+
+/// What a cleaner does that finds nothing to do, as the node's cleaner does it.
+#[tokio::test]
+async fn a_cleaner_that_finds_nothing_takes_no_memory() {
+    let ends = two("idle").await;
+    let pool = &ends[0].pool;
+    let runtime: Arc<dyn Runtime> = Arc::new(TokioRuntime::current());
+    let mut clock = Timer::new(runtime.clone());
+    let mut look = async |rounds: u64| {
+        for _ in 0..rounds {
+            assert_eq!(pool.write_back(64).await, 0);
+            tokio::select! {
+                biased;
+                () = pool.until_write_back_is_behind() => panic!("nothing is dirty"),
+                () = clock.until(runtime.now() + Duration::from_millis(1)) => {}
+            }
+        }
+    };
+    look(10).await;
+    assert_eq!(counted(&ends, look(50)).await.0, 0);
     close(&ends);
 }

@@ -5,6 +5,7 @@ use crate::Error;
 use crate::streams::redo_path;
 use crate::wal::{GroupFile, Pressure, RedoStream, WalError, format_stream, read_header};
 use aquifer_dss::group::CreateOptions;
+use aquifer_dss::seam::Timer;
 use aquifer_dss_proto::catalog::FileKind;
 use aquifer_dss_proto::defect::{Defect, planted};
 use std::sync::Arc;
@@ -116,6 +117,7 @@ impl Node {
     /// Runs from the first view on, before the own stream is open: a leader that redoes its own earlier life has to write
     /// those pages back, or the stream is never clean and the node never serves.
     pub(super) async fn clean_pages(self: Arc<Self>) {
+        let mut clock = Timer::new(self.runtime.clone());
         loop {
             let stream = self.redo.stream();
             let Pressure { pages, haste } =
@@ -125,16 +127,17 @@ impl Node {
             }
             let written = self.pool.write_back(self.config.pool.write_batch).await;
             if written == 0 {
-                self.pause_cleaner(self.config.clean_every, true).await;
+                self.pause_cleaner(&mut clock, self.config.clean_every, true)
+                    .await;
             } else if haste < 100 && !self.pool.write_back_is_behind() {
                 let pause = self.config.clean_every * (100 - haste) / 100;
-                self.pause_cleaner(pause, false).await;
+                self.pause_cleaner(&mut clock, pause, false).await;
             }
         }
     }
 
     /// Until the cleaner should look again; with `idle` that is also when a page is wanted.
-    async fn pause_cleaner(&self, pause: Duration, idle: bool) {
+    async fn pause_cleaner(&self, clock: &mut Timer, pause: Duration, idle: bool) {
         let room = async {
             match self.redo.stream() {
                 Some(stream) => stream.until_room_is_wanted().await,
@@ -152,7 +155,7 @@ impl Node {
             biased;
             () = room => {}
             () = behind => {}
-            () = self.runtime.sleep(pause) => {}
+            () = clock.until(self.runtime.now() + pause) => {}
         }
     }
 
@@ -162,8 +165,9 @@ impl Node {
             .stream()
             .expect("opened before this task was started")
             .clone();
+        let mut clock = Timer::new(self.runtime.clone());
         loop {
-            self.runtime.sleep(CHECKPOINT_EVERY).await;
+            clock.until(self.runtime.now() + CHECKPOINT_EVERY).await;
             if self.stopping.borrow().to_owned() || !self.brought_up.load(Ordering::Acquire) {
                 return;
             }
