@@ -10,6 +10,7 @@ pub mod mtr;
 pub mod node;
 mod rebuild;
 pub mod recovery;
+mod restore;
 pub mod rpc;
 pub mod session;
 mod space;

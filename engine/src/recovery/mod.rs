@@ -11,8 +11,9 @@ mod redo_page;
 pub(crate) use redo_page::redone;
 
 use crate::node::NodeRedo;
+use crate::restore;
 use crate::store::GroupStore;
-use crate::streams::{double_write_areas, redo_path, redo_streams};
+use crate::streams::{redo_path, redo_streams};
 use crate::wal::{self, GroupFile, WalError};
 use aquifer_buffer_pool::Pool;
 use aquifer_buffer_pool_proto::{PageId, Psn, Stamp};
@@ -159,16 +160,10 @@ impl Recovery {
         Ok(())
     }
 
-    /// Puts whole images of their double-write areas over pages that are torn in place, for dead lives of nodes that are members
-    /// again: these nodes will overwrite their areas. For a first view only, and before its analysis: nobody writes pages
-    /// then, whereas later a page that is being written looks torn, and an old image would be put over a newer one.
+    /// Puts whole images of the double-write areas over pages that are torn in place, before nodes that are members again overwrite
+    /// their areas. For a first view only, and before its analysis: nobody writes pages then.
     pub async fn restore_torn(&self) -> Result<(), RecoveryError> {
-        for (node, area) in double_write_areas(&self.group).await? {
-            if self.view.contains(node) {
-                self.restore_area(area).await?;
-            }
-        }
-        Ok(())
+        Ok(restore::restore_torn(&self.group).await?)
     }
 
     /// Streams that are not clean and whose last life is not a member of the view.

@@ -2,18 +2,15 @@
 
 use super::{PARALLEL_REDO, Recovery, RecoveryError, planned};
 use crate::rebuild::Gathered;
-use crate::store::read_area;
-use crate::streams::{double_write_areas, redo_streams};
+use crate::restore::{TornGuard, newest_images};
+use crate::streams::redo_streams;
 use crate::wal;
 use aquifer_buffer_pool::{PageStore, PageStoreError, RedoTask};
 use aquifer_buffer_pool_proto::header::{self, Verdict};
 use aquifer_buffer_pool_proto::{ImageInfo, PageId, Psn};
-use aquifer_dss::group::StorageError;
 use aquifer_dss::seam::IoBuffer;
-use aquifer_dss_proto::FileId;
 use aquifer_engine_proto::page::{self, Redone};
 use aquifer_engine_proto::recovery::{PlannedRecord, RecoveryPlan};
-use std::collections::BTreeMap;
 use tokio::sync::Mutex;
 
 /// The plan, with what was read later because a chain had a gap.
@@ -22,22 +19,10 @@ struct Sources {
     living_read: bool,
 }
 
-/// Images of the nodes' double-write areas, the newest of each page.
-type TornGuard = BTreeMap<PageId, (Psn, Vec<u8>)>;
-
 impl Recovery {
     /// Redoes every page that a home asks for, until all homes are satisfied.
     pub(super) async fn redo_pages(&self, plan: RecoveryPlan) -> Result<(), RecoveryError> {
-        let mut guard = TornGuard::new();
-        // All areas: a leader writes what it redid for others while its own stream is clean.
-        for (_, area) in double_write_areas(&self.group).await? {
-            for (page, (psn, image)) in self.double_write_images(area).await? {
-                let newer = guard.get(&page).is_none_or(|(known, _)| *known < psn);
-                if newer {
-                    guard.insert(page, (psn, image));
-                }
-            }
-        }
+        let guard = newest_images(&self.group).await?;
         let sources = Mutex::new(Sources {
             plan,
             living_read: false,
@@ -153,33 +138,6 @@ impl Recovery {
             }
         }
         Ok(())
-    }
-
-    /// See [`restore_torn`](Self::restore_torn).
-    pub(super) async fn restore_area(&self, area: FileId) -> Result<(), RecoveryError> {
-        for (id, (psn, image)) in self.double_write_images(area).await? {
-            let page_size = self.group.page_size();
-            let offset = page_size.offset(id.number);
-            let (chunk, buffer) = (page_size.bytes(), IoBuffer::zeroed(page_size.bytes()));
-            let is_right = |_: u64, image: &[u8]| matches!(header::verify(image, id), Verdict::Valid(_));
-            let read = self.group.read_checked(id.file, offset, buffer, chunk, &is_right);
-            let in_place = match read.await {
-                Err(StorageError::NoSuchFile(_)) => continue,
-                read => read?,
-            };
-            if header::verify(&in_place, id) == Verdict::Corrupt {
-                tracing::info!(page = %id, psn = psn.0, "torn page restored from the double-write area");
-                self.group
-                    .write_at(id.file, offset, IoBuffer::copy_padded(&image))
-                    .await?;
-            }
-        }
-        self.group.flush().await?;
-        Ok(())
-    }
-
-    async fn double_write_images(&self, area: FileId) -> Result<TornGuard, RecoveryError> {
-        Ok(read_area(&self.group, area).await?)
     }
 }
 
