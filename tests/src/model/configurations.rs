@@ -403,6 +403,18 @@ fn harder_deaths() -> Vec<Configuration> {
             },
         ),
         named(
+            "two deaths, a join and a reader",
+            "the same of three nodes, while one asks for the page Shared at any time",
+            Pages {
+                prelude: vec![(2, Exclusive, 1)],
+                reaches: across_views(&["a page is redone"]),
+                ..model(Budget {
+                    acquires: 1,
+                    ..TWO_DEATHS
+                })
+            },
+        ),
+        named(
             "redone and evicted",
             "the leader gives a page up that it redid for another home, before or after that home knows",
             Pages {
