@@ -254,6 +254,12 @@ defects! {
     MendBesideWriters,
     /// MIR-14: where the legs differ, checksums are not asked which is right before one is written over the other.
     CopyWithoutChecksum,
+
+    // Devices in the place of lost ones.
+    /// MIR-17: a blank device that takes the place of a lost leg counts as if it had everything.
+    TakeBlankForWhole,
+    /// MIR-17: a node that did not see the change goes on with the device that it has open as that leg.
+    KeepReplacedOpen,
 }
 
 impl Defect {

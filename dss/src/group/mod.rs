@@ -40,11 +40,14 @@ mod moves;
 mod names;
 mod open_files;
 mod open_volumes;
+#[cfg(test)]
+mod pair_tests;
 mod places;
 mod prepared;
 #[cfg(test)]
 mod prepared_tests;
 mod range_lock;
+mod replace;
 mod request;
 mod resync;
 mod scrub;
@@ -70,10 +73,11 @@ pub use moves::{MOVE_RATE_KEY, MoveStatus, Problem};
 pub use names::Owner;
 pub use open_volumes::OpenVolumes;
 pub use prepared::{DevicePlace, FileAddress, Prepared};
+pub use replace::ReplaceLegOptions;
 pub use resync::ResyncStatus;
 pub use scrub::{Difference, ScrubStatus};
 pub use sides::{Check, Judge, MendCounts, Quality, Sides};
-pub use volume_change::{AddVolumeOptions, DISCARD_KEY};
+pub use volume_change::{AddVolumeOptions, DISCARD_KEY, SecondDevice};
 pub use volume_group::{CreateOptions, FileStat, FileType, Space, VolumeGroup};
 pub use volume_label::{LabelCopies, read_label_copies};
 pub use volumes::VolumeStatus;

@@ -5,12 +5,13 @@
 
 use super::error::StorageError;
 use super::format;
-use super::open_volumes::OpenVolume;
 use super::volume_group::{Role, VolumeGroup};
 use super::volume_label::{further_label, read_label, units_in, write_label};
 use super::volumes::{disagreement, operation_error};
-use crate::seam::{BLOCK, BlockDevice, DeviceError, IoBuffer};
-use aquifer_dss_proto::catalog::{NewVolume, Operation, OperationError, Reply, Volume, VolumeState};
+use crate::seam::{BLOCK, BlockDevice, DeviceError, IoBuffer, VolumeOpener};
+use aquifer_dss_proto::catalog::{
+    Catalog, Mirror, NewVolume, Operation, OperationError, Reply, Twin, Volume, VolumeState,
+};
 use aquifer_dss_proto::label::{LABEL_OFFSETS, Label, Uuid};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,79 @@ pub struct AddVolumeOptions {
     pub force: bool,
     /// Use only so many bytes; `None`: the whole device.
     pub size: Option<u64>,
+    /// The second leg: a mirrored group has volumes of two, and no other.
+    pub twin: Option<SecondDevice>,
+}
+
+/// The device that becomes the second leg of a volume.
+#[derive(Clone, Debug)]
+pub struct SecondDevice {
+    /// Where every node finds it.
+    pub path: String,
+    /// Another one than that of the first leg.
+    pub failure_group: u8,
+}
+
+/// The devices of a new volume, one for each leg, with their labels.
+struct NewLegs<'a> {
+    paths: Vec<&'a str>,
+    devices: Vec<Arc<dyn BlockDevice>>,
+    labels: Vec<Label>,
+}
+
+impl NewLegs<'_> {
+    /// Writes the labels, that of the first leg last, as volume `id`.
+    async fn write_labels(&mut self, id: u16) -> Result<(), StorageError> {
+        for (device, label) in self.devices.iter().zip(&mut self.labels).rev() {
+            (label.volume, label.generation) = (id, label.generation + 1);
+            write_label(&**device, label).await?;
+        }
+        for (device, label) in self.devices.iter().zip(&self.labels) {
+            if read_label(&**device).await?.volume_uuid != label.volume_uuid {
+                let text = "both paths lead to the same device: a mirrored volume needs two";
+                return Err(StorageError::Invalid(text.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the catalogue is told.
+    fn record(&self, options: &AddVolumeOptions) -> NewVolume {
+        let (label, second) = (&self.labels[0], self.labels.get(1));
+        NewVolume {
+            volume: label.volume,
+            uuid: label.volume_uuid,
+            units: label.au_count,
+            au_offset: label.au_offset,
+            failure_group: options.failure_group,
+            path: self.paths[0].into(),
+            twin: second.zip(options.twin.as_ref()).map(|(label, twin)| Twin {
+                uuid: label.volume_uuid,
+                failure_group: twin.failure_group,
+                path: twin.path.clone(),
+            }),
+        }
+    }
+}
+
+/// Whether a label of this group is that of a leg that is not out.
+fn is_used(catalog: &Catalog, label: &Label) -> bool {
+    let is_out = |id: u16| catalog.mirror(id).and_then(Mirror::out) == Some(label.leg);
+    let uses =
+        |(id, volume): (u16, &Volume)| volume.exists() && volume.has_leg(label.volume_uuid) && !is_out(id);
+    catalog.volumes().any(uses)
+}
+
+/// Whether a label of this group is one that was written for the catalogue to name it, and never was named.
+fn was_never_used(catalog: &Catalog, label: &Label) -> bool {
+    let known = catalog.mirror(label.volume);
+    let known = known.and_then(|mirror| mirror.generations.get(usize::from(label.leg)));
+    // Of an earlier stay of the leg: it may be the one that was lost.
+    let was_leg = known.is_some_and(|known| label.leg_generation <= *known);
+    !was_leg
+        && catalog
+            .volumes()
+            .all(|(_, volume)| !volume.has_leg(label.volume_uuid))
 }
 
 impl VolumeGroup {
@@ -44,29 +118,23 @@ impl VolumeGroup {
         }
     }
 
-    /// Adds the device at `path` as a volume, at the storage leader. Members open it, and then files get units on it.
-    /// Its id.
+    /// Adds the device at `path` as a volume, at the storage leader; on a mirrored group with a second one. Members open it, and then
+    /// files get units on it. Its id.
     pub async fn add_volume(&self, path: &str, options: &AddVolumeOptions) -> Result<u16, StorageError> {
         let labels = self.opening.labels.lock().await;
         self.require_leader()?;
-        if self.with_catalog(|catalog| catalog.is_mirrored()) {
-            let text = "every volume of a mirrored group has two legs from the start: none can be added yet";
-            return Err(StorageError::Invalid(text.into()));
-        }
-        let no_opener = || StorageError::Invalid("this node cannot open devices by path".into());
-        let opener = self.opening.opener.clone().ok_or_else(no_opener)?;
+        self.require_legs(options)?;
         self.catch_up().await?;
-        let taken = |(_, volume): &(u16, &Volume)| volume.exists() && volume.path == path;
-        if self.with_catalog(|catalog| catalog.volumes().any(|entry| taken(&entry))) {
-            return Err(operation_error(path, OperationError::AlreadyExists));
-        }
-        let device = opener.open(path).await?;
-        let added = self.label_and_name(path, device, options).await;
+        let paths: Vec<&str> = std::iter::once(path)
+            .chain(options.twin.as_ref().map(|twin| twin.path.as_str()))
+            .collect();
+        let devices = self.open_all_new(&paths).await?;
+        let added = self.label_and_name(paths.clone(), devices, options).await;
         match &added {
             Ok(_) => {}
-            // It may have been done: then the device stays open.
+            // It may have been done: then the devices stay open.
             Err(StorageError::Unavailable) => {}
-            Err(_) => opener.close(path),
+            Err(_) => self.close_all(&paths),
         }
         let id = added?;
         drop(labels);
@@ -74,39 +142,118 @@ impl VolumeGroup {
         Ok(id)
     }
 
-    async fn label_and_name(
-        &self,
-        path: &str,
-        device: Arc<dyn BlockDevice>,
-        options: &AddVolumeOptions,
-    ) -> Result<u16, StorageError> {
-        if !options.force {
-            self.require_unused(&*device).await?;
+    pub(super) fn opener(&self) -> Result<Arc<dyn VolumeOpener>, StorageError> {
+        let opener = self.opening.opener.clone();
+        opener.ok_or_else(|| StorageError::Invalid("this node cannot open devices by path".into()))
+    }
+
+    /// All volumes of a group have two legs, or none has.
+    fn require_legs(&self, options: &AddVolumeOptions) -> Result<(), StorageError> {
+        let refused = match (self.with_catalog(Catalog::is_mirrored), &options.twin) {
+            (true, None) => "every volume of a mirrored group has two sides: name two devices",
+            (false, Some(_)) => "this group is not mirrored: add its devices one by one",
+            (true, Some(twin)) if twin.failure_group == options.failure_group => {
+                "the two devices of a mirrored volume are of different failure groups"
+            }
+            _ => return Ok(()),
+        };
+        Err(StorageError::Invalid(refused.into()))
+    }
+
+    /// Opens a device that is none of the group's.
+    pub(super) async fn open_new(&self, path: &str) -> Result<Arc<dyn BlockDevice>, StorageError> {
+        let device = self.opener()?.open(path).await?;
+        let is_same =
+            |known: &Arc<dyn BlockDevice>| std::ptr::addr_eq(Arc::as_ptr(known), Arc::as_ptr(&device));
+        let others = self.volumes.others();
+        if is_same(&self.volumes.first.device) || others.iter().any(|(_, open)| is_same(&open.device)) {
+            // By another path, and in use: so it stays open.
+            return Err(operation_error(path, OperationError::AlreadyExists));
         }
+        Ok(device)
+    }
+
+    async fn open_all_new(&self, paths: &[&str]) -> Result<Vec<Arc<dyn BlockDevice>>, StorageError> {
+        let mut devices = Vec::new();
+        for path in paths {
+            let is_named =
+                self.with_catalog(|catalog| catalog.volumes().any(|(_, volume)| volume.is_at(path)));
+            let opened = match is_named {
+                true => Err(operation_error(path, OperationError::AlreadyExists)),
+                false => self.open_new(path).await,
+            };
+            match opened {
+                Ok(device) => devices.push(device),
+                Err(error) => {
+                    self.close_all(&paths[..devices.len()]);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(devices)
+    }
+
+    fn close_all(&self, paths: &[&str]) {
+        if let Some(opener) = &self.opening.opener {
+            paths.iter().for_each(|path| opener.close(path));
+        }
+    }
+
+    /// Checks that devices are free, and plans their labels.
+    async fn new_legs<'a>(
+        &self,
+        paths: Vec<&'a str>,
+        devices: Vec<Arc<dyn BlockDevice>>,
+        options: &AddVolumeOptions,
+    ) -> Result<NewLegs<'a>, StorageError> {
+        for device in &devices {
+            self.require_unused(&**device, options.force).await?;
+        }
+        let sizes = devices.iter().map(|device| device.geometry().size);
+        let size = sizes.min().expect("a volume has a device");
+        let size = options.size.map_or(size, |bytes| bytes.min(size));
+        let mut labels = Vec::new();
+        for leg in (0..).take(devices.len()) {
+            let planned = further_label(&self.label, self.draw_uuid(), size)?;
+            labels.push(Label {
+                leg,
+                leg_generation: 1,
+                ..planned
+            });
+        }
+        Ok(NewLegs {
+            paths,
+            devices,
+            labels,
+        })
+    }
+
+    pub(super) fn draw_uuid(&self) -> Uuid {
         let mut uuid = [0; 16];
         uuid[..8].copy_from_slice(&self.runtime.random().to_le_bytes());
         uuid[8..].copy_from_slice(&self.runtime.random().to_le_bytes());
-        let size = device.geometry().size;
-        let size = options.size.map_or(size, |bytes| bytes.min(size));
-        let mut label = further_label(&self.label, Uuid(uuid), size)?;
+        Uuid(uuid)
+    }
+
+    async fn label_and_name(
+        &self,
+        paths: Vec<&str>,
+        devices: Vec<Arc<dyn BlockDevice>>,
+        options: &AddVolumeOptions,
+    ) -> Result<u16, StorageError> {
+        let mut new = self.new_legs(paths, devices, options).await?;
+        let path = new.paths[0];
         for _ in 0..RACES {
             self.catch_up().await?;
-            label.volume = self.with_catalog(|catalog| catalog.next_volume());
-            label.generation += 1;
-            write_label(&*device, &label).await?;
-            let new = NewVolume {
-                volume: label.volume,
-                uuid: label.volume_uuid,
-                units: label.au_count,
-                au_offset: label.au_offset,
-                failure_group: options.failure_group,
-                path: path.into(),
-                twin: None,
-            };
+            let id = self.with_catalog(|catalog| catalog.next_volume());
+            new.write_labels(id).await?;
             // Open before anybody names it, so that nobody here opens it twice.
-            let open = OpenVolume::new(label.volume_uuid, device.clone());
-            self.volumes.further.write().insert((label.volume, 0), open);
-            let added = self.submit(path, Operation::AddVolume(new)).await;
+            for ((leg, path), (device, label)) in
+                (0..).zip(&new.paths).zip(new.devices.iter().zip(&new.labels))
+            {
+                self.use_leg((id, leg), label.volume_uuid, path, device.clone());
+            }
+            let added = self.submit(path, Operation::AddVolume(new.record(options))).await;
             match added {
                 Ok(Reply::Volume(id)) => return Ok(id),
                 Ok(_) => {
@@ -115,7 +262,7 @@ impl VolumeGroup {
                     )));
                 }
                 Err(error) => {
-                    self.close_if_not_named(&label);
+                    new.labels.iter().for_each(|label| self.close_if_not_named(label));
                     if !error.is(OperationError::VolumeRaced) {
                         return Err(error);
                     }
@@ -126,29 +273,37 @@ impl VolumeGroup {
     }
 
     fn close_if_not_named(&self, label: &Label) {
+        let leg = (label.volume, label.leg);
         let named = self.with_catalog(|catalog| disagreement(label, catalog.volume(label.volume)).is_none());
         let mut further = self.volumes.further.write();
         let ours = further
-            .get(&(label.volume, 0))
+            .get(&leg)
             .is_some_and(|open| open.uuid == label.volume_uuid);
         if ours && !named {
-            further.remove(&(label.volume, 0));
+            further.remove(&leg);
         }
     }
 
-    /// Refuses a device that something is on, other than the label of an addition that was cut off.
-    async fn require_unused(&self, device: &dyn BlockDevice) -> Result<(), StorageError> {
-        if let Ok(label) = read_label(device).await
-            && label.group == self.label.group
-            && self.with_catalog(|catalog| {
-                catalog
-                    .volumes()
-                    .all(|(_, volume)| volume.uuid != label.volume_uuid)
-            })
-        {
-            return Ok(());
+    /// Refuses a device that something is on, other than the label of an addition that was cut off; one that the group uses also with `force`.
+    pub(super) async fn require_unused(
+        &self,
+        device: &dyn BlockDevice,
+        force: bool,
+    ) -> Result<(), StorageError> {
+        let label = read_label(device).await.ok();
+        if let Some(label) = label.filter(|label| label.group == self.label.group) {
+            if self.with_catalog(|catalog| is_used(catalog, &label)) {
+                let (uuid, reason) = (label.volume_uuid, "the group uses it already".into());
+                return Err(StorageError::RefusedVolume { uuid, reason });
+            }
+            if self.with_catalog(|catalog| was_never_used(catalog, &label)) {
+                return Ok(());
+            }
         }
-        format::require_blank(device).await
+        match force {
+            true => Ok(()),
+            false => format::require_blank(device).await,
+        }
     }
 
     async fn wait_until_joined(&self, id: u16) -> Result<(), StorageError> {

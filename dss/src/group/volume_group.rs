@@ -321,10 +321,13 @@ impl VolumeGroup {
                 let Some(catalog) = journal.overtaken().await? else {
                     return Ok(());
                 };
-                *self.known.write() = Known {
+                let mut known = self.known.write();
+                *known = Known {
                     catalog,
                     applied: journal.tail.sequence - 1,
                 };
+                self.forget_replaced(&known.catalog);
+                drop(known);
                 self.volumes_changed();
                 continue;
             }
@@ -338,6 +341,7 @@ impl VolumeGroup {
                 known.applied = entry.sequence;
             }
             journal.tail = tail;
+            self.forget_replaced(&known.catalog);
             drop(known);
             self.volumes_changed();
         }

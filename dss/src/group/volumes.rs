@@ -13,8 +13,9 @@ use super::open_volumes::{FIRST, LegId, OpenVolume};
 use super::volume_group::{VolumeGroup, total_units};
 use super::volume_label::{read_label, too_small};
 use crate::seam::{BlockDevice, VolumeOpener};
-use aquifer_dss_proto::catalog::{Extent, Mirror, OperationError, Volume, VolumeState};
-use aquifer_dss_proto::label::Label;
+use aquifer_dss_proto::catalog::{Catalog, Extent, Mirror, OperationError, Volume, VolumeState};
+use aquifer_dss_proto::defect::{Defect, planted};
+use aquifer_dss_proto::label::{Label, Uuid};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +29,9 @@ const OPEN_TRIES: u32 = 3;
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
 /// Used space, in percent, from which on the log warns.
 const WATERMARKS: [u64; 2] = [80, 95];
+/// What the label of a device says that it is, and the device.
+type Parked = (Uuid, Arc<dyn BlockDevice>);
+
 /// Opening volumes that others added.
 pub(super) struct Opening {
     pub(super) opener: Option<Arc<dyn VolumeOpener>>,
@@ -43,7 +47,9 @@ pub(super) struct Opening {
     /// Why volumes are not open.
     missing: Mutex<BTreeMap<LegId, String>>,
     /// Devices of legs that do not count and that nobody could find again.
-    parked: Mutex<BTreeMap<LegId, Arc<dyn BlockDevice>>>,
+    parked: Mutex<BTreeMap<LegId, Parked>>,
+    /// Where the devices of legs are, as the catalogue said when they were opened: a leg may become another device.
+    paths: Mutex<BTreeMap<LegId, String>>,
 }
 
 impl Opening {
@@ -58,6 +64,7 @@ impl Opening {
             space_level: AtomicUsize::new(0),
             missing: Mutex::default(),
             parked: Mutex::default(),
+            paths: Mutex::default(),
         }
     }
 }
@@ -199,10 +206,14 @@ impl VolumeGroup {
                 return Err(StorageError::RefusedVolume { uuid, reason });
             }
             if self.is_out(leg) {
-                self.opening.parked.lock().insert(leg, device);
+                let mut parked = self.opening.parked.lock();
+                parked.insert(leg, (label.volume_uuid, device));
             } else if leg != FIRST {
-                let volume = OpenVolume::new(label.volume_uuid, device);
-                self.volumes.further.write().insert(leg, volume);
+                let path = self.with_catalog(|catalog| {
+                    let named = catalog.volume(leg.0).and_then(|volume| volume.leg(leg.1));
+                    named.map(|(_, path)| path.to_owned())
+                });
+                self.use_leg(leg, label.volume_uuid, &path.unwrap_or_default(), device);
             }
         }
         let missing = self.open_all().await?;
@@ -211,6 +222,13 @@ impl VolumeGroup {
             Some(leg) => Err(self.missing_volume(leg)),
             None => Ok(()),
         }
+    }
+
+    /// Uses a device as a leg from now on.
+    pub(super) fn use_leg(&self, leg: LegId, uuid: Uuid, path: &str, device: Arc<dyn BlockDevice>) {
+        let opened = OpenVolume::new(uuid, device);
+        self.opening.paths.lock().insert(leg, path.into());
+        self.volumes.further.write().insert(leg, opened);
     }
 
     /// Whether the catalogue says that a leg does not count.
@@ -317,8 +335,7 @@ impl VolumeGroup {
                 Ok((_, device)) => {
                     tracing::info!(volume = id, leg = leg.1, %uuid, path, "volume opened");
                     self.opening.missing.lock().remove(&leg);
-                    let opened = OpenVolume::new(uuid, device);
-                    self.volumes.further.write().insert(leg, opened);
+                    self.use_leg(leg, uuid, path, device);
                 }
                 Err(reason) => {
                     let before = self.opening.missing.lock().insert(leg, reason.clone());
@@ -340,11 +357,11 @@ impl VolumeGroup {
             let device = self.volumes.first.device.clone();
             return Ok((self.check_label(leg, volume, &*device).await?, device));
         }
+        let (uuid, path) = volume.leg(leg.1).ok_or("it is not mirrored")?;
         let parked = self.opening.parked.lock().get(&leg).cloned();
-        if let Some(device) = parked {
+        if let Some((_, device)) = parked.filter(|(known, _)| *known == uuid) {
             return Ok((self.check_label(leg, volume, &*device).await?, device));
         }
-        let (_, path) = volume.leg(leg.1).ok_or("it is not mirrored")?;
         let opener = self.opening.opener.as_ref();
         let opener = opener.filter(|_| !path.is_empty());
         let opener = opener.ok_or("it is not among the devices of this node")?;
@@ -380,22 +397,55 @@ impl VolumeGroup {
     }
 
     /// Closes a leg that does not count any more, or whose volume is gone.
-    fn close_leg(&self, leg: LegId, path: &str) {
+    fn close_leg(&self, leg: LegId) {
         self.opening.missing.lock().remove(&leg);
         let Some(closed) = self.volumes.further.write().remove(&leg) else {
             return;
         };
+        let path = self.opening.paths.lock().remove(&leg).unwrap_or_default();
         match self.opening.opener.as_ref().filter(|_| !path.is_empty()) {
-            Some(opener) => opener.close(path),
+            Some(opener) => opener.close(&path),
             None => {
-                self.opening.parked.lock().insert(leg, closed.device.clone());
+                let mut parked = self.opening.parked.lock();
+                parked.insert(leg, (closed.uuid, closed.device.clone()));
+            }
+        }
+    }
+
+    /// Lets go of devices in whose place there is another one by now. A member saw the leg go before, and closed it; who was none may
+    /// have it open still (MIR-17). So this is called under the lock under which it learns that: nobody finds the new leg on the old device.
+    pub(super) fn forget_replaced(&self, catalog: &Catalog) {
+        if !catalog.is_mirrored() || planted(Defect::KeepReplacedOpen) {
+            return;
+        }
+        let is_other = |leg: LegId, uuid: Uuid| {
+            let named = catalog.volume(leg.0).and_then(|volume| volume.leg(leg.1));
+            named.is_some_and(|(known, _)| known != uuid)
+        };
+        self.opening
+            .parked
+            .lock()
+            .retain(|leg, (uuid, _)| !is_other(*leg, *uuid));
+        let open = self.volumes.others().into_iter();
+        for (leg, _) in open.filter(|(leg, open)| is_other(*leg, open.uuid)) {
+            self.volumes.further.write().remove(&leg);
+            let path = self.opening.paths.lock().remove(&leg).unwrap_or_default();
+            tracing::warn!(
+                volume = leg.0,
+                leg = leg.1,
+                path,
+                "another device is this side by now"
+            );
+            if let Some(opener) = &self.opening.opener {
+                opener.close(&path);
             }
         }
     }
 
     /// Follows what the catalogue says of volumes now: lets go of removed ones, opens new ones.
     pub(super) fn volumes_changed(&self) {
-        let gone: Vec<(LegId, String)> = self.with_catalog(|catalog| {
+        let gone: Vec<LegId> = self.with_catalog(|catalog| {
+            self.forget_replaced(catalog);
             let legs = catalog
                 .volumes()
                 .flat_map(|(id, volume)| volume.legs().map(move |leg| ((id, leg), volume)));
@@ -403,15 +453,13 @@ impl VolumeGroup {
                 !volume.exists() || catalog.mirror(leg.0).and_then(Mirror::out) == Some(leg.1)
             };
             let gone = legs.filter(|(leg, volume)| is_gone(*leg, volume));
-            let path = |leg: LegId, volume: &Volume| volume.leg(leg.1).map(|(_, path)| path.to_owned());
-            gone.map(|(leg, volume)| (leg, path(leg, volume).unwrap_or_default()))
-                .collect()
+            gone.map(|(leg, _)| leg).collect()
         });
-        for (leg, path) in gone {
+        for leg in gone {
             if leg == FIRST {
                 self.volumes.first.set_failed(false);
             } else {
-                self.close_leg(leg, &path);
+                self.close_leg(leg);
             }
         }
         self.watch_space();

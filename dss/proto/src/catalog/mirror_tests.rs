@@ -322,3 +322,141 @@ fn intents_are_bounded_and_of_their_own_life_alone() {
     assert!(bench.ask(1, own).is_err());
     assert_eq!(bench.catalog.intents(life(1, 1)).count(), 0);
 }
+
+fn new_leg(leg: u8, uuid: u8, path: &str) -> NewLeg {
+    NewLeg {
+        volume: 0,
+        leg,
+        uuid: Uuid([uuid; 16]),
+        generation: 2,
+        failure_group: 7,
+        path: path.to_string(),
+    }
+}
+
+fn refuses_what_cannot_take_the_place(bench: &mut Bench) {
+    let wrong = [
+        (
+            NewLeg {
+                generation: 1,
+                ..new_leg(1, 5, "/n")
+            },
+            OperationError::VolumeRaced,
+        ),
+        (
+            NewLeg {
+                failure_group: 0,
+                ..new_leg(1, 5, "/n")
+            },
+            OperationError::Invalid,
+        ),
+        (
+            NewLeg {
+                leg: 2,
+                ..new_leg(1, 5, "/n")
+            },
+            OperationError::Invalid,
+        ),
+        (
+            NewLeg {
+                volume: 1,
+                ..new_leg(1, 5, "/n")
+            },
+            OperationError::NoSuchVolume,
+        ),
+        (new_leg(0, 5, "/n"), OperationError::VolumeRaced),
+        (new_leg(1, 1, "/n"), OperationError::AlreadyExists),
+        (new_leg(1, 9, "/n"), OperationError::AlreadyExists),
+    ];
+    for (new, error) in wrong {
+        let before = bench.catalog.clone();
+        assert_eq!(
+            bench.own(Operation::ReplaceLeg(new.clone())),
+            Err(error),
+            "{new:?}"
+        );
+        assert_eq!(bench.catalog.volume(0), before.volume(0));
+        assert_eq!(bench.catalog.mirror(0), before.mirror(0));
+    }
+}
+
+fn a_blank_device_lacks_everything() {
+    let mut bench = Bench::new();
+    let refused = bench.own(Operation::ReplaceLeg(new_leg(1, 5, "/n")));
+    assert_eq!(refused, Err(OperationError::VolumeRaced), "nothing is lost");
+    bench.detach(1, &[(3, 2)]).unwrap();
+    let refused = bench.own(Operation::ReplaceLeg(new_leg(1, 5, "/n")));
+    assert_eq!(
+        refused,
+        Err(OperationError::VolumeRaced),
+        "somebody may be using it"
+    );
+    bench.pass();
+    refuses_what_cannot_take_the_place(&mut bench);
+    bench
+        .own(Operation::ReplaceLeg(new_leg(1, 5, "/a longer path")))
+        .unwrap();
+    let mirror = bench.catalog.mirror(0).unwrap();
+    assert_eq!(mirror.dirty().units(), u64::from(UNITS));
+    assert_eq!(mirror.generations, [1, 2]);
+    assert_eq!(bench.catalog.write_access(0, 7), UnitAccess::Wait);
+    bench.pass();
+    for unit in 0..UNITS {
+        let only = UnitAccess::Legs(Legs::only(0));
+        assert_eq!(bench.catalog.read_access(0, unit), only);
+        assert_eq!(bench.catalog.write_access(0, unit), only);
+    }
+    let volume = bench.catalog.volume(0).unwrap();
+    assert_eq!(volume.leg(1), Some((Uuid([5; 16]), "/a longer path")));
+    assert_eq!(volume.failure_group_of(1), Some(7));
+    bench.catalog.audit().unwrap();
+}
+
+#[test]
+fn a_device_in_the_place_of_a_leg_lacks_everything_and_the_uuid_of_the_one_before_is_free_for_nobody() {
+    a_blank_device_lacks_everything();
+    assert!(fails_with(
+        Defect::TakeBlankForWhole,
+        a_blank_device_lacks_everything
+    ));
+}
+
+#[test]
+fn a_mirrored_group_takes_pairs_and_nothing_else() {
+    let mut bench = Bench::new();
+    let twin = |uuid, failure_group, path: &str| Twin {
+        uuid: Uuid([uuid; 16]),
+        failure_group,
+        path: path.to_string(),
+    };
+    let pair = NewVolume {
+        volume: 1,
+        uuid: Uuid([3; 16]),
+        units: 10,
+        au_offset: 4096,
+        failure_group: 0,
+        path: "/c".to_string(),
+        twin: Some(twin(4, 1, "/d")),
+    };
+    let wrong = [
+        (None, OperationError::Invalid),
+        (Some(twin(3, 1, "/d")), OperationError::Invalid),
+        (Some(twin(4, 0, "/d")), OperationError::Invalid),
+        (Some(twin(4, 1, "/c")), OperationError::Invalid),
+        (Some(twin(9, 1, "/d")), OperationError::AlreadyExists),
+        (Some(twin(4, 1, "/b")), OperationError::AlreadyExists),
+    ];
+    for (twin, error) in wrong {
+        let new = NewVolume { twin, ..pair.clone() };
+        assert_eq!(bench.own(Operation::AddVolume(new)), Err(error));
+    }
+    bench.own(Operation::AddVolume(pair)).unwrap();
+    bench.pass();
+    assert_eq!(bench.catalog.write_access(1, 3), UnitAccess::Legs(Legs::BOTH));
+    bench.catalog.audit().unwrap();
+    let drain = |volume| Operation::DrainVolume { volume, drain: true };
+    bench.own(drain(1)).unwrap();
+    bench.own(Operation::RemoveVolume { volume: 1 }).unwrap();
+    assert_eq!(bench.catalog.mirror(1), None);
+    bench.catalog.audit().unwrap();
+}

@@ -4,7 +4,7 @@
 //! that began the state, and has finished the I/O that it began before.
 //!
 //! ```text
-//! Both --Detach--> Out, waiting --Passed--> Out --Resync--> Resyncing, waiting --Passed--> Resyncing --no unit dirty--> Both
+//! Both --Detach--> Out, waiting --Passed--> Out --Resync or ReplaceLeg--> Resyncing, waiting --Passed--> Resyncing --no unit dirty--> Both
 //!                        ^_________________________________Detach________________/______________/
 //! ```
 //!
@@ -14,7 +14,7 @@
 
 use super::intents::Intents;
 use super::unit_set::UnitSet;
-use super::{Catalog, OperationError, Outcome, Reply};
+use super::{Catalog, NewLeg, OperationError, Outcome, Reply};
 use crate::defect::{Defect, planted};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -403,6 +403,16 @@ impl Catalog {
             leg,
             since: Some(sequence),
         };
+        Ok(Reply::Done)
+    }
+
+    /// A blank device is let in, as a leg that lacks everything.
+    pub(super) fn begin_stay(&mut self, sequence: u64, new: &NewLeg) -> Outcome {
+        let units = self.units_of(new.volume).0;
+        self.resync(sequence, new.volume, new.leg, new.generation)?;
+        if !planted(Defect::TakeBlankForWhole) {
+            self.make_dirty(new.volume, &[(0, units)]);
+        }
         Ok(Reply::Done)
     }
 

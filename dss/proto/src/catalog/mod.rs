@@ -53,7 +53,7 @@ pub use record::{
     Extent, FileKind, HistoryEntry, Limbo, Operation, OperationError, Origin, Outcome, Record, Removed, Reply,
 };
 pub use unit_set::UnitSet;
-pub use volumes::{DEVICE_PATH_BYTES, NewVolume, Twin, VOLUMES_MAX, Volume, VolumeState};
+pub use volumes::{DEVICE_PATH_BYTES, NewLeg, NewVolume, Twin, VOLUMES_MAX, Volume, VolumeState};
 
 use claims::Claims;
 use files::Asked;
@@ -235,6 +235,7 @@ impl Catalog {
             Operation::ResizeVolume { volume, units } => self.resize_volume(*volume, *units),
             Operation::DrainVolume { volume, drain } => self.drain_volume(*volume, *drain),
             Operation::RemoveVolume { volume } => self.remove_volume(*volume),
+            Operation::ReplaceLeg(new) => self.replace_leg(sequence, new),
             Operation::Passed { through } => self.pass(*through),
             Operation::BeginMove { file, from } => self.begin_move(sequence, *file, *from),
             Operation::EndMove { number } => self.end_move(sequence, *number),

@@ -1,7 +1,7 @@
 //! What is asked of the catalogue and what it answers: the records of the journal.
 
 use super::intents::VolumeUnit;
-use super::{FileOperation, NewVolume};
+use super::{FileOperation, NewLeg, NewVolume};
 use crate::{Epoch, FileId, Member, NodeId};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -216,6 +216,8 @@ pub enum Operation {
         /// Which.
         units: Vec<VolumeUnit>,
     },
+    /// Puts another device, whose label says so, durably, in the place of a leg that is out. It has nothing of the volume yet.
+    ReplaceLeg(NewLeg),
 }
 
 impl Operation {
@@ -237,6 +239,7 @@ impl Operation {
                 | Self::BeginSync { .. }
                 | Self::EndSync { .. }
                 | Self::Healed { .. }
+                | Self::ReplaceLeg(_)
         )
     }
 }

@@ -80,6 +80,23 @@ pub struct NewVolume {
     pub twin: Option<Twin>,
 }
 
+/// A device that shall be a leg in the place of one that is out. Its label is on it and durable before this is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NewLeg {
+    /// Which volume.
+    pub volume: u16,
+    /// Which leg.
+    pub leg: u8,
+    /// What its label says; no leg of the group ever had it.
+    pub uuid: Uuid,
+    /// What its label says of how often the leg was let in: more often than the one before.
+    pub generation: u64,
+    /// Another one than that of the other leg.
+    pub failure_group: u8,
+    /// Its device, as the node sees it that puts it there.
+    pub path: String,
+}
+
 impl Volume {
     /// A volume of which nobody said what it is.
     pub(super) const fn unnamed(au_offset: u64) -> Self {
@@ -112,6 +129,41 @@ impl Volume {
         0..1 + u8::from(self.twin.is_some())
     }
 
+    /// The failure groups of its legs.
+    pub fn failure_group_of(&self, leg: u8) -> Option<u8> {
+        match (leg, &self.twin) {
+            (0, _) => Some(self.failure_group),
+            (1, Some(twin)) => Some(twin.failure_group),
+            _ => None,
+        }
+    }
+
+    /// Whether one of its legs has this UUID.
+    pub fn has_leg(&self, uuid: Uuid) -> bool {
+        let mut legs = self.legs().filter_map(|leg| self.leg(leg));
+        legs.any(|(known, _)| known == uuid)
+    }
+
+    /// Whether it is there, with a leg at this path.
+    pub fn is_at(&self, path: &str) -> bool {
+        let mut legs = self.legs().filter_map(|leg| self.leg(leg));
+        self.exists() && !path.is_empty() && legs.any(|(_, named)| named == path)
+    }
+
+    /// Puts another device in the place of a leg.
+    pub(super) fn put_leg(&mut self, new: &NewLeg) {
+        match &mut self.twin {
+            Some(twin) if new.leg == 1 => {
+                (twin.uuid, twin.failure_group) = (new.uuid, new.failure_group);
+                twin.path.clone_from(&new.path);
+            }
+            _ => {
+                (self.uuid, self.failure_group) = (new.uuid, new.failure_group);
+                self.path.clone_from(&new.path);
+            }
+        }
+    }
+
     pub(super) fn has_sound_paths(&self) -> bool {
         let fits = |path: &String| path.len() <= DEVICE_PATH_BYTES;
         fits(&self.path) && self.twin.as_ref().is_none_or(|twin| fits(&twin.path))
@@ -135,6 +187,15 @@ impl NewVolume {
             && self.au_offset <= 1 << 60
             && self.au_offset.is_multiple_of(au_bytes)
             && self.path.len() <= DEVICE_PATH_BYTES
+            && self.twin.as_ref().is_none_or(|twin| self.suits(twin))
+    }
+
+    /// Whether the two legs are of different devices, which do not fail together.
+    fn suits(&self, twin: &Twin) -> bool {
+        twin.path.len() <= DEVICE_PATH_BYTES
+            && twin.uuid != self.uuid
+            && twin.failure_group != self.failure_group
+            && (twin.path != self.path || twin.path.is_empty())
     }
 
     fn entry(&self, state: VolumeState) -> Volume {
@@ -179,21 +240,52 @@ impl Catalog {
         if usize::from(new.volume) != self.table.len() {
             return Err(OperationError::VolumeRaced);
         }
-        // Pairs are added to nothing yet: all volumes of a mirrored group have two legs from the start.
-        if !new.is_sound(self.au_bytes) || new.twin.is_some() || self.is_mirrored() {
+        // All volumes of a group have two legs, or none has.
+        if !new.is_sound(self.au_bytes) || new.twin.is_some() != self.is_mirrored() {
             return Err(OperationError::Invalid);
         }
-        let taken = |volume: &Volume| {
-            volume.uuid == new.uuid || (volume.exists() && !new.path.is_empty() && volume.path == new.path)
-        };
-        if self.table.iter().any(taken) {
+        let entry = new.entry(VolumeState::Joining { since: sequence });
+        let mut legs = entry.legs().filter_map(|leg| entry.leg(leg));
+        if legs.any(|(uuid, path)| self.has_device(uuid, path)) {
             return Err(OperationError::AlreadyExists);
         }
-        let entry = new.entry(VolumeState::Joining { since: sequence });
         self.require_room(entry.weight())?;
         self.weight += entry.weight();
+        if entry.twin.is_some() {
+            self.mirrors.volumes.insert(new.volume, Mirror::new());
+        }
         self.table.push(entry);
         self.volumes.push(FreeMap::new(new.units, 0));
+        Ok(Reply::Volume(new.volume))
+    }
+
+    /// Whether a device is a leg already, or of a removed volume.
+    fn has_device(&self, uuid: Uuid, path: &str) -> bool {
+        let mut volumes = self.table.iter();
+        volumes.any(|volume| volume.has_leg(uuid) || volume.is_at(path))
+    }
+
+    /// Another device is a leg from now on, and has nothing yet.
+    pub(super) fn replace_leg(&mut self, sequence: u64, new: &NewLeg) -> Outcome {
+        let index = self.existing(new.volume)?;
+        let before = &self.table[index];
+        let other = before.failure_group_of(1 - new.leg.min(1));
+        if new.leg > 1 || new.path.len() > DEVICE_PATH_BYTES || other == Some(new.failure_group) {
+            return Err(OperationError::Invalid);
+        }
+        // The device that goes may be in its old place: nobody uses it any more.
+        let is_own_path = before.leg(new.leg).is_some_and(|(_, path)| path == new.path);
+        let path = if is_own_path { "" } else { &new.path };
+        if self.has_device(new.uuid, path) {
+            return Err(OperationError::AlreadyExists);
+        }
+        let mut after = before.clone();
+        after.put_leg(new);
+        let more = after.weight().saturating_sub(before.weight());
+        self.require_room(more)?;
+        self.begin_stay(sequence, new)?;
+        self.weight = self.weight - self.table[index].weight() + after.weight();
+        self.table[index] = after;
         Ok(Reply::Volume(new.volume))
     }
 

@@ -60,6 +60,7 @@ pub async fn add(running: &Running, path: &str, force: bool, failure_group: u8) 
         failure_group,
         force,
         size: None,
+        twin: None,
     };
     let added = running.group().add_volume(path, &options).await;
     added.map_err(|error| failure(path, &error))
