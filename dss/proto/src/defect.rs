@@ -118,6 +118,12 @@ defects! {
     CheckpointClaimsMore,
     /// DSS-6: a leader that takes over knows of no checkpoint that was written since it loaded one.
     ForgetNewerCheckpoint,
+    /// An entry of the journal that one of two legs has alone is believed by who follows.
+    BelieveOneLeg,
+    /// A ballot goes on with one of two legs, without the word of the members.
+    BallotOnOneLeg,
+    /// Members that do not answer are taken for dead when a leg is lost.
+    SkipSilentMembers,
 
     // Page ownership: the directory and the possessions.
     /// HZ-4: a holder obeys a Transfer whose conversion it has already left behind.

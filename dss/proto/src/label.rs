@@ -4,6 +4,7 @@
 //! newer generation of two good copies wins. All sizes and offsets of areas are in the label or fixed here.
 
 use crate::envelope::{EnvelopeError, open_block, seal_block};
+use crate::membership::MetadataLegs;
 use crate::{BLOCK_BYTES, HomeSlots, NodeId, PageSize};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// "AQLABEL\0" as a little-endian number.
 pub const LABEL_MAGIC: u64 = u64::from_le_bytes(*b"AQLABEL\0");
 /// Version of the whole on-disk format.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 /// Byte offsets of the two copies of the label.
 pub const LABEL_OFFSETS: [u64; 2] = [0, 64 << 10];
 /// Byte offset of node 1's slot; one block per node.
@@ -77,6 +78,8 @@ pub struct Label {
     pub page_bytes: u32,
     /// Slots of the directory: see [`slots`](Self::slots).
     pub home_slots: u32,
+    /// Devices of the volume: 1, or 2 when it is mirrored.
+    pub legs: u8,
     /// Which leg of the volume this device is: 0, or 1 of a mirrored one.
     pub leg: u8,
     /// How often this leg was let into its volume: lower than the catalogue says, it is an old copy.
@@ -122,8 +125,9 @@ impl Label {
             && self.au_offset + u64::from(self.au_count) * self.au_bytes <= self.size
             && PageSize::new(self.page_bytes as usize).is_some()
             && HomeSlots::new(self.home_slots as usize).is_some()
-            && self.leg < 2
-            && (self.volume != 0 || self.leg != 0 || self.has_sound_journal())
+            && matches!(self.legs, 1 | 2)
+            && self.leg < self.legs
+            && (self.volume != 0 || self.has_sound_journal())
     }
 
     fn has_sound_journal(&self) -> bool {
@@ -143,6 +147,15 @@ impl Label {
     pub fn slots(&self) -> HomeSlots {
         HomeSlots::new(self.home_slots as usize)
             .expect("a label is decoded or planned with a number of slots")
+    }
+
+    /// Which legs have the metadata of a group that nobody has been a member of.
+    pub const fn metadata_legs(&self) -> MetadataLegs {
+        if self.legs == 2 {
+            MetadataLegs::Both
+        } else {
+            MetadataLegs::Only(0)
+        }
     }
 
     /// Byte offset of the metadata journal.
@@ -186,7 +199,7 @@ pub const fn journal_offset(slots: HomeSlots) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::membership::Decree;
+    use crate::membership::{Decree, MetadataLegs};
     use crate::{Incarnation, Member};
 
     #[test]
@@ -198,10 +211,13 @@ mod tests {
         let lives: Vec<Member> = (1..=NodeId::MAX).filter_map(NodeId::new).map(life).collect();
         for slots in (0..=16).filter_map(|power| HomeSlots::new(1 << power)) {
             let decree = Decree {
-                view: Decree::none(slots).view.successor(lives.clone()),
+                view: Decree::none(slots, MetadataLegs::Both)
+                    .view
+                    .successor(lives.clone()),
                 dead: [lives.clone(), lives.clone()].concat(),
                 left: lives.clone(),
                 founding: true,
+                metadata: MetadataLegs::Both,
             };
             assert!(decree.is_sound(slots));
             assert!(HomeSlots::new(2 * slots.count()).is_none_or(|twice| !decree.is_sound(twice)));

@@ -5,7 +5,7 @@
 
 use super::error::StorageError;
 use super::journal::Journal;
-use crate::seam::{BLOCK, IoBuffer};
+use crate::seam::BLOCK;
 use aquifer_dss_proto::catalog::CatalogCut;
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::envelope::Crc32c;
@@ -94,8 +94,8 @@ impl Journal {
             ready -= ready % BLOCK;
         }
         let body = self.label.checkpoint_offset(unfinished.which) + BLOCK as u64;
-        let piece = IoBuffer::copy_padded(&unfinished.bytes[..ready]);
-        self.device.write(body + unfinished.written, piece).await?;
+        let place = body + unfinished.written;
+        self.metadata.write(place, &unfinished.bytes[..ready]).await?;
         unfinished.written += ready as u64;
         unfinished.bytes.drain(..ready);
         self.unfinished = Some(unfinished);
@@ -119,11 +119,12 @@ impl Journal {
             length: unfinished.length,
             crc: unfinished.crc.value(),
         };
-        self.device.flush().await?;
+        self.metadata.flush().await?;
         let offset = self.label.checkpoint_offset(unfinished.which);
-        let head = IoBuffer::copy_padded(&encode_checkpoint_head(&head));
-        self.device.write(offset, head).await?;
-        self.device.flush().await?;
+        self.metadata
+            .write(offset, &encode_checkpoint_head(&head))
+            .await?;
+        self.metadata.flush().await?;
         (self.which, self.checkpoint) = (unfinished.which, unfinished.tail);
         Ok(())
     }

@@ -57,6 +57,16 @@ pub enum StorageError {
         /// Bytes it needs.
         needed: u64,
     },
+    /// One of two places of the metadata is not there, and the other one may be old.
+    #[error(
+        "side {side} of volume 0 cannot be used ({reason}), and what the other side has may be old: bring it back, or say that it is lost for good (`--lost-side {side}`)"
+    )]
+    OneSide {
+        /// The side that is not there.
+        side: u8,
+        /// Why.
+        reason: String,
+    },
     /// The volumes that were named do not belong together.
     #[error("volume {volume} belongs to group {found}, not to {expected}: name the volumes of one group")]
     OtherGroup {

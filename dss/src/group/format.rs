@@ -170,6 +170,7 @@ fn plan(size: u64, options: &GroupOptions) -> Result<Label, StorageError> {
         checkpoint_bytes: checkpoint,
         page_bytes: options.page_size.bytes() as u32,
         home_slots: options.home_slots.count() as u32,
+        legs: if options.mirror { 2 } else { 1 },
         leg: 0,
         leg_generation: 1,
     })
@@ -281,20 +282,22 @@ pub(super) async fn format(
         device.device.write_zeroes(0, length).await?;
         device.device.flush().await?;
     }
-    let (first, label) = (devices[0].device, &labels[0][0]);
+    let label = &labels[0][0];
     // Old journal entries need no wiping: the chain starts from the new group's id (DSS-3).
     let checkpoint = encode_checkpoint(
         label.group,
         Tail::first(label.group),
         &fresh_catalog(&volumes, &labels, options.owner),
     );
-    first
-        .write(label.checkpoint_offset(0), IoBuffer::copy_padded(&checkpoint))
-        .await?;
-    first
-        .write(label.checkpoint_offset(1), IoBuffer::zeroed(BLOCK))
-        .await?;
-    first.flush().await?;
+    for first in volumes[0].iter().map(|leg| leg.device) {
+        first
+            .write(label.checkpoint_offset(0), IoBuffer::copy_padded(&checkpoint))
+            .await?;
+        first
+            .write(label.checkpoint_offset(1), IoBuffer::zeroed(BLOCK))
+            .await?;
+        first.flush().await?;
+    }
     let all: Vec<&Label> = labels.iter().flatten().collect();
     for (device, label) in devices.iter().zip(all).rev() {
         write_label(device.device, label).await?;

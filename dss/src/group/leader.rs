@@ -106,6 +106,9 @@ impl VolumeGroup {
             // What the dead left in flight has landed; make it durable before it is read (HZ-10).
             journal.flush().await?;
             self.read_forward(&mut journal).await?;
+            while journal.complete().await? {
+                self.read_forward(&mut journal).await?;
+            }
             journal.require_end().await?;
             journal.find_checkpoint().await?;
         }

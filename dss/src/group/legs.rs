@@ -338,16 +338,16 @@ impl VolumeGroup {
         }
     }
 
-    /// Makes what this node wrote durable on every leg that counts. The first device is always flushed.
+    /// Makes what this node wrote durable on every leg that counts. A first volume that is not mirrored is always flushed.
     pub(super) async fn flush_legs(&self, volume: Option<u16>) -> Result<(), StorageError> {
         let is_wanted = |id: u16| volume.is_none_or(|wanted| wanted == id);
         let others = self.volumes.others().into_iter();
         let others: Vec<(LegId, Arc<OpenVolume>)> = others.filter(|((id, _), _)| is_wanted(*id)).collect();
         let flushes = join_all(others.iter().map(|(_, open)| open.flush()));
         let first = async {
-            match is_wanted(FIRST.0) {
-                true => self.volumes.first.device.flush().await,
-                false => Ok(()),
+            match self.volumes.first.as_ref().filter(|_| is_wanted(FIRST.0)) {
+                Some(first) => first.device.flush().await,
+                None => Ok(()),
             }
         };
         let (first, flushed) = match others.is_empty() {
@@ -368,6 +368,6 @@ impl VolumeGroup {
     }
 
     pub(super) fn is_leg_of_two(&self, leg: LegId) -> bool {
-        leg != FIRST && self.with_catalog(|catalog| catalog.mirror(leg.0).is_some())
+        self.with_catalog(|catalog| catalog.mirror(leg.0).is_some())
     }
 }

@@ -4,11 +4,13 @@ use super::tests::{Network, check_units, connect, node, tiny};
 use super::volume_tests::{fill, first_byte, sized};
 use super::*;
 use crate::device::{CutPoint, SimDevice, SimDisk, SimDiskOptions};
+use crate::membership::{learn_decided, write_decree};
 use crate::seam::{BlockDevice, IoBuffer, Runtime};
 use crate::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::catalog::{Legs, MirrorState, OperationError, UnitAccess};
 use aquifer_dss_proto::defect::{Defect, fails_with};
-use aquifer_dss_proto::{Epoch, FileId, Incarnation, Member};
+use aquifer_dss_proto::membership::{Decree, MetadataLegs};
+use aquifer_dss_proto::{Epoch, FileId, HomeSlots, Incarnation, Member};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +24,8 @@ pub(super) const EIO: i32 = libc::EIO;
 pub(super) struct Pair {
     pub(super) runtime: Arc<TestHandle>,
     pub(super) disks: [SimDisk; 2],
+    /// Whose metadata there is: all of them follow a decree.
+    open: Arc<Mutex<Vec<Arc<MetadataDevices>>>>,
 }
 
 /// A node with its own way to both legs.
@@ -51,7 +55,8 @@ impl Pair {
             SimDisk::new(options)
         };
         let disks = [disk(seed), disk(seed + 1000)];
-        let pair = Self { runtime, disks };
+        let open = Arc::default();
+        let pair = Self { runtime, disks, open };
         let devices = pair.ports();
         let new = [0u8, 1].map(|leg| NewDevice {
             device: &*devices[usize::from(leg)],
@@ -68,17 +73,65 @@ impl Pair {
         pair
     }
 
-    fn ports(&self) -> [Arc<SimDevice>; 2] {
+    pub(super) fn ports(&self) -> [Arc<SimDevice>; 2] {
         self.disks
             .each_ref()
             .map(|disk| disk.attach(self.runtime.clone()))
     }
 
-    async fn open(&self, id: u8) -> Result<Life, StorageError> {
+    pub(super) async fn open(&self, id: u8) -> Result<Life, StorageError> {
         let ports = self.ports();
         let devices: Vec<Arc<dyn BlockDevice>> = vec![ports[1].clone(), ports[0].clone()];
         let group = VolumeGroup::open(self.runtime.clone(), devices, node(id)).await?;
+        self.follow_decrees(&group);
         Ok(Life { group, ports })
+    }
+
+    /// The place of the membership: a leg that fails somebody is dropped by a decree that the other one has.
+    fn follow_decrees(&self, group: &Arc<VolumeGroup>) {
+        let (metadata, pair) = (group.metadata(), self.clone());
+        metadata.set_decides(true);
+        self.open.lock().push(metadata.clone());
+        let decide = async move {
+            loop {
+                metadata.news.notified().await;
+                match (metadata.failed_leg(), metadata.legs()) {
+                    (Some(lost), MetadataLegs::Both) => pair.decree(MetadataLegs::Only(1 - lost)).await,
+                    (None, MetadataLegs::Only(_)) if metadata.is_full() => {
+                        pair.decree(MetadataLegs::Both).await
+                    }
+                    _ => {}
+                }
+            }
+        };
+        self.runtime.spawn("decide", Box::pin(decide));
+    }
+
+    /// Decides on the legs that counted before, as far as they are left, and records it on those that count. Nothing, when the power fails.
+    async fn decree(&self, legs: MetadataLegs) {
+        let before = self.open.lock().first().map_or(legs, |metadata| metadata.legs());
+        let decided_on = (0..2).filter(|leg| legs.counts(*leg) && before.counts(*leg));
+        let also = (0..2).filter(|leg| legs.counts(*leg) && !before.counts(*leg));
+        let mut decree = Decree::none(HomeSlots::USUAL, legs);
+        for leg in decided_on.chain(also) {
+            let device = self.disks[usize::from(leg)].attach(self.runtime.clone());
+            let metadata = MetadataDevices::single(device, HomeSlots::USUAL);
+            let Ok(known) = learn_decided(&*self.runtime, &metadata).await else {
+                return;
+            };
+            if known.view.epoch >= decree.view.epoch {
+                decree.view = known.view.successor(vec![life(64)]);
+            }
+            if write_decree(&metadata.control(0).unwrap(), &decree)
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+        for metadata in self.open.lock().iter() {
+            metadata.set_legs(legs);
+        }
     }
 
     /// A node that is alone, and leads.
@@ -109,7 +162,7 @@ impl Pair {
     }
 
     /// The power of both disks fails and is back; every process is gone.
-    fn power_cycle(&self) {
+    pub(super) fn power_cycle(&self) {
         self.runtime.drop_tasks();
         for disk in &self.disks {
             disk.power_cut();
@@ -191,10 +244,7 @@ fn a_pair_is_one_volume_and_its_legs_are_found_in_any_order() {
         let first: Vec<Arc<dyn BlockDevice>> = vec![one.ports[1].clone()];
         let headless = VolumeGroup::open(pair.runtime.clone(), first, node(1)).await;
         let refused = headless.err().unwrap().to_string();
-        assert!(
-            refused.contains("the metadata is on the first leg alone"),
-            "{refused}"
-        );
+        assert!(refused.contains("side 0 of volume 0 cannot be used"), "{refused}");
     });
     let devices = pair.ports();
     let new = |failure_group| NewDevice {
@@ -251,7 +301,10 @@ fn a_leg_that_fails_is_left_behind_and_catches_up_when_it_returns() {
         }
         assert_eq!(state(&group), MirrorState::Out { leg: 1, since: None });
         let refused = group.detach_leg(0, 0).await.err().unwrap();
-        assert!(matches!(refused, StorageError::Invalid(_)));
+        assert!(
+            refused.is(OperationError::LastLeg),
+            "the last one stays: {refused}"
+        );
         let early = group.resync_leg(0).await.err().unwrap();
         assert!(matches!(early, StorageError::RefusedVolume { .. }), "{early}");
         pair.disks[1].repair();
@@ -295,6 +348,7 @@ fn a_leg_that_missed_writes_is_not_read_after_a_restart_in_whatever_order_they_c
     let with_old = Pair {
         runtime: pair.runtime.clone(),
         disks: [pair.disks[0].clone(), old],
+        open: Arc::default(),
     };
     let refused = pair.runtime.block_on(with_old.open(1)).err().unwrap();
     assert!(refused.to_string().contains("old copy"), "{refused}");
@@ -321,9 +375,17 @@ fn starts_without_its_second_leg(named: bool) {
         pair.disks[1].break_down(EIO);
         let ports = pair.ports().map(|port| -> Arc<dyn BlockDevice> { port });
         let count = if named { 2 } else { 1 };
-        let group = VolumeGroup::open(pair.runtime.clone(), ports[..count].to_vec(), node(1))
-            .await
-            .unwrap();
+        let open = |lost| {
+            let devices = ports[..count].to_vec();
+            VolumeGroup::open_without(pair.runtime.clone(), devices, None, node(1), lost)
+        };
+        // The other one may have been dropped, for all that this one knows; so somebody has to answer for it.
+        let refused = open(None).await.err().unwrap();
+        assert!(
+            matches!(refused, StorageError::OneSide { side: 1, .. }),
+            "{refused}"
+        );
+        let group = open(Some(1)).await.unwrap();
         group.lead(Epoch(2)).await.unwrap();
         assert_eq!(first_byte(&group, file, 0).await.unwrap(), 1);
         fill(&group, file, 0, 2).await.unwrap();
@@ -625,6 +687,39 @@ fn hz21_torn_units_are_compared_when_the_living_have_stopped_writing_there() {
 }
 
 /// More units than intents are written and nothing is flushed by the program; then the power fails.
+/// The power of one leg fails in the nth flush while intents go out for new ones, right after what they are for was written.
+fn the_power_of_a_leg_fails(seed: u64, flush: u64) {
+    let pair = Pair::new(seed);
+    let units = 400;
+    let file = pair.runtime.block_on(async {
+        let group = pair.alone(1).await.unwrap();
+        let file = group.create("/file", sized(units * UNIT)).await.unwrap();
+        let write = |units: std::ops::Range<u64>, value| {
+            let writes = units.map(|unit| fill(&group, file, unit * UNIT, value));
+            futures_util::future::join_all(writes)
+        };
+        // As many as there are intents; and again, which needs no entry and so no flush.
+        write(0..256, 5).await;
+        write(0..256, 6).await;
+        pair.disks[1].cut_at(CutPoint::DuringFlush(flush));
+        pair.runtime.tolerate_aborts();
+        let write = write(256..units, 5);
+        tokio::select! {
+            biased;
+            () = async { while pair.disks[1].has_power() { pair.runtime.sleep(Duration::from_micros(10)).await } } => {}
+            _ = write => {}
+        }
+        file
+    });
+    pair.power_cycle();
+    pair.runtime.block_on(async {
+        let group = pair.alone(2).await.unwrap();
+        for unit in 0..units {
+            stable(&group, file, unit * UNIT).await;
+        }
+    });
+}
+
 fn the_power_fails(seed: u64) {
     let pair = Pair::new(seed);
     let units = 400;
@@ -654,6 +749,9 @@ fn the_power_fails(seed: u64) {
 fn powers_fail() {
     for seed in 0..3 {
         the_power_fails(500 + seed);
+    }
+    for flush in 1..6 {
+        the_power_of_a_leg_fails(520 + flush, flush);
     }
 }
 

@@ -18,6 +18,7 @@ mod file_cuts;
 #[cfg(test)]
 mod file_tests;
 mod fill;
+mod fill_metadata;
 mod format;
 mod heal;
 pub(crate) mod image;
@@ -30,6 +31,9 @@ mod mend;
 #[cfg(test)]
 mod mend_tests;
 mod metadata_area;
+mod metadata_devices;
+#[cfg(test)]
+mod metadata_leg_tests;
 #[cfg(test)]
 mod metadata_tests;
 #[cfg(test)]
@@ -39,6 +43,7 @@ mod move_tests;
 mod moves;
 mod names;
 mod open_files;
+mod open_metadata;
 mod open_volumes;
 #[cfg(test)]
 mod pair_tests;
@@ -69,6 +74,7 @@ pub use error::StorageError;
 pub use file::{File, FileBytes, OpenOptions};
 pub use format::{GroupIdentity, GroupOptions, NewDevice};
 pub use image::{CheckpointImage, GroupImage};
+pub use metadata_devices::MetadataDevices;
 pub use moves::{MOVE_RATE_KEY, MoveStatus, Problem};
 pub use names::Owner;
 pub use open_volumes::OpenVolumes;

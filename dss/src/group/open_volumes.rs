@@ -16,7 +16,7 @@ use super::error::StorageError;
 /// A leg of a volume.
 pub(super) type LegId = (u16, u8);
 
-/// The first leg of the first volume: it has the metadata.
+/// The first leg of the first volume.
 pub(super) const FIRST: LegId = (0, 0);
 
 /// A leg that this node has open.
@@ -135,38 +135,40 @@ impl Drop for Reading<'_> {
 
 /// The volumes that a node has open.
 pub struct OpenVolumes {
-    pub(super) first: Arc<OpenVolume>,
+    /// The first volume, when it is not mirrored: it is always there.
+    pub(super) first: Option<Arc<OpenVolume>>,
     pub(super) further: RwLock<BTreeMap<LegId, Arc<OpenVolume>>>,
 }
 
 impl OpenVolumes {
-    pub(super) fn new(uuid: Uuid, first: Arc<dyn BlockDevice>) -> Arc<Self> {
+    /// Nothing open but the first volume, when that is not mirrored.
+    pub(super) fn new(first: Option<(Uuid, Arc<dyn BlockDevice>)>) -> Arc<Self> {
         Arc::new(Self {
-            first: OpenVolume::new(uuid, first),
+            first: first.map(|(uuid, device)| OpenVolume::new(uuid, device)),
             further: RwLock::default(),
         })
     }
 
     pub(super) fn get(&self, leg: LegId) -> Option<Arc<OpenVolume>> {
-        if leg == FIRST {
-            return Some(self.first.clone());
+        if let Some(first) = self.first.as_ref().filter(|_| leg == FIRST) {
+            return Some(first.clone());
         }
         self.further.read().get(&leg).cloned()
     }
 
-    /// Every leg besides the first one.
+    /// Every leg besides a first volume that is not mirrored.
     pub(super) fn others(&self) -> Vec<(LegId, Arc<OpenVolume>)> {
         let further = self.further.read();
         further.iter().map(|(id, open)| (*id, open.clone())).collect()
     }
 
-    /// Whether there are devices besides the first one.
+    /// Whether there are devices besides a first volume that is not mirrored.
     pub fn has_further(&self) -> bool {
         !self.further.read().is_empty()
     }
 
-    /// Makes durable what others wrote before they were fenced (HZ-10), on every device besides the first one, which has
-    /// been flushed. Fails when a volume has no leg on which that worked.
+    /// Makes durable what others wrote before they were fenced (HZ-10), on every device besides a first volume that is not
+    /// mirrored, which has been flushed. Fails when a volume has no leg on which that worked.
     pub async fn flush_after_fence(&self) -> Result<(), DeviceError> {
         let others = self.others();
         let flushes = others.iter().map(|(_, open)| open.device.flush());
@@ -174,7 +176,7 @@ impl OpenVolumes {
         let mut failed = None;
         let whole = |volume: u16| {
             let mut legs = others.iter().zip(&flushed);
-            volume == 0 || legs.any(|((id, _), result)| id.0 == volume && result.is_ok())
+            legs.any(|((id, _), result)| id.0 == volume && result.is_ok())
         };
         for ((id, open), result) in others.iter().zip(&flushed) {
             match result {

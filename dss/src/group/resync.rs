@@ -5,11 +5,12 @@
 //! the barrier, copy, make the copy durable, say so. A new leader goes on with what the catalogue says: the one before is fenced.
 
 use super::error::StorageError;
+use super::fill_metadata::FILLER;
 use super::heal::HEALER;
 use super::in_flight::NOBODY;
 use super::mend::MENDER;
 use super::moves::{Problem, Progress};
-use super::open_volumes::{FIRST, LegId};
+use super::open_volumes::LegId;
 use super::volume_group::VolumeGroup;
 use super::volume_label::write_label;
 use super::volumes::operation_error;
@@ -30,7 +31,7 @@ const PART: u64 = 1 << 20;
 /// How often it is looked whether the members have passed.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// How long until a copy that failed is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a node knows of its legs besides the catalogue.
 #[derive(Default)]
@@ -145,6 +146,7 @@ impl VolumeGroup {
         if self.with_catalog(|catalog| !catalog.is_mirrored()) {
             return;
         }
+        self.wake(&FILLER);
         self.wake(&HEALER);
         self.wake(&SYNCER);
         self.wake(&MENDER);
@@ -244,10 +246,6 @@ impl VolumeGroup {
     /// Stops using a leg of a mirrored volume, whatever the reason; every member knows it when this returns.
     pub async fn detach_leg(&self, volume: u16, leg: u8) -> Result<(), StorageError> {
         self.catch_up().await?;
-        if (volume, leg) == FIRST {
-            let text = "the first leg of volume 0 has the metadata of the group: it stays";
-            return Err(StorageError::Invalid(text.into()));
-        }
         let generation = self.with_catalog(|catalog| {
             let mirror = catalog.mirror(volume)?;
             mirror.generations.get(usize::from(leg)).copied()

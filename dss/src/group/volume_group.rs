@@ -3,10 +3,10 @@
 //! Lock order: `journal` (async), then `known`, then the small mutexes. No small mutex is held across an await.
 
 use super::barrier::Barrier;
-use super::control::ControlBlocks;
 use super::discard::Discards;
 use super::error::StorageError;
 use super::fill::Kept;
+use super::fill_metadata::Filling;
 use super::format::{self, GroupIdentity, GroupOptions, NewDevice};
 use super::heal::Healer;
 use super::in_flight::InFlight;
@@ -14,8 +14,10 @@ use super::intents::IntentSet;
 use super::journal::Journal;
 use super::leader::Leadership;
 use super::mend::Mender;
+use super::metadata_devices::MetadataDevices;
 use super::moves::Mover;
 use super::open_files::OpenFiles;
+use super::open_metadata::Finding;
 use super::open_volumes::OpenVolumes;
 use super::request::Requests;
 use super::resync::Syncer;
@@ -107,8 +109,9 @@ pub struct VolumeGroup {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) me: NodeId,
     pub(super) label: Label,
-    /// The device of volume 0, which has the metadata.
-    first: Arc<dyn BlockDevice>,
+    /// The devices of volume 0, which have the metadata.
+    pub(super) metadata: Arc<MetadataDevices>,
+    pub(super) filling: Filling,
     pub(super) volumes: Arc<OpenVolumes>,
     pub(super) opening: Opening,
     pub(super) itself: Weak<Self>,
@@ -179,9 +182,27 @@ impl VolumeGroup {
         opener: Option<Arc<dyn VolumeOpener>>,
         me: NodeId,
     ) -> Result<Arc<Self>, StorageError> {
+        Self::open_without(runtime, devices, opener, me, None).await
+    }
+
+    /// As [`open_with`](Self::open_with), when the operator says that a leg of volume 0 is `lost` for good: what the other one has is believed.
+    /// When the lost leg was the one with everything, what is missing on the other one is lost with it.
+    pub async fn open_without(
+        runtime: Arc<dyn Runtime>,
+        devices: Vec<Arc<dyn BlockDevice>>,
+        opener: Option<Arc<dyn VolumeOpener>>,
+        me: NodeId,
+        lost: Option<u8>,
+    ) -> Result<Arc<Self>, StorageError> {
         let (mut labelled, unreadable) = volumes::read_labels(devices).await?;
-        let (label, first) = labelled.remove(0);
-        let (journal, catalog) = Journal::load(first.clone(), label.clone()).await?;
+        let finding = Finding {
+            runtime: &*runtime,
+            opener: opener.as_deref(),
+            lost,
+        };
+        let metadata = finding.metadata(&mut labelled).await?;
+        let label = labelled[0].0.clone();
+        let (journal, catalog) = Journal::load(metadata.clone(), label.clone()).await?;
         if let Some(error) = unreadable {
             if !catalog.is_mirrored() {
                 return Err(error);
@@ -189,14 +210,16 @@ impl VolumeGroup {
             tracing::warn!(%error, "a device cannot be read: the group is opened without it");
         }
         let applied = journal.tail.sequence - 1;
+        let first = (label.legs == 1).then(|| (label.volume_uuid, labelled[0].1.clone()));
         let session = runtime.random();
         let group = Arc::new_cyclic(|itself| Self {
             me,
-            volumes: OpenVolumes::new(label.volume_uuid, first.clone()),
+            volumes: OpenVolumes::new(first),
             opening: Opening::new(opener),
             itself: itself.clone(),
             label,
-            first,
+            metadata,
+            filling: Filling::new(false),
             journal: tokio::sync::Mutex::new(journal),
             known: RwLock::new(Known { catalog, applied }),
             role: watch::Sender::new(Role::Follower { leader: None }),
@@ -240,9 +263,9 @@ impl VolumeGroup {
         self.label.page_size()
     }
 
-    /// Slots, ballot blocks and bodies on the first volume.
-    pub fn control(&self) -> ControlBlocks {
-        ControlBlocks::new(self.first.clone(), self.label.slots())
+    /// The devices of volume 0 with the slots, ballot blocks and bodies.
+    pub fn metadata(&self) -> Arc<MetadataDevices> {
+        self.metadata.clone()
     }
 
     /// The volumes that this node has open, for whoever must flush them.

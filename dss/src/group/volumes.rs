@@ -104,10 +104,8 @@ pub(super) async fn read_labels(devices: Vec<Arc<dyn BlockDevice>>) -> Result<La
         }
     }
     labelled.sort_by_key(|(label, _)| (label.volume, label.leg));
-    let is_first = |(label, _): &&(Label, _)| (label.volume, label.leg) == FIRST;
-    if labelled.first().filter(is_first).is_none()
-        && let Some(error) = unreadable
-    {
+    let has_metadata = labelled.first().is_some_and(|(label, _)| label.volume == 0);
+    if let Some(error) = unreadable.take_if(|_| !has_metadata) {
         return Err(error);
     }
     let Some((first, _)) = labelled.first() else {
@@ -116,12 +114,6 @@ pub(super) async fn read_labels(devices: Vec<Arc<dyn BlockDevice>>) -> Result<La
     if first.volume != 0 {
         return Err(StorageError::Invalid(format!(
             "volume 0 of group {} is not among the devices: it has the metadata, name it too",
-            first.group
-        )));
-    }
-    if first.leg != 0 {
-        return Err(StorageError::Invalid(format!(
-            "this is the second leg of volume 0 of group {}: the metadata is on the first leg alone, and the group does not start without it; name it too",
             first.group
         )));
     }
@@ -174,8 +166,7 @@ impl VolumeGroup {
         &self,
         labelled: Vec<(Label, Arc<dyn BlockDevice>)>,
     ) -> Result<(), StorageError> {
-        let first = (self.label.clone(), self.volumes.first.device.clone());
-        for (mut label, device) in std::iter::once(first).chain(labelled) {
+        for (mut label, device) in labelled {
             if self.is_old_copy(&label).is_some() {
                 // Let in again since the label was read, before the catalogue was.
                 label = match read_label(&*device).await {
@@ -208,7 +199,7 @@ impl VolumeGroup {
             if self.is_out(leg) {
                 let mut parked = self.opening.parked.lock();
                 parked.insert(leg, (label.volume_uuid, device));
-            } else if leg != FIRST {
+            } else if self.volumes.get(leg).is_none() {
                 let path = self.with_catalog(|catalog| {
                     let named = catalog.volume(leg.0).and_then(|volume| volume.leg(leg.1));
                     named.map(|(_, path)| path.to_owned())
@@ -224,8 +215,11 @@ impl VolumeGroup {
         }
     }
 
-    /// Uses a device as a leg from now on.
+    /// Uses a device as a leg from now on: of volume 0, for the metadata too.
     pub(super) fn use_leg(&self, leg: LegId, uuid: Uuid, path: &str, device: Arc<dyn BlockDevice>) {
+        if leg.0 == 0 {
+            self.metadata.set_device(leg.1, Some(device.clone()));
+        }
         let opened = OpenVolume::new(uuid, device);
         self.opening.paths.lock().insert(leg, path.into());
         self.volumes.further.write().insert(leg, opened);
@@ -353,8 +347,8 @@ impl VolumeGroup {
         leg: LegId,
         volume: &Volume,
     ) -> Result<(Label, Arc<dyn BlockDevice>), String> {
-        if leg == FIRST {
-            let device = self.volumes.first.device.clone();
+        if let Some(open) = self.volumes.first.as_ref().filter(|_| leg == FIRST) {
+            let device = open.device.clone();
             return Ok((self.check_label(leg, volume, &*device).await?, device));
         }
         let (uuid, path) = volume.leg(leg.1).ok_or("it is not mirrored")?;
@@ -456,11 +450,7 @@ impl VolumeGroup {
             gone.map(|(leg, _)| leg).collect()
         });
         for leg in gone {
-            if leg == FIRST {
-                self.volumes.first.set_failed(false);
-            } else {
-                self.close_leg(leg);
-            }
+            self.close_leg(leg);
         }
         self.watch_space();
         self.wake(&MOVER);

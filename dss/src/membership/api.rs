@@ -1,8 +1,10 @@
 //! [`Membership`]: its state and what the node calls.
 
 use super::slot::SlotView;
+use super::slots;
 use super::types::{Exclusions, MembershipConfig, MembershipError, MembershipEvent, Message, Timeline};
-use crate::group::ControlBlocks;
+use super::vote::Vote;
+use crate::group::MetadataDevices;
 use crate::seam::{Fencer, LockState, Runtime, Service, Transport};
 use aquifer_dss_proto::ballot::BallotBlock;
 use aquifer_dss_proto::membership::{Core, Decree, Lease, Seen, SlotState};
@@ -25,6 +27,8 @@ pub(super) struct Inner {
     pub slot: SlotView,
     pub slots: Vec<SlotView>,
     pub own_block: BallotBlock,
+    /// The own body of this epoch is not on this leg: the leg does not count in its ballot.
+    pub no_body: Option<(Epoch, u8)>,
     /// The own block may differ from `own_block`: a write failed.
     pub own_block_unknown: bool,
     pub highest_round: u64,
@@ -42,17 +46,19 @@ pub(super) struct Inner {
 /// This node's part in the membership of the cluster. See the module and RFC 0001, section 2.
 pub struct Membership {
     pub(super) runtime: Arc<dyn Runtime>,
-    pub(super) control: ControlBlocks,
+    pub(super) metadata: Arc<MetadataDevices>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) fencer: Arc<dyn Fencer>,
     pub(super) config: MembershipConfig,
     pub(super) me: Member,
     pub(super) inner: Mutex<Inner>,
+    pub(super) vote: Mutex<Vote>,
     pub(super) slot_writer: tokio::sync::Mutex<()>,
     /// Instant (nanoseconds) at which the gate closes.
     pub(super) gate: AtomicU64,
     /// No task does anything any more.
     pub(super) ended: AtomicBool,
+    pub(super) wake_vote: Notify,
     pub(super) wake_reform: Notify,
     pub(super) wake_watch: Notify,
     pub(super) wake_renew: Notify,
@@ -140,10 +146,8 @@ impl Membership {
 
     /// All slots, read from the device now. A damaged slot is an error.
     pub async fn read_slots(&self) -> Result<Vec<SlotView>, MembershipError> {
-        let blocks = self.control.read_all_slot_blocks().await?;
         let mut slots = Vec::new();
-        for (node, block) in blocks.iter() {
-            let slot = SlotView::decode(node, block);
+        for (node, slot) in slots::read_all(&self.metadata).await? {
             slots.extend(slot.map_err(|_| MembershipError::Damaged { what: "slot", node })?);
         }
         Ok(slots)
@@ -204,6 +208,7 @@ impl Membership {
         self.inner.lock().core.handle_down();
         self.write_slot(true).await?;
         self.ended.store(true, Ordering::Release);
+        self.metadata.set_decides(false);
         self.send_heartbeats(true);
         self.wake_all();
         Ok(())
@@ -243,10 +248,12 @@ impl Membership {
         match message {
             Message::Heartbeat { look: false } => {}
             Message::Heartbeat { look: true } => self.wake_watch.notify_one(),
-            Message::Announce(decree) if decree.is_sound(self.control.home_slots()) => {
+            Message::Announce(decree) if decree.is_sound(self.metadata.home_slots()) => {
                 self.receive_announcement(life, decree, now);
             }
             Message::Announce(_) => tracing::warn!(%from, "announcement of an impossible view"),
+            Message::Ask(ask) => self.receive_ask(life, ask),
+            Message::Word(word) => self.receive_word(life, word),
         }
     }
 
@@ -322,11 +329,13 @@ impl Membership {
     pub(super) fn handle_decided(&self, decree: Decree, here: bool) {
         let now = self.runtime.now();
         let mut inner = self.inner.lock();
-        let epoch = decree.view.epoch;
+        let (epoch, legs) = (decree.view.epoch, decree.metadata);
         let seen = inner.core.handle_decided(now, decree, here);
         if seen == Seen::Old {
             return;
         }
+        self.metadata.set_legs(legs);
+        self.vote.lock().begin(epoch);
         tracing::info!(epoch = epoch.0, here, "view decided");
         inner.timeline = Timeline {
             epoch,
@@ -362,6 +371,7 @@ impl Membership {
             return;
         }
         tracing::error!(reason, "membership stops this node");
+        self.metadata.set_decides(false);
         self.push_event(MembershipEvent::Stop {
             reason: reason.to_owned(),
         });
@@ -371,6 +381,7 @@ impl Membership {
 
     pub(super) fn wake_all(&self) {
         for wake in [
+            &self.wake_vote,
             &self.wake_reform,
             &self.wake_watch,
             &self.wake_renew,

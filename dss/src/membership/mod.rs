@@ -6,16 +6,23 @@
 
 mod api;
 mod ballots;
+#[cfg(test)]
+mod leg_tests;
 mod reform;
 mod slot;
+mod slots;
 mod start;
 mod tasks;
 #[cfg(test)]
 mod tests;
 mod types;
+mod vote;
 
 pub use api::Membership;
 pub use aquifer_dss_proto::membership::{LeaseState, SlotState, Timing};
-pub use ballots::decode_body;
+#[cfg(test)]
+pub(crate) use ballots::write_decree;
+pub use ballots::{decode_body, learn_decided};
 pub use slot::{ADDRESS_BYTES_MAX, Addresses, BadBlock, SlotView, decode_ballot};
+pub use slots::read_slot;
 pub use types::{Exclusions, MembershipConfig, MembershipError, MembershipEvent, Timeline};

@@ -26,6 +26,7 @@ impl Membership {
             tokio::select! {
                 biased;
                 () = self.wake_reform.notified() => {}
+                () = self.metadata.news.notified() => {}
                 () = self.runtime.sleep_until(next.unwrap_or(idle)) => {}
             }
         }
@@ -42,8 +43,13 @@ impl Membership {
             std::mem::take(&mut inner.hinted) || inner.core.is_behind()
         };
         if behind {
-            let decree = learn_decided(&*self.runtime, &self.control).await?;
+            let decree = learn_decided(&*self.runtime, &self.metadata).await?;
             self.handle_decided(decree, false);
+        }
+        if let Some(leg) = self.metadata.failed_leg() {
+            self.inner.lock().core.handle_leg_lost(leg);
+        } else if self.metadata.is_full() {
+            self.inner.lock().core.handle_leg_filled();
         }
         self.give_out_view().await?;
         let now = self.runtime.now();
@@ -169,7 +175,7 @@ impl Membership {
             self.announce(&decree);
             return Ok(true);
         }
-        self.control.flush().await?;
+        self.metadata.flush_or_fail().await?;
         if let Some(volumes) = &self.config.volumes {
             volumes.flush_after_fence().await?;
         }

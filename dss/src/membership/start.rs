@@ -1,14 +1,15 @@
 //! The start of a life: the lock, then the slot with a new incarnation, then everything else.
 
 use super::api::{Inner, Membership};
-use super::ballots::{highest_round, learn_decided, read_ballots};
+use super::ballots::{highest_round, learn_decided, newest_own, read_all_ballots};
 use super::slot::{ADDRESS_BYTES_MAX, SlotView};
+use super::slots::{read_slot, write_slot};
 use super::types::{Exclusions, MembershipConfig, MembershipError, Timeline};
-use crate::group::ControlBlocks;
+use super::vote::Vote;
+use crate::group::MetadataDevices;
 use crate::seam::{FenceError, Fencer, Runtime, Transport};
-use aquifer_dss_proto::ballot::BallotBlock;
 use aquifer_dss_proto::membership::{Core, Lease, SlotState};
-use aquifer_dss_proto::{Epoch, Incarnation, Member, NodeId, NodeSet};
+use aquifer_dss_proto::{Epoch, Incarnation, Member, NodeSet};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ impl Membership {
     /// [`next_event`](Self::next_event). Fails at once when another process has the slot.
     pub async fn start(
         runtime: Arc<dyn Runtime>,
-        control: ControlBlocks,
+        metadata: Arc<MetadataDevices>,
         transport: Arc<dyn Transport>,
         fencer: Arc<dyn Fencer>,
         config: MembershipConfig,
@@ -31,24 +32,27 @@ impl Membership {
             FenceError::SlotBusy(node) => MembershipError::SlotBusy(node),
             other => MembershipError::Fence(other),
         })?;
-        let before = read_own_slot(&control, node).await?;
-        wait_for_namesake(&*runtime, &control, &*fencer, &config, before.as_ref()).await?;
+        let before = read_slot(&metadata, node).await?;
+        wait_for_namesake(&*runtime, &metadata, &*fencer, &config, before.as_ref()).await?;
         let started = runtime.now();
         let slot = first_slot(&*fencer, &config, before.as_ref());
-        control.write_slot_block(node, &slot.encode()).await?;
-        control.flush().await?;
-        let blocks = read_ballots(&*runtime, &control).await?;
-        let decided = learn_decided(&*runtime, &control).await?;
+        write_slot(&metadata, node, &slot.encode()).await?;
+        metadata.flush_or_fail().await?;
+        let blocks = read_all_ballots(&*runtime, &metadata).await?;
+        let decided = learn_decided(&*runtime, &metadata).await?;
+        let lost = metadata.begin(decided.metadata);
+        metadata.set_decides(true);
         let me = Member {
             node,
             incarnation: slot.incarnation,
         };
-        let own_block = blocks
-            .iter()
-            .find(|(n, _)| *n == node)
-            .map_or(BallotBlock::default(), |(_, block)| *block);
+        let own_block = newest_own(node, &blocks);
+        let epoch = decided.view.epoch;
         let mut core = Core::new(started, me, config.timing, decided);
         core.handle_fenced(slot.fenced);
+        if let Some(leg) = lost {
+            core.handle_leg_lost(leg);
+        }
         let gate = started + (config.timing.lease - config.timing.grace);
         let inner = Inner {
             core,
@@ -56,6 +60,7 @@ impl Membership {
             slots: vec![slot.clone()],
             slot,
             own_block,
+            no_body: None,
             own_block_unknown: false,
             highest_round: highest_round(&blocks),
             events: VecDeque::new(),
@@ -69,15 +74,17 @@ impl Membership {
         };
         let membership = Arc::new(Self {
             runtime,
-            control,
+            metadata,
             transport,
             fencer,
             config,
             me,
             inner: Mutex::new(inner),
+            vote: Mutex::new(Vote::new(epoch)),
             slot_writer: tokio::sync::Mutex::new(()),
             gate: AtomicU64::new(gate.0),
             ended: AtomicBool::new(false),
+            wake_vote: Notify::new(),
             wake_reform: Notify::new(),
             wake_watch: Notify::new(),
             wake_renew: Notify::new(),
@@ -108,15 +115,10 @@ fn check(config: &MembershipConfig) -> Result<(), MembershipError> {
     Ok(())
 }
 
-async fn read_own_slot(control: &ControlBlocks, node: NodeId) -> Result<Option<SlotView>, MembershipError> {
-    let block = control.read_slot_block(node).await?;
-    SlotView::decode(node, &block).map_err(|_| MembershipError::Damaged { what: "slot", node })
-}
-
 /// Another machine's process with this node's id holds a lock that is not seen here: its slot would move.
 async fn wait_for_namesake(
     runtime: &dyn Runtime,
-    control: &ControlBlocks,
+    metadata: &MetadataDevices,
     fencer: &dyn Fencer,
     config: &MembershipConfig,
     before: Option<&SlotView>,
@@ -129,7 +131,7 @@ async fn wait_for_namesake(
         return Ok(());
     }
     runtime.sleep(config.timing.heartbeat * 3).await;
-    if read_own_slot(control, config.me).await?.as_ref() == Some(before) {
+    if read_slot(metadata, config.me).await?.as_ref() == Some(before) {
         Ok(())
     } else {
         Err(MembershipError::SlotBusy(config.me))

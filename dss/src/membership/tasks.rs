@@ -2,6 +2,7 @@
 
 use super::api::Membership;
 use super::slot::SlotView;
+use super::slots;
 use super::types::MembershipError;
 use aquifer_dss_proto::Instant;
 use aquifer_dss_proto::membership::{LeaseState, SlotFacts};
@@ -72,10 +73,10 @@ impl Membership {
             };
             inner.slot.encode()
         };
-        self.control.write_slot_block(self.me.node, &bytes).await?;
+        slots::write_slot(&self.metadata, self.me.node, &bytes).await?;
         self.renewed(begun);
         if flush {
-            self.control.flush().await?;
+            self.metadata.flush_or_fail().await?;
         }
         Ok(())
     }
@@ -117,14 +118,11 @@ impl Membership {
         while !self.over() {
             let begun = self.runtime.now();
             self.send_heartbeats(false);
-            match self.control.read_all_slot_blocks().await {
-                Ok(blocks) => {
+            match slots::read_all(&self.metadata).await {
+                Ok(found) => {
                     // A damaged slot cannot be told from one under way; the last good content stays.
-                    let slots: Vec<SlotView> = blocks
-                        .iter()
-                        .filter_map(|(node, block)| SlotView::decode(node, block).ok()?)
-                        .collect();
-                    self.handle_slots(slots);
+                    let slots = found.into_iter().filter_map(|(_, slot)| slot.ok()?);
+                    self.handle_slots(slots.collect());
                 }
                 Err(error) => tracing::warn!(%error, "the slots could not be read"),
             }

@@ -1,15 +1,17 @@
 //! Whole drivers in virtual time: three nodes on one simulated disk, with crashes, pauses and partitions.
 
 use super::*;
-use crate::device::{CutPoint, Port, SimDisk, SimDiskOptions};
-use crate::group::ControlBlocks;
+use crate::device::{CutPoint, Port, SimDevice, SimDisk, SimDiskOptions};
+use crate::group::MetadataDevices;
 use crate::seam::{
-    BLOCK, BoxFuture, FenceError, Fencer, LockState, ProcessIdentity, Runtime, Service, Tail, Transport,
+    BLOCK, BlockDevice, BoxFuture, FenceError, Fencer, LockState, ProcessIdentity, Runtime, Service, Tail,
+    Transport,
 };
 use crate::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::ballot::BallotBlock;
 use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::label::ballot_offset;
+use aquifer_dss_proto::membership::MetadataLegs;
 use aquifer_dss_proto::{Epoch, HomeSlots, Incarnation, Instant, Member, NodeId, NodeSet, View};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,7 +90,8 @@ impl Runtime for LifeRuntime {
 struct Started {
     id: u8,
     life: Arc<Mutex<Life>>,
-    port: Port,
+    /// On the disk, and on its twin.
+    ports: Vec<Port>,
     membership: Option<Arc<Membership>>,
 }
 
@@ -104,9 +107,10 @@ struct Shared {
 }
 
 #[derive(Clone)]
-struct Cluster {
-    handle: Arc<TestHandle>,
-    disk: SimDisk,
+pub(super) struct Cluster {
+    pub(super) handle: Arc<TestHandle>,
+    /// One, or the two legs of volume 0.
+    pub(super) disks: Vec<SimDisk>,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -197,28 +201,54 @@ impl Fencer for Locks {
 }
 
 impl Cluster {
-    fn new(seed: u64) -> Self {
-        let disk = SimDisk::new(SimDiskOptions::new(8 << 20, seed));
+    pub(super) fn new(seed: u64, legs: u64) -> Self {
+        let disk = |leg: u64| SimDisk::new(SimDiskOptions::new(8 << 20, seed ^ leg << 32));
         Self {
             handle: TestRuntime::new(seed),
-            disk,
+            disks: (0..legs).map(disk).collect(),
             shared: Arc::default(),
         }
     }
 
-    async fn start(&self, id: u8) -> Result<Arc<Membership>, MembershipError> {
+    fn flushes(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.counters().flushes).sum()
+    }
+
+    /// The devices of the metadata, as a node opens them.
+    async fn metadata(
+        runtime: &dyn Runtime,
+        devices: &[Arc<SimDevice>],
+    ) -> Result<Arc<MetadataDevices>, MembershipError> {
+        let device = |leg: usize| {
+            devices
+                .get(leg)
+                .map(|device| device.clone() as Arc<dyn BlockDevice>)
+        };
+        if devices.len() == 1 {
+            return Ok(MetadataDevices::single(devices[0].clone(), SLOTS));
+        }
+        let metadata = MetadataDevices::new([device(0), device(1)], MetadataLegs::Both, SLOTS);
+        metadata.set_legs(learn_decided(runtime, &metadata).await?.metadata);
+        Ok(metadata)
+    }
+
+    pub(super) async fn start(&self, id: u8) -> Result<Arc<Membership>, MembershipError> {
         let life = Arc::new(Mutex::new(Life::default()));
         let runtime = Arc::new(LifeRuntime {
             handle: self.handle.clone(),
             life: life.clone(),
         });
-        let device = self.disk.attach(runtime.clone());
+        let devices: Vec<_> = self
+            .disks
+            .iter()
+            .map(|disk| disk.attach(runtime.clone()))
+            .collect();
         let number = {
             let mut shared = self.shared.lock();
             shared.lives.push(Started {
                 id,
                 life,
-                port: device.port(),
+                ports: devices.iter().map(|device| device.port()).collect(),
                 membership: None,
             });
             shared.lives.len() - 1
@@ -226,14 +256,11 @@ impl Cluster {
         let wire = Arc::new(Wire(self.clone(), id, number));
         let locks = Arc::new(Locks(self.clone(), number, Mutex::default()));
         let config = MembershipConfig::new(node(id));
-        let started = Membership::start(
-            runtime.clone(),
-            ControlBlocks::new(device, SLOTS),
-            wire,
-            locks,
-            config,
-        )
-        .await;
+        let started = async {
+            let metadata = Self::metadata(&*runtime, &devices).await?;
+            Membership::start(runtime.clone(), metadata, wire, locks, config).await
+        };
+        let started = started.await;
         let membership = match started {
             Ok(membership) => membership,
             Err(error) => {
@@ -278,7 +305,7 @@ impl Cluster {
                 let ended = life.life.lock();
                 assert!(ended.dead.is_some(), "{member:?} is alive");
                 assert!(
-                    self.disk.counters().flushes > ended.flushes_at_death,
+                    self.flushes() > ended.flushes_at_death,
                     "HZ-10: nothing was flushed since {member:?} died"
                 );
             }
@@ -287,14 +314,14 @@ impl Cluster {
 
     /// kill -9: connections close at once.
     fn kill_life(&self, number: usize) {
-        let (port, id, incarnation, others) = {
+        let (ports, id, incarnation, others) = {
             let shared = self.shared.lock();
             let victim = &shared.lives[number];
             let mut life = victim.life.lock();
             if life.dead.replace("killed".into()).is_some() {
                 return;
             }
-            life.flushes_at_death = self.disk.counters().flushes;
+            life.flushes_at_death = self.flushes();
             drop(life);
             let incarnation = victim.membership.as_ref().map(|m| m.incarnation());
             let up = |l: &&Started| l.life.lock().dead.is_none() && !shared.cut.contains(&(victim.id, l.id));
@@ -304,27 +331,29 @@ impl Cluster {
                 .filter(up)
                 .filter_map(|l| l.membership.clone())
                 .collect();
-            (victim.port, victim.id, incarnation, others)
+            (victim.ports.clone(), victim.id, incarnation, others)
         };
-        self.disk.kill(port);
+        for (disk, port) in self.disks.iter().zip(ports) {
+            disk.kill(port);
+        }
         for other in others {
             other.disconnected(node(id), incarnation.unwrap_or_default());
         }
     }
 
-    fn kill(&self, id: u8) {
+    pub(super) fn kill(&self, id: u8) {
         let number = self.shared.lock().lives.iter().rposition(|l| l.id == id).unwrap();
         self.kill_life(number);
     }
 
-    fn pause(&self, id: u8, paused: bool) {
+    pub(super) fn pause(&self, id: u8, paused: bool) {
         let shared = self.shared.lock();
         let mut life = shared.lives.iter().rfind(|l| l.id == id).unwrap().life.lock();
         life.paused = paused;
         life.wakers.drain(..).for_each(Waker::wake);
     }
 
-    fn death(&self, id: u8) -> Option<String> {
+    pub(super) fn death(&self, id: u8) -> Option<String> {
         let shared = self.shared.lock();
         let life = shared.lives.iter().rfind(|l| l.id == id).unwrap().life.lock();
         life.dead.clone()
@@ -344,12 +373,27 @@ impl Cluster {
         all
     }
 
-    fn cut(&self, from: u8, to: u8) {
+    /// Which legs count, as the living know; all that any of them thinks.
+    pub(super) fn legs(&self) -> Vec<(u8, MetadataLegs)> {
+        let shared = self.shared.lock();
+        let up = shared.lives.iter().filter(|life| life.life.lock().dead.is_none());
+        let known = up.filter_map(|life| Some((life.id, life.membership.as_ref()?.metadata.legs())));
+        known.collect()
+    }
+
+    /// The port of a node's last life on a disk.
+    pub(super) fn port(&self, id: u8, leg: usize) -> Port {
+        let shared = self.shared.lock();
+        let life = shared.lives.iter().rfind(|life| life.id == id).unwrap();
+        life.ports[leg]
+    }
+
+    pub(super) fn cut(&self, from: u8, to: u8) {
         self.shared.lock().cut.insert((from, to));
     }
 
     /// Waits, at most `limit`, until the living among `ids` have installed a view of exactly `ids`; how long it took.
-    async fn settle(&self, ids: &[u8], limit: Duration) -> Duration {
+    pub(super) async fn settle(&self, ids: &[u8], limit: Duration) -> Duration {
         let want: NodeSet = ids.iter().map(|id| node(*id)).collect();
         let begun = self.handle.now();
         loop {
@@ -379,7 +423,7 @@ impl Cluster {
         }
     }
 
-    async fn start_all(&self) {
+    pub(super) async fn start_all(&self) {
         for id in [1, 2, 3] {
             self.start(id).await.unwrap();
         }
@@ -388,15 +432,19 @@ impl Cluster {
     }
 }
 
-fn run<F: Future<Output = ()>>(test: impl Fn(Cluster) -> F) {
+pub(super) fn run_on<F: Future<Output = ()>>(legs: u64, test: impl Fn(Cluster) -> F) {
     for seed in 1..=5 {
-        let cluster = Cluster::new(seed);
+        let cluster = Cluster::new(seed, legs);
         let handle = cluster.handle.clone();
         handle.block_on(test(cluster));
     }
 }
 
-const SOON: Duration = Duration::from_secs(8);
+fn run<F: Future<Output = ()>>(test: impl Fn(Cluster) -> F) {
+    run_on(1, test);
+}
+
+pub(super) const SOON: Duration = Duration::from_secs(8);
 
 #[test]
 fn a_killed_node_is_out_within_milliseconds_and_may_come_back() {
@@ -568,9 +616,9 @@ fn a_proposal_for_an_epoch_that_was_decided_meanwhile_is_dropped() {
 
 /// Three nodes form a view, one is killed, the others go on; the power fails somewhere in that. Whether it did.
 fn power_cut_at(point: CutPoint, seed: u64) -> bool {
-    let cluster = Cluster::new(seed);
+    let cluster = Cluster::new(seed, 1);
     let handle = cluster.handle.clone();
-    cluster.disk.cut_at(point);
+    cluster.disks[0].cut_at(point);
     let all = cluster.clone();
     handle.block_on(async {
         let work = async {
@@ -583,7 +631,7 @@ fn power_cut_at(point: CutPoint, seed: u64) -> bool {
             all.settle(&[1, 2], SOON).await;
         };
         let dark = async {
-            while all.disk.has_power() {
+            while all.disks[0].has_power() {
                 all.handle.sleep(Duration::from_micros(10)).await;
             }
         };
@@ -593,12 +641,12 @@ fn power_cut_at(point: CutPoint, seed: u64) -> bool {
             () = work => {}
         }
     });
-    let cut = !cluster.disk.has_power();
+    let cut = !cluster.disks[0].has_power();
     let lives = cluster.shared.lock().lives.len();
     for number in 0..lives {
         cluster.kill_life(number);
     }
-    cluster.disk.power_on();
+    cluster.disks[0].power_on();
     handle.block_on(async {
         for id in [3, 2, 1] {
             let started = cluster.start(id).await;
@@ -625,13 +673,13 @@ fn a_power_cut_at_any_write_or_flush_leaves_one_view_per_epoch() {
 fn own_io_fails_after(after: u64) {
     run(move |cluster| async move {
         cluster.start_all().await;
-        let port = cluster.shared.lock().lives[0].port;
-        cluster.disk.fail(port, after, 5);
+        let port = cluster.shared.lock().lives[0].ports[0];
+        cluster.disks[0].fail(port, after, 5);
         cluster.kill(3);
         let watched = async {
             let mut last = BallotBlock::default();
             loop {
-                let bytes = cluster.disk.peek(ballot_offset(node(1)), BLOCK);
+                let bytes = cluster.disks[0].peek(ballot_offset(node(1)), BLOCK);
                 let seen = super::slot::decode_ballot(&bytes).unwrap();
                 let place =
                     |block: &BallotBlock| (block.instance, block.accepted, block.promised, block.decided);
@@ -650,7 +698,7 @@ fn own_io_fails_after(after: u64) {
         };
         let work = async {
             cluster.handle.sleep(Duration::from_millis(40)).await;
-            cluster.disk.heal(port);
+            cluster.disks[0].heal(port);
             cluster.settle(&[1, 2], SOON).await;
         };
         tokio::select! {

@@ -117,6 +117,15 @@ pub enum MembershipError {
         /// Whose.
         node: NodeId,
     },
+    /// One of the two places of volume 0's control blocks cannot be used, and the members that could stand for it did not all answer.
+    #[error("a side of volume 0 cannot be used, and the members did not all answer")]
+    Unheard,
+    /// As [`Unheard`](Self::Unheard), at a node that is no member yet.
+    #[error("a side of volume 0 cannot be used, and nobody is there who knows whether the other one has all")]
+    OneLeg,
+    /// A side of volume 0 failed earlier in the same ballot.
+    #[error("side {0} of volume 0 failed in this ballot")]
+    LegWithoutBody(u8),
     /// A mistake of the caller.
     #[error("membership cannot be configured so: {0}")]
     Configuration(&'static str),
@@ -132,4 +141,8 @@ pub(super) enum Message {
     },
     /// Decided, all dead proven, devices flushed.
     Announce(Decree),
+    /// A ballot block for the members to keep.
+    Ask(super::vote::Ask),
+    /// What a member has kept.
+    Word(super::vote::Word),
 }

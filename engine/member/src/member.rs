@@ -6,7 +6,7 @@ use crate::error::MemberError;
 use crate::options::{MemberOptions, runtime_directory};
 use crate::runtime::MemberRuntime;
 use aquifer_dss::group::VolumeGroup;
-use aquifer_dss::membership::{Addresses, MembershipError, SlotState, SlotView};
+use aquifer_dss::membership::{Addresses, MembershipError, SlotState, SlotView, read_slot};
 use aquifer_dss::net::{MEMORY, NetConfig, NetTransport, PATIENCE};
 use aquifer_dss::seam::{BlockDevice, Fencer, Inbound, LockState, Runtime};
 use aquifer_dss_proto::catalog::Catalog;
@@ -131,10 +131,7 @@ fn clear_socket(path: &Path) -> Result<(), MemberError> {
 /// A life that has left lets go of its lock with its last descriptor, which may be a moment after its slot said that it left: then this waits
 /// for it. Whoever else has the lock is told of where it is taken.
 async fn let_go(runtime: &dyn Runtime, group: &VolumeGroup, fencer: &dyn Fencer, me: NodeId) {
-    let Ok(block) = group.control().read_slot_block(me).await else {
-        return;
-    };
-    let Ok(Some(slot)) = SlotView::decode(me, &block) else {
+    let Ok(Some(slot)) = read_slot(&group.metadata(), me).await else {
         return;
     };
     let until = runtime.now() + LET_GO;

@@ -97,7 +97,7 @@ impl Node {
         config.pool.page_size = group.page_size();
         let membership = Membership::start(
             runtime.clone(),
-            group.control(),
+            group.metadata(),
             transport.clone(),
             fencer,
             membership_config(&config, &group),

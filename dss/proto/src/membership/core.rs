@@ -2,7 +2,7 @@
 
 use super::graph::largest_connected;
 use super::peer::Peer;
-use super::{Decree, LifeState, SlotFacts, SlotState, Timing};
+use super::{Decree, LifeState, MetadataLegs, SlotFacts, SlotState, Timing};
 use crate::defect::{Defect, planted};
 use crate::{Epoch, Incarnation, Instant, Member, NodeId, NodeSet, View};
 use alloc::collections::BTreeMap;
@@ -58,6 +58,8 @@ pub struct Core {
     previous: Arc<View>,
     needed_since: Option<Instant>,
     apart_since: Option<Instant>,
+    /// Which legs shall have the metadata, when that is news.
+    wanted: Option<MetadataLegs>,
 }
 
 impl Core {
@@ -84,6 +86,7 @@ impl Core {
             previous,
             needed_since: None,
             apart_since: None,
+            wanted: None,
         }
     }
 
@@ -165,6 +168,8 @@ impl Core {
         self.decided_at = now;
         self.decided_here = here;
         self.needed_since = None;
+        // What a leg lacks, or failed at, is found out again under this decree.
+        self.wanted = None;
         if self.is_in(&self.decided.view) {
             if self.state == SlotState::Joining {
                 self.state = SlotState::Member;
@@ -178,6 +183,26 @@ impl Core {
         } else {
             Seen::Excluded
         }
+    }
+
+    /// A leg of volume 0 failed this node: the other one shall go on alone. Nothing new unless both count.
+    pub fn handle_leg_lost(&mut self, leg: u8) {
+        if self.decided.metadata == MetadataLegs::Both {
+            self.wanted = Some(MetadataLegs::Only(1 - leg));
+        }
+    }
+
+    /// The leg that does not count has all metadata that the other one has, and gets what is written from now on.
+    pub fn handle_leg_filled(&mut self) {
+        self.wanted = Some(MetadataLegs::Both);
+    }
+
+    /// The members whose word stands for a leg of volume 0 that is lost, all together: those of the view that can still speak.
+    pub fn voters(&self, now: Instant) -> Vec<Member> {
+        let members = self.decided.view.members.iter().copied();
+        members
+            .filter(|member| !self.is_proven_dead(now, *member))
+            .collect()
     }
 
     /// This node has stopped using the shared storage and wants out.
@@ -360,6 +385,12 @@ impl Core {
         left.extend(leaving.iter().map(|node| self.present(node)));
         let stay = alive.without(leaving);
         let proposers = connected.intersection(stay);
+        let legs_change = self.wanted.is_some_and(|legs| legs != self.decided.metadata);
+        if dead.is_empty() && left.is_empty() && legs_change {
+            // Only who noticed knows; two who did are told apart by the ballot.
+            let members = stay.iter().map(|node| self.present(node)).collect();
+            return Proposal::Due(Plan::Propose(self.decree(members, dead, left, false)));
+        }
         if dead.is_empty() && left.is_empty() {
             self.needed_since = None;
             if self.decided.view.epoch > self.fenced {
@@ -461,6 +492,7 @@ impl Core {
             dead,
             left,
             founding,
+            metadata: self.wanted.unwrap_or(self.decided.metadata),
         }
     }
 }

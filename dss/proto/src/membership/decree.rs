@@ -4,6 +4,33 @@ use crate::{HomeSlots, Member, View};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
+/// Which legs of volume 0 have the control blocks, the journal and the checkpoints, as a decree says it.
+///
+/// Of a mirrored volume 0 both do, until a decree drops one. A leg that was dropped says `Both` for ever, or whatever it said then: so what one
+/// leg alone says of itself is no reason to believe it, unless it says `Only` that leg (MEM-12).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum MetadataLegs {
+    /// Both of a mirrored volume.
+    Both,
+    /// This one: of a volume that is not mirrored the only one there is, or the other one was dropped.
+    Only(u8),
+}
+
+impl MetadataLegs {
+    /// Whether this leg counts.
+    pub const fn counts(self, leg: u8) -> bool {
+        match self {
+            Self::Both => leg < 2,
+            Self::Only(only) => leg == only,
+        }
+    }
+
+    /// The legs that count.
+    pub fn legs(self) -> impl Iterator<Item = u8> {
+        (0..2).filter(move |leg| self.counts(*leg))
+    }
+}
+
 /// The body of a ballot, encoded with postcard.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Decree {
@@ -16,16 +43,19 @@ pub struct Decree {
     pub left: Vec<Member>,
     /// Nobody of the view before was alive when this was proposed: the first view, or a restart of the whole cluster.
     pub founding: bool,
+    /// Which legs of volume 0 have the metadata from this epoch on. The next epoch is decided on them.
+    pub metadata: MetadataLegs,
 }
 
 impl Decree {
-    /// The decree before the first of a group with so many slots: nobody.
-    pub fn none(slots: HomeSlots) -> Self {
+    /// The decree before the first of a group with so many slots, and its metadata there: nobody.
+    pub fn none(slots: HomeSlots, metadata: MetadataLegs) -> Self {
         Self {
             view: View::of_nobody(slots),
             dead: Vec::new(),
             left: Vec::new(),
             founding: false,
+            metadata,
         }
     }
 
@@ -40,6 +70,7 @@ impl Decree {
         }
         let nodes = view.nodes();
         view.epoch.0 > 0
+            && self.metadata.legs().next().is_some()
             && !view.members.is_empty()
             && view.members.windows(2).all(|w| w[0].node < w[1].node)
             && nodes.contains(view.leader)

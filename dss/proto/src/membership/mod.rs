@@ -15,7 +15,7 @@ mod peer;
 mod tests;
 
 pub use self::core::{Core, Plan, Proposal, Seen};
-pub use decree::Decree;
+pub use decree::{Decree, MetadataLegs};
 pub use graph::largest_connected;
 pub use lease::{Lease, LeaseState, Timing};
 pub use peer::{LifeState, SlotFacts, SlotState};

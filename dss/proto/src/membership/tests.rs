@@ -38,20 +38,15 @@ fn slot(id: u8, sequence: u64, state: SlotState, heard: &[u8]) -> SlotFacts {
     }
 }
 
+fn nothing() -> Decree {
+    Decree::none(HomeSlots::USUAL, MetadataLegs::Only(0))
+}
+
 /// Node `me` of a fenced view of 1, 2, 3, everybody's slot just written and lock held.
 fn member_of_three(me: u8) -> Core {
-    let mut core = Core::new(at(0), life(me), Timing::default(), Decree::none(HomeSlots::USUAL));
-    let view = Decree::none(HomeSlots::USUAL)
-        .view
-        .successor([1, 2, 3].map(life).to_vec());
-    core.handle_decided(
-        at(0),
-        Decree {
-            view,
-            ..Decree::none(HomeSlots::USUAL)
-        },
-        false,
-    );
+    let mut core = Core::new(at(0), life(me), Timing::default(), nothing());
+    let view = nothing().view.successor([1, 2, 3].map(life).to_vec());
+    core.handle_decided(at(0), Decree { view, ..nothing() }, false);
     core.handle_fenced(Epoch(1));
     assert!(core.poll_install().is_some());
     for ms in [1000, 2000] {
@@ -177,7 +172,7 @@ fn the_duty_to_fence_passes_to_the_next_view() {
     let decree = Decree {
         view,
         dead: [life(3)].to_vec(),
-        ..Decree::none(HomeSlots::USUAL)
+        ..nothing()
     };
     assert_eq!(core.handle_decided(at(2100), decree, false), Seen::Noted);
     assert!(core.poll_install().is_none(), "not before the proof");
@@ -193,10 +188,7 @@ fn the_duty_to_fence_passes_to_the_next_view() {
 fn a_view_without_me_is_exclusion_and_a_wish_when_leaving() {
     let mut core = member_of_three(1);
     let view = core.decided().view.successor([2, 3].map(life).to_vec());
-    let decree = Decree {
-        view,
-        ..Decree::none(HomeSlots::USUAL)
-    };
+    let decree = Decree { view, ..nothing() };
     assert_eq!(
         core.handle_decided(at(2100), decree.clone(), false),
         Seen::Excluded
