@@ -101,6 +101,7 @@ impl EngineProgram {
         }
         let mut seed = [0; 16];
         seed[..8].copy_from_slice(&cluster.world.seed().to_le_bytes());
+        self.broken.choose(cluster.world.seed());
         let options = GroupOptions {
             name: "simulated".to_owned(),
             au_bytes: 1 << 20,

@@ -2,7 +2,7 @@
 //! crashes, power cuts and late writes are those of the disk.
 //!
 //! Each node that serves has an operator who adds, drains and removes volumes at random times; when the first two slices are the
-//! legs of a mirrored volume, he breaks the second one, mends it, and lets it in again, and bits of its pages decay. What he asks for may be refused: others do
+//! legs of a mirrored volume, he breaks one of them, in each run the same, mends it, and lets it in again, and bits of its pages decay. What he asks for may be refused: others do
 //! the same meanwhile.
 
 use crate::sim::{SimDisk, World};
@@ -11,18 +11,17 @@ use aquifer_dss::group::{AddVolumeOptions, NewDevice, StorageError, VolumeGroup,
 use aquifer_dss::seam::{BlockDevice, BoxFuture, DeviceError, Geometry, IoBuffer, Runtime, VolumeOpener};
 use aquifer_dss_proto::catalog::{Extent, FileKind, Inode, MirrorState, Node as InodeNode, VolumeState};
 use aquifer_engine::node::Node;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// How many slices the disk has.
 const SLICES: u64 = 4;
-/// The slice that is the second leg of a mirrored volume.
-const TWIN: u64 = 1;
-
-/// What is wrong with the second leg.
+/// What is wrong with one leg of a mirrored volume, which are the first two slices.
 #[derive(Default)]
 pub(super) struct Trouble {
+    /// Which leg.
+    leg: AtomicU8,
     /// It answers everybody with EIO.
     broken: AtomicBool,
     /// Operators only mend from now on.
@@ -31,6 +30,15 @@ pub(super) struct Trouble {
 pub(super) type Broken = Arc<Trouble>;
 
 impl Trouble {
+    /// It is another leg in every other run.
+    pub(super) fn choose(&self, seed: u64) {
+        self.leg.store((seed % 2) as u8, Ordering::Relaxed);
+    }
+
+    fn leg(&self) -> u8 {
+        self.leg.load(Ordering::Relaxed)
+    }
+
     /// The run is at its end.
     pub(super) fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
@@ -42,7 +50,8 @@ struct Slice {
     disk: Arc<dyn BlockDevice>,
     offset: u64,
     size: u64,
-    broken: Option<Broken>,
+    number: u64,
+    trouble: Broken,
 }
 
 impl Slice {
@@ -53,21 +62,23 @@ impl Slice {
             disk,
             offset,
             size,
-            broken: (number == TWIN).then(|| broken.clone()),
+            number,
+            trouble: broken.clone(),
         })
     }
 
     fn works(&self, operation: &'static str) -> Result<(), DeviceError> {
-        match &self.broken {
-            Some(trouble) if trouble.broken.load(Ordering::Relaxed) => Err(DeviceError::Io {
-                operation,
-                offset: self.offset,
-                length: 0,
-                errno: 5,
-                message: "the leg is broken".into(),
-            }),
-            _ => Ok(()),
+        let trouble = &self.trouble;
+        if self.number != u64::from(trouble.leg()) || !trouble.broken.load(Ordering::Relaxed) {
+            return Ok(());
         }
+        Err(DeviceError::Io {
+            operation,
+            offset: self.offset,
+            length: 0,
+            errno: 5,
+            message: "the leg is broken".into(),
+        })
     }
 }
 
@@ -129,7 +140,7 @@ pub(super) fn devices(
     match layout {
         Layout::Whole => vec![disk.clone()],
         Layout::Volumes => vec![slice(0)],
-        Layout::Mirror => vec![slice(0), slice(TWIN)],
+        Layout::Mirror => vec![slice(0), slice(1)],
     }
 }
 
@@ -146,7 +157,7 @@ pub(super) fn named<'a>(devices: &'a [Arc<dyn BlockDevice>], paths: &'a [String;
 
 /// Paths of the first two slices.
 pub(super) fn paths() -> [String; 2] {
-    [String::new(), path(TWIN)]
+    [path(0), path(1)]
 }
 
 struct Slices(Arc<dyn BlockDevice>, Broken);
@@ -169,7 +180,7 @@ pub fn whole(disk: Arc<dyn BlockDevice>) -> Arc<dyn VolumeOpener> {
 impl VolumeOpener for Slices {
     fn open<'a>(&'a self, wanted: &'a str) -> BoxFuture<'a, Result<Arc<dyn BlockDevice>, DeviceError>> {
         Box::pin(async move {
-            let number = (1..SLICES).find(|number| path(*number) == wanted);
+            let number = (0..SLICES).find(|number| path(*number) == wanted);
             let number = number.expect("only slices are added");
             Ok(Slice::of(self.0.clone(), number, &self.1))
         })
@@ -224,7 +235,7 @@ pub(super) fn operate(
     runtime.spawn("operator of volumes", Box::pin(work));
 }
 
-/// A bit of a page decays on the second leg, which is never the only one that is current.
+/// A bit of a page decays on the leg that also breaks, which is never the only one that is current.
 fn decay_somewhere(runtime: &dyn Runtime, group: &VolumeGroup, trouble: &Trouble, disk: &SimDisk) {
     if trouble.over.load(Ordering::Relaxed) || !runtime.random().is_multiple_of(2) {
         return;
@@ -250,7 +261,7 @@ fn decay_somewhere(runtime: &dyn Runtime, group: &VolumeGroup, trouble: &Trouble
         Some(catalog.offset_of(&run) + within)
     });
     if let Some(place) = place {
-        disk.decay(disk.size() / SLICES * TWIN + place);
+        disk.decay(disk.size() / SLICES * u64::from(trouble.leg()) + place);
     }
 }
 
@@ -273,8 +284,8 @@ async fn one_of_legs(
     let chance = |of: u64| runtime.random().is_multiple_of(of);
     match state {
         Some(MirrorState::Both) if chance(6) => broken.store(true, Ordering::Relaxed),
-        Some(MirrorState::Both) if chance(6) => group.detach_leg(0, 1).await?,
-        Some(MirrorState::Resyncing { leg: 1, .. }) if chance(10) => broken.store(true, Ordering::Relaxed),
+        Some(MirrorState::Both) if chance(6) => group.detach_leg(0, trouble.leg()).await?,
+        Some(MirrorState::Resyncing { .. }) if chance(10) => broken.store(true, Ordering::Relaxed),
         Some(MirrorState::Out { .. }) if chance(2) => {
             broken.store(false, Ordering::Relaxed);
             group.resync_leg(0).await?;
