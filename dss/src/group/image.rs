@@ -5,6 +5,7 @@
 
 use super::error::StorageError;
 use super::metadata_area::{CHECKPOINT_ATTEMPTS, read_after, read_body, read_heads};
+use super::open_metadata::leg_to_read;
 use super::volume_label::{LabelCopies, newer_label, read_label_copies};
 use crate::seam::{BlockDevice, IoBuffer, VolumeOpener};
 use aquifer_dss_proto::FileId;
@@ -29,11 +30,11 @@ pub struct CheckpointImage {
 
 /// A volume group opened without being a node.
 pub struct GroupImage {
-    /// What the first volume says of itself.
+    /// What the device that was named says of itself.
     pub label: Label,
     /// Both copies of that.
     pub labels: LabelCopies,
-    /// The first volume.
+    /// The first volume; of a mirrored one the side whose metadata counts.
     pub first: Arc<dyn BlockDevice>,
     /// The other volumes, or why they cannot be read. Of a mirrored volume it is a leg that lacks nothing, of volume 0 too when its
     /// first leg does.
@@ -51,21 +52,20 @@ pub struct GroupImage {
 }
 
 impl GroupImage {
-    /// Reads the group whose first volume is `first`; the others come from `opener`, by their path in the catalogue.
-    pub async fn read(first: Arc<dyn BlockDevice>, opener: &dyn VolumeOpener) -> Result<Self, StorageError> {
-        let labels = read_label_copies(&*first).await?;
+    /// Reads the group whose first volume, or a side of it, is `named`; the others come from `opener`, by their path in the catalogue.
+    pub async fn read(named: Arc<dyn BlockDevice>, opener: &dyn VolumeOpener) -> Result<Self, StorageError> {
+        let labels = read_label_copies(&*named).await?;
         let label = newer_label(&labels)?;
-        if (label.volume, label.leg) == (0, 1) {
-            return Err(StorageError::Invalid(
-                "this is the second side of volume 0: the metadata is on the first one alone; name that"
-                    .into(),
-            ));
-        }
         if label.volume != 0 {
             return Err(StorageError::Invalid(format!(
                 "this is volume {} of the group; name volume 0",
                 label.volume
             )));
+        }
+        let (named_label, mut first) = (label, named);
+        let mut label = named_label.clone();
+        if label.legs == 2 {
+            (label, first) = leg_to_read(&(label, first), opener).await?;
         }
         let mut checkpoints = read_checkpoints(&*first, &label).await?;
         for _ in 1..CHECKPOINT_ATTEMPTS {
@@ -84,7 +84,7 @@ impl GroupImage {
         let twins = open_twins(&label, &catalog, opener).await;
         Ok(Self {
             tail: entries.last().map_or(tail, |entry| entry.after),
-            label,
+            label: named_label,
             labels,
             first,
             further,

@@ -202,8 +202,13 @@ impl Member {
         let opener = Arc::new(Devices::default());
         let (devices, mut missing) = open(&opener, &options.devices)?;
         // Opened once before the node does, because the transport has to know the group, and the fencer its volumes.
-        let group =
-            VolumeGroup::open_with(runtime.clone(), devices.clone(), Some(opener.clone()), options.id);
+        let group = VolumeGroup::open_without(
+            runtime.clone(),
+            devices.clone(),
+            Some(opener.clone()),
+            options.id,
+            options.lost_side,
+        );
         let group = match (group.await, missing.take()) {
             (Ok(group), None) => group,
             (Ok(group), Some(error)) if group.with_catalog(Catalog::is_mirrored) => {
@@ -236,6 +241,7 @@ impl Member {
             runtime: runtime.clone(),
             devices,
             opener: Some(opener),
+            lost_side: options.lost_side,
             transport: transport.clone(),
             links: Arc::new(links),
             fencer,

@@ -20,6 +20,8 @@ pub struct MemberOptions {
     pub peer: Address,
     /// Whether messages go through memory to peers of the same machine.
     pub peer_memory: bool,
+    /// Side of volume 0 that is lost for good, when no node runs and somebody answers for it: what the other side has is believed.
+    pub lost_side: Option<u8>,
     /// Memory for pages of the database, in bytes.
     pub buffer: u64,
     /// Where SQL is served, published for the others; empty when it is not.
@@ -40,6 +42,7 @@ impl MemberOptions {
             peer: Address::Unix(peer),
             devices,
             peer_memory: true,
+            lost_side: None,
             buffer: BUFFER_FOR_FILES,
             sql: String::new(),
             admin: String::new(),

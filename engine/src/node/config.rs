@@ -71,6 +71,8 @@ pub struct Seams {
     pub devices: Vec<Arc<dyn BlockDevice>>,
     /// Opens the other volumes, by their path in the catalogue.
     pub opener: Option<Arc<dyn VolumeOpener>>,
+    /// Side of volume 0 that is lost for good, as its operator says.
+    pub lost_side: Option<u8>,
     /// Messages to peers.
     pub transport: Arc<dyn Transport>,
     /// Connections of the transport.

@@ -83,6 +83,7 @@ impl Node {
             runtime,
             devices,
             opener,
+            lost_side,
             transport,
             links,
             fencer,
@@ -91,7 +92,7 @@ impl Node {
         if config.pool.frames < LEAST_FRAMES {
             return Err(NodeError::Memory(config.pool.frames));
         }
-        let group = VolumeGroup::open_with(runtime.clone(), devices, opener, config.id).await?;
+        let group = VolumeGroup::open_without(runtime.clone(), devices, opener, config.id, lost_side).await?;
         group.set_judge(Arc::new(PageJudge(group.page_size())));
         let mut config = config;
         config.pool.page_size = group.page_size();

@@ -161,6 +161,7 @@ impl NodeProgram for EngineProgram {
                 runtime: context.runtime.clone(),
                 devices: volumes::devices(&context.device, layout, &broken),
                 opener: is_cut.then(|| volumes::opener(context.device.clone(), &broken)),
+                lost_side: None,
                 transport: context.transport.clone(),
                 links: Arc::new(SimLinks(context.transport.clone())),
                 fencer: context.fencer.clone(),

@@ -33,6 +33,7 @@ impl Running {
             devices: settings.devices.clone(),
             peer: settings.peer.clone(),
             peer_memory: settings.peer_memory,
+            lost_side: settings.lost_side,
             buffer: settings.buffer,
             sql: sql.map(|address| address.to_string()).unwrap_or_default(),
             admin: format!("unix:{}", settings.admin.display()),

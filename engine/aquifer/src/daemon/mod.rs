@@ -48,6 +48,8 @@ pub struct NodeSettings {
     pub admin: PathBuf,
     /// Memory for pages, in bytes.
     pub buffer: u64,
+    /// Side of volume 0 that is lost for good, as the operator says.
+    pub lost_side: Option<u8>,
     /// Log file.
     pub log: Option<PathBuf>,
     /// Name of the volume group and directory to mount it on.

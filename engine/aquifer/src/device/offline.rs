@@ -63,7 +63,7 @@ impl OfflineGroup {
             let out = self.catalog.mirror(id).and_then(Mirror::out);
             let sides = volume
                 .legs()
-                .filter(|leg| (id, *leg) != (0, 0) && out != Some(*leg));
+                .filter(|leg| (id, *leg) != (0, self.label.leg) && out != Some(*leg));
             paths.extend(sides.filter_map(|leg| Some(PathBuf::from(volume.leg(leg)?.1))));
         }
         paths

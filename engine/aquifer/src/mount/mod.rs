@@ -77,6 +77,7 @@ pub async fn run(options: MountOptions) -> Outcome {
         sql: None,
         peer,
         peer_memory: true,
+        lost_side: None,
         admin,
         buffer: options.buffer,
         log: options.log,

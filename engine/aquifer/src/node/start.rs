@@ -46,6 +46,9 @@ pub struct StartOptions {
     /// Memory for pages [default: 256M].
     #[arg(long, env = "AQUIFER_BUFFER", value_name = "SIZE")]
     buffer: Option<String>,
+    /// This side of volume 0, 0 or 1, is lost for good, and no node runs: what the other side has is believed. What only the lost one had is lost.
+    #[arg(long, value_name = "SIDE", value_parser = clap::value_parser!(u8).range(0..2))]
+    lost_side: Option<u8>,
     /// Leave the terminal when the node is ready.
     #[arg(long)]
     detach: bool,
@@ -146,6 +149,7 @@ fn settle(options: &StartOptions) -> Result<NodeSettings, Failure> {
         admin,
         buffer,
         log: options.log.clone().or(file.log),
+        lost_side: options.lost_side,
     })
 }
 

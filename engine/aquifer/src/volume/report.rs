@@ -192,7 +192,7 @@ impl GroupReport {
                 .filter(|(id, inode)| matches!(inode.node, Node::File { .. }) && !inode.is_removed(*id))
                 .count() as u64,
             redundancy: if catalog.is_mirrored() {
-                "mirror (files; the metadata is on the first device alone)"
+                "mirror"
             } else {
                 "external"
             }
