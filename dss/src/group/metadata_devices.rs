@@ -2,7 +2,7 @@
 //!
 //! Rules:
 //! - META-1 what is written is on every leg that counts before anybody is told. Where one of two fails, it waits until a decree has dropped
-//!   that leg: from then on nobody believes it, whoever may still see it (MEM-12);
+//!   that leg: from then on nobody believes it, whoever may still see it (MEM-13);
 //! - META-6 a leg that returns gets what is written while everything is copied to it. Before a decree is asked for that makes it count, nothing is
 //!   told any more that it has not;
 //! - META-2 a failure here never decides anything: the members do, by ballot, and this node follows.

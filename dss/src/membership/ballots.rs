@@ -296,7 +296,7 @@ impl Membership {
     }
 
     /// Writes the own block in as many places as make it count, and gives what is in all of them when `reads`. The places are
-    /// the legs that count; for one of two legs that fails the word of the members stands (MEM-12). `body` is that of the block's value, when it
+    /// the legs that count; for one of two legs that fails the word of the members stands (MEM-13). `body` is that of the block's value, when it
     /// was just stored.
     async fn publish(
         &self,

@@ -1,7 +1,7 @@
 //! The word of the members in place of a leg of volume 0: all of them together are the third place of a ballot.
 //!
 //! An epoch that follows a decree with the metadata on both legs is decided in two of three places: the legs, and the memory of the members of
-//! that decree's view. So one leg may be lost, and no two sides of a split decide two things (MEM-12):
+//! that decree's view. So one leg may be lost, and no two sides of a split decide two things (MEM-13):
 //! - a block is with the members when every one has it who is not proven dead; so whoever lives, and asks himself alone, has seen it;
 //! - a life keeps what it was told until the epoch is decided. Another life of its node is no member of that view, and is not asked;
 //! - only a member asks. Who starts has the legs alone.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Which legs of volume 0 have the control blocks, the journal and the checkpoints, as a decree says it.
 ///
 /// Of a mirrored volume 0 both do, until a decree drops one. A leg that was dropped says `Both` for ever, or whatever it said then: so what one
-/// leg alone says of itself is no reason to believe it, unless it says `Only` that leg (MEM-12).
+/// leg alone says of itself is no reason to believe it, unless it says `Only` that leg (MEM-13).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum MetadataLegs {
     /// Both of a mirrored volume.
