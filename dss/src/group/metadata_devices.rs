@@ -178,6 +178,22 @@ impl MetadataDevices {
         .inspect(|(leg, error)| self.leg_failed(*leg, error))
     }
 
+    /// Has a leg dropped whose device goes; done when the other one counts alone.
+    pub(super) async fn drop_leg(&self, leg: u8) -> Result<(), DeviceError> {
+        if self.legs() != MetadataLegs::Both {
+            return Ok(());
+        }
+        let detached = DeviceError::Io {
+            operation: "detach",
+            offset: 0,
+            length: 0,
+            errno: 0,
+            message: "it is taken out".into(),
+        };
+        self.leg_failed(leg, &detached);
+        self.outlive(leg, detached).await
+    }
+
     /// Waits until a decree says that the other leg goes on alone (META-1).
     pub(super) async fn outlive(&self, leg: u8, error: DeviceError) -> Result<(), DeviceError> {
         let mut state = self.state.subscribe();

@@ -6,7 +6,7 @@
 //! - the UUID decides: the device that was lost is none of the group's any more, wherever it turns up.
 
 use super::error::StorageError;
-use super::open_volumes::{FIRST, LegId};
+use super::open_volumes::LegId;
 use super::volume_group::VolumeGroup;
 use super::volume_label::{read_label, write_label};
 use super::volumes::operation_error;
@@ -43,6 +43,8 @@ impl VolumeGroup {
         self.require_leader()?;
         self.catch_up().await?;
         let lost = self.lost_leg(volume)?;
+        // The new device has no metadata: it counts when it was filled.
+        self.drop_metadata_of(lost.id).await?;
         let opener = self.opener()?;
         let is_own = lost.volume.leg(lost.id.1).is_some_and(|(_, old)| old == path);
         if !is_own && self.with_catalog(|catalog| catalog.volumes().any(|(_, volume)| volume.is_at(path))) {
@@ -72,10 +74,6 @@ impl VolumeGroup {
         let MirrorState::Out { leg, since: None } = mirror.state else {
             return Err(operation_error(volume, OperationError::VolumeRaced));
         };
-        if (volume, leg) == FIRST {
-            let text = "the first leg of volume 0 has the metadata of the group: it cannot be replaced";
-            return Err(StorageError::Invalid(text.into()));
-        }
         Ok(Lost {
             id: (volume, leg),
             volume: entry,

@@ -251,7 +251,16 @@ impl VolumeGroup {
             mirror.generations.get(usize::from(leg)).copied()
         });
         let generation = generation.ok_or_else(|| operation_error(volume, OperationError::NotMirrored))?;
-        self.ask_to_detach((volume, leg), generation, Vec::new()).await
+        self.ask_to_detach((volume, leg), generation, Vec::new()).await?;
+        self.drop_metadata_of((volume, leg)).await
+    }
+
+    /// Has the metadata on a leg of volume 0 dropped, whose device goes.
+    pub(super) async fn drop_metadata_of(&self, (volume, leg): LegId) -> Result<(), StorageError> {
+        if volume == 0 {
+            self.metadata.drop_leg(leg).await?;
+        }
+        Ok(())
     }
 
     /// Lets the leg of a volume in again that is out, at the storage leader: what it lacks is copied while nodes serve. Which
