@@ -1,16 +1,15 @@
 //! Tests of mirrored volumes, on two simulated disks that fail, come back, and lose power in the middle of a write.
 
+use super::decrees::Decrees;
 use super::tests::{Network, check_units, connect, node, tiny};
 use super::volume_tests::{fill, first_byte, sized};
 use super::*;
 use crate::device::{CutPoint, SimDevice, SimDisk, SimDiskOptions};
-use crate::membership::{learn_decided, write_decree};
 use crate::seam::{BlockDevice, IoBuffer, Runtime};
 use crate::testing::{TestHandle, TestRuntime};
 use aquifer_dss_proto::catalog::{Legs, MirrorState, OperationError, UnitAccess};
 use aquifer_dss_proto::defect::{Defect, fails_with};
-use aquifer_dss_proto::membership::{Decree, MetadataLegs};
-use aquifer_dss_proto::{Epoch, FileId, HomeSlots, Incarnation, Member};
+use aquifer_dss_proto::{Epoch, FileId, Incarnation, Member};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,8 +23,7 @@ pub(super) const EIO: i32 = libc::EIO;
 pub(super) struct Pair {
     pub(super) runtime: Arc<TestHandle>,
     pub(super) disks: [SimDisk; 2],
-    /// Whose metadata there is: all of them follow a decree.
-    open: Arc<Mutex<Vec<Arc<MetadataDevices>>>>,
+    decrees: Decrees,
 }
 
 /// A node with its own way to both legs.
@@ -55,8 +53,12 @@ impl Pair {
             SimDisk::new(options)
         };
         let disks = [disk(seed), disk(seed + 1000)];
-        let open = Arc::default();
-        let pair = Self { runtime, disks, open };
+        let decrees = Decrees::default();
+        let pair = Self {
+            runtime,
+            disks,
+            decrees,
+        };
         let devices = pair.ports();
         let new = [0u8, 1].map(|leg| NewDevice {
             device: &*devices[usize::from(leg)],
@@ -83,55 +85,8 @@ impl Pair {
         let ports = self.ports();
         let devices: Vec<Arc<dyn BlockDevice>> = vec![ports[1].clone(), ports[0].clone()];
         let group = VolumeGroup::open(self.runtime.clone(), devices, node(id)).await?;
-        self.follow_decrees(&group);
+        self.decrees.follow(&self.runtime, &group);
         Ok(Life { group, ports })
-    }
-
-    /// The place of the membership: a leg that fails somebody is dropped by a decree that the other one has.
-    fn follow_decrees(&self, group: &Arc<VolumeGroup>) {
-        let (metadata, pair) = (group.metadata(), self.clone());
-        metadata.set_decides(true);
-        self.open.lock().push(metadata.clone());
-        let decide = async move {
-            loop {
-                metadata.news.notified().await;
-                match (metadata.failed_leg(), metadata.legs()) {
-                    (Some(lost), MetadataLegs::Both) => pair.decree(MetadataLegs::Only(1 - lost)).await,
-                    (None, MetadataLegs::Only(_)) if metadata.is_full() => {
-                        pair.decree(MetadataLegs::Both).await
-                    }
-                    _ => {}
-                }
-            }
-        };
-        self.runtime.spawn("decide", Box::pin(decide));
-    }
-
-    /// Decides on the legs that counted before, as far as they are left, and records it on those that count. Nothing, when the power fails.
-    async fn decree(&self, legs: MetadataLegs) {
-        let before = self.open.lock().first().map_or(legs, |metadata| metadata.legs());
-        let decided_on = (0..2).filter(|leg| legs.counts(*leg) && before.counts(*leg));
-        let also = (0..2).filter(|leg| legs.counts(*leg) && !before.counts(*leg));
-        let mut decree = Decree::none(HomeSlots::USUAL, legs);
-        for leg in decided_on.chain(also) {
-            let device = self.disks[usize::from(leg)].attach(self.runtime.clone());
-            let metadata = MetadataDevices::single(device, HomeSlots::USUAL);
-            let Ok(known) = learn_decided(&*self.runtime, &metadata).await else {
-                return;
-            };
-            if known.view.epoch >= decree.view.epoch {
-                decree.view = known.view.successor(vec![life(64)]);
-            }
-            if write_decree(&metadata.control(0).unwrap(), &decree)
-                .await
-                .is_err()
-            {
-                return;
-            }
-        }
-        for metadata in self.open.lock().iter() {
-            metadata.set_legs(legs);
-        }
     }
 
     /// A node that is alone, and leads.
@@ -348,7 +303,7 @@ fn a_leg_that_missed_writes_is_not_read_after_a_restart_in_whatever_order_they_c
     let with_old = Pair {
         runtime: pair.runtime.clone(),
         disks: [pair.disks[0].clone(), old],
-        open: Arc::default(),
+        decrees: Decrees::default(),
     };
     let refused = pair.runtime.block_on(with_old.open(1)).err().unwrap();
     assert!(refused.to_string().contains("old copy"), "{refused}");

@@ -7,6 +7,8 @@ mod barrier;
 mod checkpoint;
 mod control;
 mod data;
+#[cfg(test)]
+mod decrees;
 mod discard;
 #[cfg(test)]
 mod discard_tests;

@@ -166,7 +166,11 @@ impl VolumeGroup {
         let is_same =
             |known: &Arc<dyn BlockDevice>| std::ptr::addr_eq(Arc::as_ptr(known), Arc::as_ptr(&device));
         let others = self.volumes.others();
-        let is_first = self.volumes.first.as_ref().is_some_and(|open| is_same(&open.device));
+        let is_first = self
+            .volumes
+            .first
+            .as_ref()
+            .is_some_and(|open| is_same(&open.device));
         if is_first || others.iter().any(|(_, open)| is_same(&open.device)) {
             // By another path, and in use: so it stays open.
             return Err(operation_error(path, OperationError::AlreadyExists));

@@ -1,5 +1,6 @@
 //! Tests of volumes that come, grow and go while nodes serve, on simulated disks.
 
+use super::decrees::Decrees;
 use super::tests::{Network, check_units, connect, node, tiny};
 use super::*;
 use crate::device::{CutPoint, SimDevice, SimDisk, SimDiskOptions};
@@ -16,6 +17,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub(super) struct Rig {
     pub(super) runtime: Arc<TestHandle>,
+    decrees: Decrees,
     pub(super) disks: Arc<Mutex<BTreeMap<String, SimDisk>>>,
 }
 
@@ -56,6 +58,7 @@ impl Rig {
         let rig = Self {
             runtime: TestRuntime::new(seed),
             disks: Arc::default(),
+            decrees: Decrees::default(),
         };
         let first = rig.disk("a", (4 << 20) + (1 << 20), seed);
         let device = first.attach(rig.runtime.clone());
@@ -84,7 +87,10 @@ impl Rig {
 
     pub(super) async fn open(&self, id: u8) -> Result<Arc<VolumeGroup>, StorageError> {
         let devices = vec![self.device("a")];
-        VolumeGroup::open_with(self.runtime.clone(), devices, Some(self.opener()), node(id)).await
+        let group =
+            VolumeGroup::open_with(self.runtime.clone(), devices, Some(self.opener()), node(id)).await?;
+        self.decrees.follow(&self.runtime, &group);
+        Ok(group)
     }
 
     pub(super) async fn leader(&self) -> Arc<VolumeGroup> {
