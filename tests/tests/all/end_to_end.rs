@@ -12,6 +12,7 @@ mod definitions;
 mod figures;
 mod files;
 mod isolation;
+mod mirror;
 mod rig;
 mod shape;
 mod stalled_peer;

@@ -11,6 +11,7 @@ mod hunt;
 mod isocheck;
 mod limits;
 mod local_pool;
+mod mirrored_redo;
 mod model;
 mod seeds;
 mod simulator;

@@ -8,13 +8,13 @@ use std::thread::JoinHandle;
 
 /// Keys that are acknowledged, and when to stop.
 #[derive(Default)]
-struct Load {
-    done: Acknowledged,
-    stop: AtomicBool,
+pub(super) struct Load {
+    pub(super) done: Acknowledged,
+    pub(super) stop: AtomicBool,
 }
 
 /// Inserts one key after another into a table until it is told to stop.
-fn insert(session: Session, table: &'static str, first: u64, load: &Arc<Load>) -> JoinHandle<()> {
+pub(super) fn insert(session: Session, table: &'static str, first: u64, load: &Arc<Load>) -> JoinHandle<()> {
     let load = load.clone();
     std::thread::spawn(move || {
         for key in first.. {
@@ -44,7 +44,7 @@ fn keys_of(session: &Session, tables: &[&str]) -> std::collections::BTreeSet<u64
     rows.map(|row| row.parse().unwrap()).collect()
 }
 
-fn assert_all_there(session: &Session, load: &Load, tables: &[&str]) {
+pub(super) fn assert_all_there(session: &Session, load: &Load, tables: &[&str]) {
     let there = keys_of(session, tables);
     let missing: Vec<u64> = load
         .done
