@@ -13,6 +13,7 @@ mod figures;
 mod files;
 mod isolation;
 mod mirror;
+mod pairs;
 mod rig;
 mod shape;
 mod stalled_peer;

@@ -8,5 +8,5 @@ mod protocol;
 mod server;
 
 pub use client::{AdminClient, Locator};
-pub use protocol::{Counters, HistoryEntry, NodeReport, Reform, Request, StatusReport};
+pub use protocol::{Counters, HistoryEntry, NodeReport, Reform, Request, StatusReport, TwinRequest};
 pub use server::{AdminService, AdminSocket, serve};

@@ -38,6 +38,18 @@ pub enum Request {
         force: bool,
         /// Volumes of one failure group fail together.
         failure_group: u8,
+        /// The second side, of a mirrored group.
+        #[serde(default)]
+        twin: Option<TwinRequest>,
+    },
+    /// Puts a device in the place of the side of a mirrored volume that is out; the answer is which.
+    VolumeReplaceSide {
+        /// Which volume.
+        volume: u16,
+        /// Where the device is, for every node.
+        path: String,
+        /// Overwrite what is on it.
+        force: bool,
     },
     /// Gives a volume the size of its device, or another one; the answer is the number of its units.
     VolumeResize {
@@ -75,6 +87,15 @@ pub enum Request {
         /// The run that is asked about; one begins when this node knows another or none.
         run: u64,
     },
+}
+
+/// The device that becomes the second side of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TwinRequest {
+    /// Where it is, for every node.
+    pub path: String,
+    /// Another one than that of the first side.
+    pub failure_group: u8,
 }
 
 /// An answer line.

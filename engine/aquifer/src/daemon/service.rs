@@ -37,7 +37,14 @@ impl AdminService for NodeService {
                 path,
                 force,
                 failure_group,
-            } => serde_json::to_value(volumes::add(&self.running, &path, force, failure_group).await?),
+                twin,
+            } => {
+                let added = volumes::add(&self.running, &path, force, failure_group, twin);
+                serde_json::to_value(added.await?)
+            }
+            Request::VolumeReplaceSide { volume, path, force } => {
+                serde_json::to_value(volumes::replace_side(&self.running, volume, &path, force).await?)
+            }
             Request::VolumeResize { volume, bytes } => {
                 serde_json::to_value(volumes::resize(&self.running, volume, bytes).await?)
             }

@@ -1,10 +1,11 @@
 //! Commands about volumes, done by a running node.
 
 use super::assemble::Running;
+use crate::admin::TwinRequest;
 use crate::device::storage_failure;
 use crate::failure::Failure;
 use crate::volume::{GroupReport, MoveReport, ScrubReport};
-use aquifer_dss::group::{AddVolumeOptions, Problem, StorageError};
+use aquifer_dss::group::{AddVolumeOptions, Problem, ReplaceLegOptions, SecondDevice, StorageError};
 use aquifer_dss_proto::catalog::OperationError;
 use std::path::Path;
 
@@ -55,15 +56,43 @@ pub fn report(running: &Running) -> GroupReport {
 }
 
 /// Adds a device; the id of its volume.
-pub async fn add(running: &Running, path: &str, force: bool, failure_group: u8) -> Result<u16, Failure> {
+pub async fn add(
+    running: &Running,
+    path: &str,
+    force: bool,
+    failure_group: u8,
+    twin: Option<TwinRequest>,
+) -> Result<u16, Failure> {
     let options = AddVolumeOptions {
         failure_group,
         force,
         size: None,
-        twin: None,
+        twin: twin.map(|twin| SecondDevice {
+            path: twin.path,
+            failure_group: twin.failure_group,
+        }),
     };
     let added = running.group().add_volume(path, &options).await;
-    added.map_err(|error| failure(path, &error))
+    added.map_err(|error| change_failure(path, &error))
+}
+
+/// Puts a device in the place of the side of a mirrored volume that is out; which it is.
+pub async fn replace_side(running: &Running, volume: u16, path: &str, force: bool) -> Result<u8, Failure> {
+    let options = ReplaceLegOptions {
+        failure_group: None,
+        force,
+    };
+    let replaced = running.group().replace_leg(volume, path, &options).await;
+    replaced.map_err(|error| change_failure(path, &error))
+}
+
+/// What a device was refused for, or the change itself.
+fn change_failure(path: &str, error: &StorageError) -> Failure {
+    match error {
+        StorageError::Invalid(reason) => Failure::refused(reason),
+        error if error.is(OperationError::VolumeRaced) => refusal(error),
+        error => failure(path, error),
+    }
 }
 
 /// Gives a volume another size; its units.

@@ -1,6 +1,7 @@
 //! `vg drain`, `vg remove` and `vg replace`: what is on a volume moves to the others; nodes may serve meanwhile.
 
-use super::change::add_device;
+use super::change::NewDevices;
+use super::mirror::{NewSide, replace_side};
 use super::place::Place;
 use super::watch::{self, Stage};
 use super::{GroupReport, MoveReport, VolumeReport, connect_to_leader};
@@ -50,7 +51,7 @@ pub struct RemoveOptions {
 pub struct ReplaceOptions {
     /// Which volume goes, as `vg status` shows it.
     volume: u16,
-    /// The device that comes. One that does not exist is made as a sparse file.
+    /// The device that comes; of a mirrored volume in the place of the side that is out. One that does not exist is made as a sparse file.
     path: PathBuf,
     /// Size of a file that is made.
     #[arg(long, default_value = "4G", value_parser = parse_size)]
@@ -216,14 +217,25 @@ pub async fn remove(options: RemoveOptions) -> Outcome {
 /// Runs `vg replace`.
 pub async fn replace(options: ReplaceOptions) -> Outcome {
     let volume = options.volume;
-    require_removable(volume)?;
     let place = Place::look(&options.group).await?;
     let (report, found) = place.find(volume).await?;
     let path = absolute(&options.path)?;
+    if !found.legs.is_empty() {
+        let (size, force) = (options.size, options.force);
+        let new = NewSide { path, size, force };
+        return replace_side(&place, &found, new, &options.change, &options.output).await;
+    }
+    require_removable(volume)?;
     let size = std::fs::metadata(&path).map_or(options.size, |_| found.size_bytes);
     require_space(&report, &found, size)?;
+    let new = NewDevices {
+        paths: vec![path],
+        failure_groups: vec![found.failure_group],
+        size: options.size,
+        force: options.force,
+    };
     let steps = place.plan([
-        format!("add {} to the volume group", path.display()),
+        format!("add {} to the volume group", new.paths[0].display()),
         format!(
             "move {} from volume {volume} to the others while nodes serve",
             show_size(found.used_bytes)
@@ -241,9 +253,7 @@ pub async fn replace(options: ReplaceOptions) -> Outcome {
         return Ok(Exit::Done);
     }
     let work = place.run(async |locator| {
-        let mut client = connect_to_leader(locator).await?;
-        let (size, force) = (options.size, options.force);
-        let added = add_device(&mut client, &path, size, force, found.failure_group).await?;
+        let added = new.add(&mut connect_to_leader(locator).await?).await?;
         drain_and_forget(locator, volume).await?;
         Ok(added)
     });

@@ -1,15 +1,18 @@
-//! `vg detach` and `vg resync`: a side of a mirrored volume goes, and comes back while nodes serve.
+//! `vg detach`, `vg resync` and, of mirrored volumes, `vg replace`: a side goes, and comes back while nodes serve, or another device does.
 
+use super::change::make_and_ask;
 use super::place::Place;
 use super::watch::{self, Stage};
 use super::{LegReport, VolumeReport, connect_to_leader};
 use crate::admin::{Locator, Request};
+use crate::cluster::preparation;
 use crate::confirm::{ChangeOptions, Decision};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::OutputOptions;
 use crate::reach::GroupOptions;
 use crate::units::show_size;
 use serde_json::json;
+use std::path::PathBuf;
 
 /// Options of `vg detach`.
 #[derive(Clone, Debug, clap::Args)]
@@ -84,6 +87,15 @@ async fn find_mirrored(place: &Place, volume: u16) -> Result<VolumeReport, Failu
     Ok(found)
 }
 
+fn side_that_is_out(volume: &VolumeReport) -> Result<&LegReport, Failure> {
+    let leg = volume.legs.iter().find(|leg| leg.state == "out");
+    let none = || {
+        let id = volume.id;
+        Failure::refused(format!("no side of volume {id} is out; see `aquifer vg status`"))
+    };
+    leg.ok_or_else(none)
+}
+
 /// Runs `vg detach`.
 pub async fn detach(options: DetachOptions) -> Outcome {
     let (volume, side) = (options.volume, options.side);
@@ -116,12 +128,7 @@ pub async fn resync(options: ResyncOptions) -> Outcome {
     let volume = options.volume;
     let place = Place::look(&options.group).await?;
     let found = find_mirrored(&place, volume).await?;
-    let leg = found.legs.iter().find(|leg| leg.state != "current");
-    let Some(leg) = leg.filter(|leg| leg.state == "out") else {
-        return Err(Failure::refused(format!(
-            "no side of volume {volume} is out; see `aquifer vg status`"
-        )));
-    };
+    let leg = side_that_is_out(&found)?;
     let steps = place.plan([
         format!("every node opens {}, and writes to it again", leg.path),
         format!(
@@ -147,6 +154,57 @@ pub async fn resync(options: ResyncOptions) -> Outcome {
     options
         .output
         .emit(object, || format!("side {side} of volume {volume} is {state}"))?;
+    Ok(Exit::Done)
+}
+
+/// A device that shall be a side.
+pub(super) struct NewSide {
+    pub(super) path: PathBuf,
+    /// Of a file that is made.
+    pub(super) size: u64,
+    pub(super) force: bool,
+}
+
+/// Puts a device in the place of the side of a volume that is out: `vg replace` of a mirrored one.
+pub(super) async fn replace_side(
+    place: &Place,
+    found: &VolumeReport,
+    new: NewSide,
+    change: &ChangeOptions,
+    output: &OutputOptions,
+) -> Outcome {
+    let (volume, leg) = (found.id, side_that_is_out(found)?);
+    let shown = new.path.display().to_string();
+    let made = (!new.path.exists()).then_some(new.size);
+    let steps = place.plan([
+        preparation(&new.path, made, new.force),
+        format!(
+            "write its label, and name it in the catalogue; the device that was at '{}' is refused from then on",
+            leg.path
+        ),
+        format!("copy {} to it while nodes serve", show_size(found.size_bytes)),
+    ]);
+    let title = format!("put {shown} in the place of side {} of volume {volume}", leg.leg);
+    if change.decide(&title, &steps)? == Decision::DryRun {
+        return Ok(Exit::Done);
+    }
+    let request = Request::VolumeReplaceSide {
+        volume,
+        path: shown.clone(),
+        force: new.force,
+    };
+    let work = place.run(async |locator| {
+        let mut client = connect_to_leader(locator).await?;
+        let paths = std::slice::from_ref(&new.path);
+        let side: u8 = make_and_ask(&mut client, paths, new.size, &request).await?;
+        wait_until_current(locator, volume, side).await?;
+        Ok(side)
+    });
+    let side = work.await?;
+    let object = json!({ "volume": volume, "side": side, "path": shown, "state": "current" });
+    output.emit(object, || {
+        format!("{shown} is side {side} of volume {volume}, and current")
+    })?;
     Ok(Exit::Done)
 }
 

@@ -70,7 +70,7 @@ fn status(admin: &str) -> Option<Value> {
     serde_json::from_slice(&output.stdout).ok()
 }
 
-fn side_is(admin: &str, state: &str) -> bool {
+pub(super) fn side_is(admin: &str, state: &str) -> bool {
     let state_of = |status: Value| {
         status["volumes"][0]["legs"][1]["state"]
             .as_str()
@@ -79,7 +79,7 @@ fn side_is(admin: &str, state: &str) -> bool {
     status(admin).and_then(state_of).as_deref() == Some(state)
 }
 
-fn until_side_is(admin: &str, state: &str) {
+pub(super) fn until_side_is(admin: &str, state: &str) {
     let begun = Instant::now();
     while !side_is(admin, state) {
         assert!(begun.elapsed() < LIMIT, "it is not {state}: {:#?}", status(admin));
@@ -114,7 +114,7 @@ impl VolumeOpener for ByPath {
 }
 
 /// Every unit of every file is on both devices, byte for byte; how many bytes that are.
-fn assert_same(first: &str, second: &str) -> u64 {
+pub(super) fn assert_same(first: &str, second: &str) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

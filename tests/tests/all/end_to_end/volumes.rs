@@ -27,7 +27,7 @@ pub(super) fn insert(session: Session, table: &'static str, first: u64, load: &A
     })
 }
 
-fn vg(arguments: &[&str], admin: &str) -> Value {
+pub(super) fn vg(arguments: &[&str], admin: &str) -> Value {
     let mut all = vec!["vg"];
     all.extend(arguments);
     all.extend(["--admin", admin, "-o", "json"]);
