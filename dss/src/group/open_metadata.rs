@@ -104,7 +104,7 @@ async fn other_leg(
 ) -> Result<Labelled, String> {
     let leg = 1 - label.leg;
     let opener = opener.ok_or("it is not among the devices of this node")?;
-    let (_, path) = catalog_on(label, device)
+    let (uuid, path) = catalog_on(label, device)
         .await
         .map_err(|error| error.to_string())?
         .volume(0)
@@ -113,7 +113,9 @@ async fn other_leg(
     let device = opener.open(&path).await.map_err(|error| error.to_string())?;
     let found = read_label(&*device).await.map_err(|error| error.to_string());
     match found {
-        Ok(found) if (found.group, found.volume, found.leg) == (label.group, 0, leg) => Ok((found, device)),
+        Ok(found) if (found.group, found.volume_uuid, found.leg) == (label.group, uuid, leg) => {
+            Ok((found, device))
+        }
         found => {
             opener.close(&path);
             Err(found

@@ -5,7 +5,7 @@ use crate::devices::Devices;
 use crate::error::MemberError;
 use crate::options::{MemberOptions, runtime_directory};
 use crate::runtime::MemberRuntime;
-use aquifer_dss::group::VolumeGroup;
+use aquifer_dss::group::{StorageError, VolumeGroup};
 use aquifer_dss::membership::{Addresses, MembershipError, SlotState, SlotView, read_slot};
 use aquifer_dss::net::{MEMORY, NetConfig, NetTransport, PATIENCE};
 use aquifer_dss::seam::{BlockDevice, Fencer, Inbound, LockState, Runtime};
@@ -214,6 +214,11 @@ impl Member {
             (Ok(group), Some(error)) if group.with_catalog(Catalog::is_mirrored) => {
                 tracing::warn!(%error, "a device is missing: this node starts without it");
                 group
+            }
+            // What is missing is said there, and what can be done.
+            (Err(error @ StorageError::OneSide { .. }), _) => {
+                let devices = options.shown_devices();
+                return Err(MemberError::Storage { devices, error });
             }
             (_, Some(error)) => return Err(error),
             (Err(error), None) => {

@@ -36,8 +36,7 @@ pub struct InitOptions {
     /// Files for whose metadata there shall be room [default: a million; fewer on devices below 3G]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=20_000_000))]
     pub files: Option<u64>,
-    /// Who protects the data of files against the loss of a device. With `mirror` devices come in pairs, each the two
-    /// sides of a volume; the metadata is on the first device alone.
+    /// Who protects the data against the loss of a device. With `mirror` devices come in pairs, each the two sides of a volume.
     #[arg(long, value_enum, default_value_t = Redundancy::External)]
     pub redundancy: Redundancy,
     /// Failure group of each device, in their order: devices of one group fail together, and the two sides of a volume are
@@ -193,12 +192,7 @@ fn pairs(options: &InitOptions) -> Result<Vec<String>, Failure> {
             pair[1].1
         )
     };
-    let mut steps: Vec<String> = devices.chunks(2).enumerate().map(pair).collect();
-    steps.push(format!(
-        "the metadata is on {} ALONE: the group stops when it is lost, and does not start without it",
-        options.devices[0].display()
-    ));
-    Ok(steps)
+    Ok(devices.chunks(2).enumerate().map(pair).collect())
 }
 
 fn check_name(name: &str) -> Result<(), Failure> {

@@ -18,6 +18,7 @@ pub fn report(running: &Running) -> GroupReport {
     let group = running.group();
     let status = group.volume_status();
     let mut report = group.with_catalog(|catalog| GroupReport::of(group.label(), catalog));
+    report.metadata_sides = group.metadata().legs().legs().collect();
     for volume in &mut report.volumes {
         let seen = status.iter().find(|status| status.id == volume.id);
         volume.missing = seen.and_then(|status| status.missing.clone());

@@ -103,7 +103,9 @@ pub fn storage_failure(path: &Path, error: &StorageError) -> Failure {
         StorageError::Damaged(what) => Failure::failed(format!(
             "{shown}: metadata is damaged ({what}); look with `aquifer vg check --device {shown}`"
         )),
-        StorageError::RefusedVolume { .. } | StorageError::OtherGroup { .. } => {
+        StorageError::RefusedVolume { .. }
+        | StorageError::OtherGroup { .. }
+        | StorageError::OneSide { .. } => {
             Failure::refused(format!("{shown}: {error}"))
         }
         StorageError::MissingVolume { .. } => {

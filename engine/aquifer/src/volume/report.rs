@@ -101,6 +101,9 @@ pub struct GroupReport {
     pub files: u64,
     /// Who protects the data against the loss of a device.
     pub redundancy: String,
+    /// The sides of volume 0 whose metadata counts; none when nobody runs who knows.
+    #[serde(default)]
+    pub metadata_sides: Vec<u8>,
     /// "ok", "low" from 80 % on, "full" from 95 % on.
     pub space: String,
     /// Units that move, when a volume is drained.
@@ -197,6 +200,7 @@ impl GroupReport {
                 "external"
             }
             .into(),
+            metadata_sides: Vec::new(),
             space: space(size_bytes, used_bytes).into(),
             moving: None,
             volumes,

@@ -1,12 +1,13 @@
 //! Mirrored volumes come and go under load, and a device takes the place of a side that is lost for good.
 
 use super::mirror::{assert_same, side_is, until_side_is};
-use super::rig::{Cluster, Place, ends, run};
+use super::rig::{Cluster, LIMIT, Place, ends, run};
 use super::volumes::{Load, assert_all_there, insert, vg};
 use serde_json::Value;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 fn mirrored(name: &str, sides: &Place) -> (Cluster, String) {
     let side = sides.file("side");
@@ -111,7 +112,11 @@ fn a_blank_device_takes_the_place_of_a_side_and_the_old_one_never_comes_back() {
     let aside = sides.file("aside");
     fs::rename(&new, &aside).unwrap();
     fs::rename(&old, &new).unwrap();
+    let alone = cluster.start_command(1, "c").output().unwrap();
+    ends(&alone, 6, &["side 1 of volume 0", "may be old"]);
+    cluster.flags = vec!["--lost-side".into(), "1".into()];
     cluster.start(&[1]);
+    cluster.flags.clear();
     assert_all_there(&cluster.session(1), &load, &["one"]);
     until_side_is(&admin, "out");
     let refused = run(&["vg", "resync", "0", "--yes", "--admin", &admin]);
@@ -122,4 +127,73 @@ fn a_blank_device_takes_the_place_of_a_side_and_the_old_one_never_comes_back() {
     cluster.stop_all();
     assert_same(&cluster.device(), &new);
     assert_sound(&cluster);
+}
+
+/// Which sides of volume 0 have the metadata, as a node says.
+fn until_metadata_is_on(admin: &str, sides: &[u8]) {
+    let begun = Instant::now();
+    loop {
+        let status = run(&["vg", "status", "--admin", admin, "-o", "json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+        if status["metadata_sides"] == Value::from(sides.to_vec()) {
+            return;
+        }
+        assert!(begun.elapsed() < LIMIT, "not on {sides:?}: {status:#}");
+    }
+}
+
+#[test]
+fn either_side_of_the_first_volume_may_go_and_an_old_one_is_not_believed() {
+    let sides = Place::new("either-sides");
+    let (mut cluster, side) = mirrored("either", &sides);
+    let (admin, first, aside) = (
+        cluster.place.file("1.admin"),
+        cluster.device(),
+        sides.file("aside"),
+    );
+    cluster.start(&[1, 2]);
+    until_metadata_is_on(&admin, &[0, 1]);
+    let load = Arc::new(Load::default());
+    cluster
+        .session(1)
+        .one("create table one (id bigint primary key, text text)");
+    let writers = vec![
+        insert(cluster.session(1), "one", 1, &load),
+        insert(cluster.session(2), "one", 1 << 32, &load),
+    ];
+    load.done.wait_for(10);
+    vg(&["detach", "0", "0", "--yes"], &admin);
+    until_metadata_is_on(&admin, &[1]);
+    load.done.wait_for(30);
+    load.stop.store(true, Ordering::Relaxed);
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    // The first device is gone, and everybody with it.
+    cluster.kill(&[1, 2]);
+    fs::rename(&first, &aside).unwrap();
+    cluster.named = Some(side.clone());
+    cluster.start(&[1, 2]);
+    assert_all_there(&cluster.session(2), &load, &["one"]);
+    cluster.stop_all();
+    // It is back, and the other one is gone: what it has is old.
+    fs::rename(&aside, &first).unwrap();
+    let hidden = sides.file("hidden");
+    fs::rename(&side, &hidden).unwrap();
+    cluster.named = None;
+    let old = cluster.start_command(1, "b").output().unwrap();
+    ends(&old, 6, &["side 1 of volume 0", "may be old"]);
+    // With both there it does not matter which one is named.
+    fs::rename(&hidden, &side).unwrap();
+    cluster.start(&[1, 2]);
+    assert_all_there(&cluster.session(1), &load, &["one"]);
+    vg(&["resync", "0", "--yes"], &admin);
+    until_metadata_is_on(&admin, &[0, 1]);
+    cluster.stop_all();
+    assert_same(&first, &side);
+    // And now that one is lost.
+    fs::remove_file(&side).unwrap();
+    cluster.flags = vec!["--lost-side".into(), "1".into()];
+    cluster.start(&[1]);
+    assert_all_there(&cluster.session(1), &load, &["one"]);
+    until_metadata_is_on(&admin, &[0]);
+    cluster.stop_all();
 }

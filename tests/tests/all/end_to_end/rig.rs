@@ -126,6 +126,10 @@ pub struct Cluster {
     pub place: Place,
     /// Memory for pages of each node that is started.
     pub buffer: &'static str,
+    /// The device that nodes are told of, when it is not [`device`](Self::device).
+    pub named: Option<String>,
+    /// Further flags of nodes that are started.
+    pub flags: Vec<String>,
 }
 
 impl Cluster {
@@ -148,6 +152,8 @@ impl Cluster {
             sockets_only: false,
             place,
             buffer: "16M",
+            named: None,
+            flags: Vec::new(),
         }
     }
 
@@ -186,11 +192,12 @@ impl Cluster {
             "--id",
             &id.to_string(),
             "--device",
-            &self.device(),
+            self.named.as_ref().unwrap_or(&self.device()),
             "--peer",
             &peer,
         ]);
         command.args(["--admin", &file("admin"), "--log", &file("log")]);
+        command.args(&self.flags);
         if self.sockets_only {
             command.args(["--peer-memory", "off"]);
         }
