@@ -275,6 +275,7 @@ fn a_node_that_cannot_open_a_volume_says_so_and_serves_the_rest() {
     let rig = Rig::new(3);
     rig.disk("b", FIVE_MIB, 7);
     let blind = Rig {
+        decrees: Decrees::default(),
         runtime: rig.runtime.clone(),
         disks: Arc::new(Mutex::new(rig.disks.lock().clone())),
     };
