@@ -270,7 +270,12 @@ async fn files(golden: Golden, group: &Arc<VolumeGroup>) -> Result<(), StorageEr
     gone.write_at(0, &[7; 5000]).await?;
     gone.sync().await?;
     group.remove("/programs/gone").await?;
-    group.set_config("volumes.discard", Some("off")).await?;
+    // At once, so that an entry has several operations.
+    tokio::try_join!(
+        group.set_config("volumes.discard", Some("off")),
+        group.set_config("golden.first", Some("1")),
+        group.set_config("golden.second", Some("2")),
+    )?;
     // The removed file is open when its node dies: it waits in limbo.
     std::mem::forget(gone);
     file.close().await

@@ -160,6 +160,14 @@ impl SimDisk {
         self.0.lock().kill(port);
     }
 
+    /// The nodes of all openers crashed.
+    pub fn kill_all(&self) {
+        let mut state = self.0.lock();
+        for port in state.live.clone() {
+            state.kill(port);
+        }
+    }
+
     /// The power fails: every opener is gone, and only what is durable is sure to be there when it comes back.
     pub fn power_cut(&self) {
         self.0.lock().power_cut();

@@ -69,7 +69,7 @@ impl VolumeGroup {
     /// Copies everything before the allocation units but the label, which is the leg's own.
     async fn fill_metadata(&self, leg: u8, open: &OpenVolume) -> Result<(), StorageError> {
         let source = self.metadata.device(1 - leg)?;
-        self.metadata.begin_fill(leg, open.device().clone());
+        self.metadata.begin_fill(leg);
         let end = self.label.checkpoint_offset(1) + self.label.checkpoint_bytes;
         let mut offset = SLOTS_OFFSET;
         while offset < end {

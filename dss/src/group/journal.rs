@@ -5,7 +5,8 @@
 //!
 //! Where both legs of volume 0 count:
 //! - META-3 an entry is believed when both legs have it, or when another one follows it: what one of two has alone may never have been
-//!   acknowledged, and be gone with that leg. A leader that takes over puts it on the other one first;
+//!   acknowledged, and be gone with that leg. A leader that takes over puts it on the other one first. The entry that names a device of
+//!   volume 0 is followed by another one before that device counts: so who has it not open reads that far on the other leg;
 //! - META-4 the checkpoint that a leader does not overwrite is one that both have.
 
 use super::checkpoint::UnfinishedCheckpoint;
@@ -18,6 +19,7 @@ use aquifer_dss_proto::catalog::{Catalog, CatalogCut, Record};
 use aquifer_dss_proto::defect::{Defect, planted};
 use aquifer_dss_proto::journal::{CheckpointHead, Entry, Tail, encode_entry, sequence_of};
 use aquifer_dss_proto::label::Label;
+use aquifer_dss_proto::membership::MetadataLegs;
 use std::sync::Arc;
 
 /// Where this node is in the journal.
@@ -117,7 +119,9 @@ impl Journal {
             return Ok(None);
         };
         let alone = match (last, found.pop()) {
-            (last, None) => return Ok(last),
+            (last, None) if self.metadata.legs() != MetadataLegs::Both => return Ok(last),
+            (None, None) => return Ok(None),
+            (Some(one), None) => one,
             (Some(one), Some((_, Some(other)))) if one.after == other.after => return Ok(Some(one)),
             (Some(one), Some((_, None))) | (None, Some((_, Some(one)))) => one,
             (_, Some(_)) => return Ok(None),

@@ -9,14 +9,15 @@
 
 use super::control::ControlBlocks;
 use super::error::StorageError;
+use super::open_volumes::OpenVolumes;
 use crate::in_place::at_once;
 use crate::seam::{BlockDevice, DeviceError, IoBuffer};
 use aquifer_dss_proto::HomeSlots;
 use aquifer_dss_proto::membership::MetadataLegs;
 use futures_util::future::join;
 use parking_lot::RwLock;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{Notify, watch};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,7 +30,10 @@ struct State {
 
 /// See the module. One per open group; the group and the membership share it.
 pub struct MetadataDevices {
+    /// What there is before a group is open, or without one.
     devices: RwLock<[Option<Arc<dyn BlockDevice>>; 2]>,
+    /// What the group has open: a leg that it closes is not used for the metadata either.
+    volumes: OnceLock<Arc<OpenVolumes>>,
     slots: HomeSlots,
     state: watch::Sender<State>,
     /// The operator answers for a leg being lost, before a decree says so.
@@ -63,6 +67,7 @@ impl MetadataDevices {
     ) -> Arc<Self> {
         Arc::new(Self {
             devices: RwLock::new(devices),
+            volumes: OnceLock::new(),
             slots,
             state: watch::Sender::new(State {
                 legs,
@@ -127,14 +132,21 @@ impl MetadataDevices {
         self.state.send_modify(|state| state.decides = decides);
     }
 
-    /// The device of a leg is there, or is another one.
-    pub fn set_device(&self, leg: u8, device: Option<Arc<dyn BlockDevice>>) {
-        self.devices.write()[usize::from(leg)] = device;
+    /// The devices are those that the group has open from now on. A leg that it did not open stays as it is, in case it counts still.
+    pub(super) fn follow(&self, volumes: &Arc<OpenVolumes>) {
+        for (leg, device) in (0..).zip(self.devices.write().iter_mut()) {
+            device.take_if(|_| volumes.get((0, leg)).is_some());
+        }
+        self.volumes.get_or_init(|| volumes.clone());
     }
 
     /// The device of a leg.
     pub fn device(&self, leg: u8) -> Result<Arc<dyn BlockDevice>, DeviceError> {
-        let device = self.devices.read()[usize::from(leg)].clone();
+        let open = self.volumes.get().and_then(|volumes| volumes.get((0, leg)));
+        let device = match open {
+            Some(open) => Some(open.device().clone()),
+            None => self.devices.read()[usize::from(leg)].clone(),
+        };
         device.ok_or_else(|| DeviceError::Io {
             operation: "open",
             offset: 0,
@@ -281,9 +293,8 @@ impl MetadataDevices {
         }
     }
 
-    /// A leg that does not count gets what is written from now on; its device.
-    pub(super) fn begin_fill(&self, leg: u8, device: Arc<dyn BlockDevice>) {
-        self.set_device(leg, Some(device));
+    /// A leg that does not count gets what is written from now on.
+    pub(super) fn begin_fill(&self, leg: u8) {
         self.state.send_modify(|state| {
             if state.legs == MetadataLegs::Only(1 - leg) {
                 state.fill = Fill::Copying(leg);
@@ -369,7 +380,8 @@ impl MetadataDevices {
         }
     }
 
-    /// What every leg that counts gives; of two one may fail, when a decree drops it.
+    /// What every leg that counts gives; of two one may fail, when a decree drops it. A leg that is not open here gives nothing: it came
+    /// back, or was replaced, and this node has not read that yet, for which it needs the other one.
     pub(super) async fn each<T, W, F>(&self, work: W) -> Result<Vec<(u8, T)>, StorageError>
     where
         W: Fn(Arc<dyn BlockDevice>) -> F,
@@ -380,7 +392,11 @@ impl MetadataDevices {
             async { work(device?).await }
         };
         loop {
-            if let MetadataLegs::Only(leg) = self.legs() {
+            let only = match self.legs() {
+                MetadataLegs::Only(leg) => Some(leg),
+                MetadataLegs::Both => (0..2).find(|leg| self.device(1 - leg).is_err()),
+            };
+            if let Some(leg) = only {
                 return Ok(vec![(leg, on(leg).await?)]);
             }
             let (leg, error) = match at_once(join(on(0), on(1))).await {

@@ -71,7 +71,7 @@ fn each_leg_is_lost_in_turn_and_returns() {
 }
 
 /// Entries, one leg lost, entries, its return, the other one lost, entries.
-async fn lose_both_in_turn(pair: &Pair, told: &Mutex<u32>, first: u8) -> Result<(), StorageError> {
+async fn lose_both_in_turn(pair: &Pair, told: &Mutex<u32>) -> Result<(), StorageError> {
     let group = pair.alone(2).await?;
     let next = async || {
         let number = *told.lock() + 1;
@@ -79,7 +79,7 @@ async fn lose_both_in_turn(pair: &Pair, told: &Mutex<u32>, first: u8) -> Result<
         *told.lock() = number;
         Ok::<(), StorageError>(())
     };
-    for lost in [first, 1 - first] {
+    for lost in [0u8, 1] {
         next().await?;
         pair.disks[usize::from(lost)].break_down(EIO);
         for _ in 0..3 {
@@ -99,7 +99,7 @@ async fn lose_both_in_turn(pair: &Pair, told: &Mutex<u32>, first: u8) -> Result<
 }
 
 /// The power fails at a point of one disk; whether the work was done before.
-fn cut(seed: u64, leg: usize, first: u8, point: CutPoint) -> bool {
+fn cut(seed: u64, leg: usize, point: CutPoint) -> bool {
     let pair = Pair::new(seed);
     let told = Mutex::new(0);
     pair.disks[leg].cut_at(point);
@@ -109,7 +109,7 @@ fn cut(seed: u64, leg: usize, first: u8, point: CutPoint) -> bool {
         tokio::select! {
             biased;
             () = async { while powered() { pair.runtime.sleep(Duration::from_micros(10)).await } } => false,
-            done = lose_both_in_turn(&pair, &told, first) => done.is_ok(),
+            done = lose_both_in_turn(&pair, &told) => done.is_ok(),
         }
     });
     pair.power_cycle();
@@ -130,10 +130,10 @@ fn cut(seed: u64, leg: usize, first: u8, point: CutPoint) -> bool {
 
 #[test]
 fn nothing_acknowledged_is_lost_while_legs_go_and_return_wherever_the_power_fails() {
-    for (leg, first) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+    for leg in [0, 1] {
         for kind in [CutPoint::DuringWrite, CutPoint::DuringFlush, CutPoint::AfterFlush] {
             let mut number = 1;
-            while !cut(920 + number, leg, first, kind(number)) {
+            while !cut(920 + number, leg, kind(number)) {
                 number += 1;
                 assert!(number < 1000, "it never ends");
             }

@@ -218,7 +218,7 @@ fn cut_drain(seed: u64, path: &str, point: CutPoint) -> bool {
         let leader = rig.leader_of_two().await;
         leader.create("/file", sized(12 * UNIT)).await.unwrap()
     });
-    rig.runtime.drop_tasks();
+    rig.crash();
     let told = Mutex::new(vec![0; 12]);
     let done = rig.cut_at(path, point, drain_and_write(&rig, &told));
     rig.runtime.block_on(async {

@@ -129,7 +129,7 @@ fn a_pair_is_added_while_nodes_serve_and_found_again() {
         check_units(&leader);
         file
     });
-    rig.runtime.drop_tasks();
+    rig.crash();
     rig.runtime.block_on(async {
         let again = rig.open(3).await.unwrap();
         again.lead(Epoch(3)).await.unwrap();
@@ -291,7 +291,7 @@ fn with_lost_leg(rig: &Rig) -> (Arc<VolumeGroup>, FileId) {
         let leader = rig.leader().await;
         filled(&leader, "/f").await
     });
-    rig.runtime.drop_tasks();
+    rig.crash();
     let leader = rig.runtime.block_on(async {
         let leader = rig.open(1).await.unwrap();
         leader.lead(Epoch(2)).await.unwrap();
@@ -320,7 +320,7 @@ fn a_blank_device_takes_the_place() {
         let early = replace(&leader, "n").await.err().unwrap();
         assert!(early.is(OperationError::VolumeRaced), "nothing is lost: {early}");
     });
-    rig.runtime.drop_tasks();
+    rig.crash();
     let (leader, file) = with_lost_leg(&rig);
     rig.runtime.block_on(async {
         assert_eq!(replace(&leader, "n").await.unwrap(), 1);
@@ -333,7 +333,7 @@ fn a_blank_device_takes_the_place() {
     });
     drop(leader);
     rig.disks.lock()["b"].repair();
-    rig.runtime.drop_tasks();
+    rig.crash();
     rig.runtime.block_on(async {
         let again = rig.open(1).await.unwrap();
         again.lead(Epoch(3)).await.unwrap();
@@ -367,7 +367,7 @@ fn the_device_that_was_lost_is_never_read_again_wherever_it_turns_up() {
         until_whole(&rig, &leader, 0).await;
     });
     drop(leader);
-    rig.runtime.drop_tasks();
+    rig.crash();
     let old = rig.disks.lock()["b"].clone();
     // Under its old path: nobody looks there, and who names it is told.
     rig.runtime.block_on(async {
@@ -379,17 +379,18 @@ fn the_device_that_was_lost_is_never_read_again_wherever_it_turns_up() {
         let refused = named.err().unwrap().to_string();
         assert!(refused.contains("does not name it"), "{refused}");
     });
-    rig.runtime.drop_tasks();
-    // Under the path of the new one: it is refused, and the side detached.
+    rig.crash();
+    // Under the path of the new one: it is refused, and the side detached when the operator says that it is lost.
     rig.disks.lock().insert("n".into(), old);
     rig.runtime.block_on(async {
-        let again = rig.open(4).await.unwrap();
+        let refused = rig.open(4).await.err().unwrap();
+        assert!(
+            matches!(refused, StorageError::OneSide { side: 1, .. }),
+            "{refused}"
+        );
+        let again = rig.open_without(4, Some(1)).await.unwrap();
         again.lead(Epoch(7)).await.unwrap();
         assert_values(&again, file, after_loss).await;
-        until(&rig, || {
-            matches!(state(&again, 0), MirrorState::Out { leg: 1, .. })
-        })
-        .await;
         until(&rig, || {
             state(&again, 0) == MirrorState::Out { leg: 1, since: None }
         })
@@ -460,7 +461,7 @@ fn a_node_that_was_away_uses_the_new_device() {
     let rig = mirrored(9);
     rig.disk("n", FIVE_MIB, 7);
     let network = Arc::new(Network::default());
-    rig.runtime.block_on(async {
+    let work = async {
         let away = rig.open(2).await.unwrap();
         let leader = rig.leader().await;
         let file = filled(&leader, "/f").await;
@@ -480,6 +481,13 @@ fn a_node_that_was_away_uses_the_new_device() {
         away.flush().await.unwrap();
         assert_alike(&rig, &leader, file);
         assert_values(&leader, file, |unit| 50 + unit as u8).await;
+    };
+    rig.runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = work => {}
+            () = rig.runtime.sleep(Duration::from_secs(60)) => panic!("the node that was away does not get on"),
+        }
     });
 }
 
@@ -545,7 +553,7 @@ fn cut_replacement(seed: u64, path: &str, point: CutPoint) -> bool {
         let leader = rig.leader().await;
         filled(&leader, "/f").await
     });
-    rig.runtime.drop_tasks();
+    rig.crash();
     let told = Mutex::new((1..=UNITS as u8).collect::<Vec<u8>>());
     let done = rig.cut_at(path, point, lose_and_replace(&rig, file, &told));
     rig.runtime.block_on(async {

@@ -17,6 +17,7 @@ use super::volumes::operation_error;
 use super::worker::Worker;
 use crate::seam::IoBuffer;
 use aquifer_dss_proto::catalog::{Catalog, Mirror, MirrorState, Operation, OperationError, Sync};
+use aquifer_dss_proto::membership::MetadataLegs;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -246,6 +247,9 @@ impl VolumeGroup {
     /// Stops using a leg of a mirrored volume, whatever the reason; every member knows it when this returns.
     pub async fn detach_leg(&self, volume: u16, leg: u8) -> Result<(), StorageError> {
         self.catch_up().await?;
+        if volume == 0 && self.metadata.legs() == MetadataLegs::Only(leg) && self.label.legs == 2 {
+            return Err(operation_error(volume, OperationError::LastLeg));
+        }
         let generation = self.with_catalog(|catalog| {
             let mirror = catalog.mirror(volume)?;
             mirror.generations.get(usize::from(leg)).copied()

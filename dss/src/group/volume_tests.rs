@@ -86,9 +86,16 @@ impl Rig {
     }
 
     pub(super) async fn open(&self, id: u8) -> Result<Arc<VolumeGroup>, StorageError> {
-        let devices = vec![self.device("a")];
-        let group =
-            VolumeGroup::open_with(self.runtime.clone(), devices, Some(self.opener()), node(id)).await?;
+        self.open_without(id, None).await
+    }
+
+    pub(super) async fn open_without(
+        &self,
+        id: u8,
+        lost: Option<u8>,
+    ) -> Result<Arc<VolumeGroup>, StorageError> {
+        let (devices, opener) = (vec![self.device("a")], Some(self.opener() as _));
+        let group = VolumeGroup::open_without(self.runtime.clone(), devices, opener, node(id), lost).await?;
         self.decrees.follow(&self.runtime, &group);
         Ok(group)
     }
@@ -104,6 +111,12 @@ impl Rig {
         let leader = self.leader().await;
         add(&leader, "b").await.unwrap();
         leader
+    }
+
+    /// All nodes are killed: what they have in flight lands now, or never.
+    pub(super) fn crash(&self) {
+        self.runtime.drop_tasks();
+        self.disks.lock().values().for_each(SimDisk::kill_all);
     }
 
     /// Does `work` and cuts the power of all disks when `path` reaches `point`; whether the work was done before. Then the

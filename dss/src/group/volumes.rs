@@ -207,6 +207,7 @@ impl VolumeGroup {
                 self.use_leg(leg, label.volume_uuid, &path.unwrap_or_default(), device);
             }
         }
+        self.metadata.follow(&self.volumes);
         let missing = self.open_all().await?;
         self.opening.running.store(false, Ordering::Release);
         match missing {
@@ -215,11 +216,8 @@ impl VolumeGroup {
         }
     }
 
-    /// Uses a device as a leg from now on: of volume 0, for the metadata too.
+    /// Uses a device as a leg from now on.
     pub(super) fn use_leg(&self, leg: LegId, uuid: Uuid, path: &str, device: Arc<dyn BlockDevice>) {
-        if leg.0 == 0 {
-            self.metadata.set_device(leg.1, Some(device.clone()));
-        }
         let opened = OpenVolume::new(uuid, device);
         self.opening.paths.lock().insert(leg, path.into());
         self.volumes.further.write().insert(leg, opened);

@@ -25,6 +25,10 @@ pub fn report(running: &Running) -> GroupReport {
         for leg in &mut volume.legs {
             let missing = seen.and_then(|status| status.missing_legs.get(usize::from(leg.leg)));
             leg.problem = missing.and_then(Clone::clone);
+            // It has all data; the metadata is copied last.
+            if volume.id == 0 && leg.state == "current" && !report.metadata_sides.contains(&leg.leg) {
+                leg.state = "resyncing".into();
+            }
         }
     }
     for status in group.resync_status() {

@@ -105,9 +105,7 @@ pub fn storage_failure(path: &Path, error: &StorageError) -> Failure {
         )),
         StorageError::RefusedVolume { .. }
         | StorageError::OtherGroup { .. }
-        | StorageError::OneSide { .. } => {
-            Failure::refused(format!("{shown}: {error}"))
-        }
+        | StorageError::OneSide { .. } => Failure::refused(format!("{shown}: {error}")),
         StorageError::MissingVolume { .. } => {
             Failure::unavailable(format!("{shown}: {error}; name its device with --device too"))
         }

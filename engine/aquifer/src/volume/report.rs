@@ -47,7 +47,7 @@ pub struct LegReport {
     pub path: String,
     /// Sides of different failure groups do not fail together.
     pub failure_group: u8,
-    /// "current", "resyncing" or "out".
+    /// "current", "resyncing" or "out". Of volume 0 it is current when its metadata counts too.
     pub state: String,
     /// Bytes that it lacks.
     pub left_bytes: u64,
