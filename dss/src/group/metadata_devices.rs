@@ -169,7 +169,9 @@ impl MetadataDevices {
 
     /// One of two legs failed: whoever decides is told.
     pub fn leg_failed(&self, leg: u8, error: &DeviceError) {
-        if self.legs() != MetadataLegs::Both {
+        let State { legs, decides, .. } = *self.state.borrow();
+        // While it is looked which legs there are, and count, none has failed.
+        if legs != MetadataLegs::Both || !decides {
             return;
         }
         if self.failed.fetch_or(1 << leg, Ordering::AcqRel) & (1 << leg) == 0 {

@@ -60,13 +60,7 @@ impl Finding<'_> {
         };
         let devices = [device(0), device(1)];
         let is_there = [devices[0].is_some(), devices[1].is_some()];
-        // What is not there has not failed: the other one says whether it counts.
-        let begin = match is_there {
-            [true, false] => MetadataLegs::Only(0),
-            [false, true] => MetadataLegs::Only(1),
-            _ => label.metadata_legs(),
-        };
-        let metadata = MetadataDevices::new(devices, begin, label.slots());
+        let metadata = MetadataDevices::new(devices, label.metadata_legs(), label.slots());
         if label.legs == 1 {
             return Ok(metadata);
         }

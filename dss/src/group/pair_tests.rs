@@ -248,10 +248,7 @@ fn cut_addition(seed: u64, path: &str, point: CutPoint) -> bool {
     let acknowledged = Mutex::new(false);
     let done = rig.cut_at(path, point, add_pair(&rig, &acknowledged));
     rig.runtime.block_on(async {
-        let group = rig.open(2).await.expect("a cut group opens");
-        group.lead(Epoch(5)).await.unwrap();
-        check_units(&group);
-        let named = group.volume_status().len() == 2;
+        let (group, named) = rig.after_cut().await;
         assert!(
             named || !*acknowledged.lock(),
             "{point:?} of {path}: the pair is gone"

@@ -23,11 +23,13 @@ pub struct ReplaceLegOptions {
     pub force: bool,
 }
 
-/// The leg that is lost.
-struct Lost {
-    id: LegId,
-    volume: Volume,
-    generation: u64,
+/// A leg that is out.
+pub(super) struct OutLeg {
+    pub(super) id: LegId,
+    /// What the catalogue says of its volume.
+    pub(super) volume: Volume,
+    /// The stay of it that is over.
+    pub(super) generation: u64,
 }
 
 impl VolumeGroup {
@@ -42,13 +44,13 @@ impl VolumeGroup {
         let _labels = self.opening.labels.lock().await;
         self.require_leader()?;
         self.catch_up().await?;
-        let lost = self.lost_leg(volume)?;
+        let lost = self.out_leg(volume)?;
         // The new device has no metadata: it counts when it was filled.
         self.drop_metadata_of(lost.id).await?;
         let opener = self.opener()?;
         let is_own = lost.volume.leg(lost.id.1).is_some_and(|(_, old)| old == path);
-        if !is_own && self.with_catalog(|catalog| catalog.volumes().any(|(_, volume)| volume.is_at(path))) {
-            return Err(operation_error(path, OperationError::AlreadyExists));
+        if !is_own {
+            self.require_unnamed(path)?;
         }
         if is_own && !path.is_empty() {
             // What may be open is what was at that path before.
@@ -56,16 +58,12 @@ impl VolumeGroup {
         }
         let device = self.open_new(path).await?;
         let replaced = self.label_and_put(&lost, path, &*device, options).await;
-        match &replaced {
-            Ok(()) => {}
-            // It may have been done: then the device stays open.
-            Err(StorageError::Unavailable) => {}
-            Err(_) => opener.close(path),
-        }
+        self.close_if_refused(&replaced, &[path]);
         replaced.map(|()| lost.id.1)
     }
 
-    fn lost_leg(&self, volume: u16) -> Result<Lost, StorageError> {
+    /// The leg of a mirrored volume that is out, and that everybody let go of.
+    pub(super) fn out_leg(&self, volume: u16) -> Result<OutLeg, StorageError> {
         let known = self.with_catalog(|catalog| {
             let mirror = catalog.mirror(volume)?;
             Some((catalog.volume(volume)?.clone(), mirror.clone()))
@@ -74,7 +72,7 @@ impl VolumeGroup {
         let MirrorState::Out { leg, since: None } = mirror.state else {
             return Err(operation_error(volume, OperationError::VolumeRaced));
         };
-        Ok(Lost {
+        Ok(OutLeg {
             id: (volume, leg),
             volume: entry,
             generation: mirror.generations[usize::from(leg)],
@@ -83,7 +81,7 @@ impl VolumeGroup {
 
     async fn label_and_put(
         &self,
-        lost: &Lost,
+        lost: &OutLeg,
         path: &str,
         device: &dyn BlockDevice,
         options: &ReplaceLegOptions,
@@ -107,7 +105,11 @@ impl VolumeGroup {
     }
 
     /// That of the other leg, but for what names the device.
-    async fn label_in_place_of(&self, lost: &Lost, device: &dyn BlockDevice) -> Result<Label, StorageError> {
+    async fn label_in_place_of(
+        &self,
+        lost: &OutLeg,
+        device: &dyn BlockDevice,
+    ) -> Result<Label, StorageError> {
         let (volume, leg) = lost.id;
         let other = self.leg((volume, 1 - leg)).await?;
         let model = read_label(&*other.device).await?;

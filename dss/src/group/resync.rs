@@ -11,6 +11,7 @@ use super::in_flight::NOBODY;
 use super::mend::MENDER;
 use super::moves::{Problem, Progress};
 use super::open_volumes::LegId;
+use super::replace::OutLeg;
 use super::volume_group::VolumeGroup;
 use super::volume_label::write_label;
 use super::volumes::operation_error;
@@ -273,21 +274,17 @@ impl VolumeGroup {
         let _labels = self.opening.labels.lock().await;
         self.require_leader()?;
         self.catch_up().await?;
-        let known = self.with_catalog(|catalog| {
-            let mirror = catalog.mirror(volume)?;
-            Some((catalog.volume(volume)?.clone(), mirror.clone()))
-        });
-        let (entry, mirror) = known.ok_or_else(|| operation_error(volume, OperationError::NotMirrored))?;
-        let MirrorState::Out { leg, since: None } = mirror.state else {
-            return Err(operation_error(volume, OperationError::VolumeRaced));
-        };
+        let OutLeg {
+            id: (_, leg),
+            volume: entry,
+            generation,
+        } = self.out_leg(volume)?;
         let refused = |reason: String| StorageError::RefusedVolume {
             uuid: entry.leg(leg).map(|named| named.0).unwrap_or_default(),
             reason,
         };
         let opened = self.open_leg((volume, leg), &entry).await;
         let (mut label, device) = opened.map_err(&refused)?;
-        let generation = mirror.generations[usize::from(leg)];
         if label.leg_generation < generation {
             let found = label.leg_generation;
             return Err(refused(format!(

@@ -130,12 +130,7 @@ impl VolumeGroup {
             .collect();
         let devices = self.open_all_new(&paths).await?;
         let added = self.label_and_name(paths.clone(), devices, options).await;
-        match &added {
-            Ok(_) => {}
-            // It may have been done: then the devices stay open.
-            Err(StorageError::Unavailable) => {}
-            Err(_) => self.close_all(&paths),
-        }
+        self.close_if_refused(&added, &paths);
         let id = added?;
         drop(labels);
         self.wait_until_joined(id).await?;
@@ -181,11 +176,9 @@ impl VolumeGroup {
     async fn open_all_new(&self, paths: &[&str]) -> Result<Vec<Arc<dyn BlockDevice>>, StorageError> {
         let mut devices = Vec::new();
         for path in paths {
-            let is_named =
-                self.with_catalog(|catalog| catalog.volumes().any(|(_, volume)| volume.is_at(path)));
-            let opened = match is_named {
-                true => Err(operation_error(path, OperationError::AlreadyExists)),
-                false => self.open_new(path).await,
+            let opened = match self.require_unnamed(path) {
+                Ok(()) => self.open_new(path).await,
+                Err(named) => Err(named),
             };
             match opened {
                 Ok(device) => devices.push(device),
@@ -201,6 +194,22 @@ impl VolumeGroup {
     fn close_all(&self, paths: &[&str]) {
         if let Some(opener) = &self.opening.opener {
             paths.iter().for_each(|path| opener.close(path));
+        }
+    }
+
+    /// Closes new devices that the catalogue does not name now. When nobody answered it may: then they stay open.
+    pub(super) fn close_if_refused<T>(&self, done: &Result<T, StorageError>, paths: &[&str]) {
+        if !matches!(done, Ok(_) | Err(StorageError::Unavailable)) {
+            self.close_all(paths);
+        }
+    }
+
+    /// Refuses a path under which the catalogue has a volume.
+    pub(super) fn require_unnamed(&self, path: &str) -> Result<(), StorageError> {
+        let is_named = self.with_catalog(|catalog| catalog.volumes().any(|(_, volume)| volume.is_at(path)));
+        match is_named {
+            true => Err(operation_error(path, OperationError::AlreadyExists)),
+            false => Ok(()),
         }
     }
 

@@ -119,6 +119,15 @@ impl Rig {
         self.disks.lock().values().for_each(SimDisk::kill_all);
     }
 
+    /// The leader of a group whose power was cut while a second volume was added, and whether the catalogue names that.
+    pub(super) async fn after_cut(&self) -> (Arc<VolumeGroup>, bool) {
+        let group = self.open(2).await.expect("a cut group opens");
+        group.lead(Epoch(5)).await.unwrap();
+        check_units(&group);
+        let named = group.volume_status().len() == 2;
+        (group, named)
+    }
+
     /// Does `work` and cuts the power of all disks when `path` reaches `point`; whether the work was done before. Then the
     /// power is back.
     pub(super) fn cut_at(
@@ -440,10 +449,7 @@ fn cut_addition(seed: u64, path: &str, point: CutPoint) -> bool {
     let acknowledged = Mutex::new(false);
     let done = rig.cut_at(path, point, add_and_grow(&rig, &acknowledged));
     rig.runtime.block_on(async {
-        let group = rig.open(2).await.expect("a cut group opens");
-        group.lead(Epoch(5)).await.unwrap();
-        check_units(&group);
-        let named = group.volume_status().len() == 2;
+        let (group, named) = rig.after_cut().await;
         assert!(
             named || !*acknowledged.lock(),
             "{point:?} of {path}: the volume is gone"

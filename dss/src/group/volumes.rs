@@ -391,10 +391,9 @@ impl VolumeGroup {
     /// Closes a leg that does not count any more, or whose volume is gone.
     fn close_leg(&self, leg: LegId) {
         self.opening.missing.lock().remove(&leg);
-        let Some(closed) = self.volumes.further.write().remove(&leg) else {
+        let Some((closed, path)) = self.take_open(leg) else {
             return;
         };
-        let path = self.opening.paths.lock().remove(&leg).unwrap_or_default();
         match self.opening.opener.as_ref().filter(|_| !path.is_empty()) {
             Some(opener) => opener.close(&path),
             None => {
@@ -402,6 +401,13 @@ impl VolumeGroup {
                 parked.insert(leg, (closed.uuid, closed.device.clone()));
             }
         }
+    }
+
+    /// A leg that is not used any more, and the path that it was opened by.
+    fn take_open(&self, leg: LegId) -> Option<(Arc<OpenVolume>, String)> {
+        let closed = self.volumes.further.write().remove(&leg)?;
+        let path = self.opening.paths.lock().remove(&leg).unwrap_or_default();
+        Some((closed, path))
     }
 
     /// Lets go of devices in whose place there is another one by now. A member saw the leg go before, and closed it; who was none may
@@ -420,8 +426,9 @@ impl VolumeGroup {
             .retain(|leg, (uuid, _)| !is_other(*leg, *uuid));
         let open = self.volumes.others().into_iter();
         for (leg, _) in open.filter(|(leg, open)| is_other(*leg, open.uuid)) {
-            self.volumes.further.write().remove(&leg);
-            let path = self.opening.paths.lock().remove(&leg).unwrap_or_default();
+            let Some((_, path)) = self.take_open(leg) else {
+                continue;
+            };
             tracing::warn!(
                 volume = leg.0,
                 leg = leg.1,

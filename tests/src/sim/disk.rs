@@ -490,6 +490,17 @@ impl SimPort {
             Err(_) => std::future::pending().await,
         }
     }
+
+    async fn submit(&self, offset: u64, what: Submitted) -> Result<Submitted, DeviceError> {
+        if let Some(error) = self.disk.out_of_range("write", offset, what.len()) {
+            return Err(error);
+        }
+        let (sender, receiver) = oneshot::channel();
+        if !self.gone() {
+            self.disk.write(self.life, offset, what, sender);
+        }
+        Self::answer(receiver).await
+    }
 }
 
 impl BlockDevice for SimPort {
@@ -515,15 +526,7 @@ impl BlockDevice for SimPort {
 
     fn write(&self, offset: u64, buffer: IoBuffer) -> BoxFuture<'_, Result<IoBuffer, DeviceError>> {
         Box::pin(async move {
-            if let Some(error) = self.disk.out_of_range("write", offset, buffer.len()) {
-                return Err(error);
-            }
-            let (sender, receiver) = oneshot::channel();
-            if !self.gone() {
-                self.disk
-                    .write(self.life, offset, Submitted::Bytes(buffer), sender);
-            }
-            match Self::answer(receiver).await? {
+            match self.submit(offset, Submitted::Bytes(buffer)).await? {
                 Submitted::Bytes(buffer) => Ok(buffer),
                 Submitted::Zeros(_) => unreachable!("a write is answered with what was submitted"),
             }
@@ -546,16 +549,8 @@ impl BlockDevice for SimPort {
         }
         // A life may end in the middle of it: like a write of something else.
         Box::pin(async move {
-            let length = length as usize;
-            if let Some(error) = self.disk.out_of_range("write", offset, length) {
-                return Err(error);
-            }
-            let (sender, receiver) = oneshot::channel();
-            if !self.gone() {
-                self.disk
-                    .write(self.life, offset, Submitted::Zeros(length), sender);
-            }
-            Self::answer(receiver).await.map(drop)
+            let zeros = Submitted::Zeros(length as usize);
+            self.submit(offset, zeros).await.map(drop)
         })
     }
 

@@ -1,7 +1,7 @@
 //! Where a command about volumes does its work: at the nodes that run, or as a node while nobody does.
 
-use super::{GroupReport, VolumeReport, connect_to_leader, watch};
-use crate::admin::{Locator, Request};
+use super::{GroupReport, VolumeReport, watch};
+use crate::admin::Locator;
 use crate::device::OfflineGroup;
 use crate::failure::Failure;
 use crate::reach::{Alone, GroupOptions, Reach};
@@ -38,7 +38,7 @@ impl Place {
     /// The group as its storage leader sees it, or as the devices say when there is none.
     async fn report(&self) -> Result<GroupReport, Failure> {
         match self {
-            Self::Nodes(locator) => connect_to_leader(locator).await?.typed(&Request::Volumes).await,
+            Self::Nodes(locator) => watch::report(locator).await,
             Self::Alone(alone) => Ok(OfflineGroup::open(&alone.device).await?.report()),
         }
     }

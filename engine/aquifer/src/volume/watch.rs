@@ -12,10 +12,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// No node may answer for so long, while views change, before the command gives up watching.
 const LOOKS_IN_VAIN: u32 = 60;
 
+/// The group as its storage leader sees it.
+pub(super) async fn report(locator: &Locator) -> Result<GroupReport, Failure> {
+    connect_to_leader(locator).await?.typed(&Request::Volumes).await
+}
+
 /// The group as its storage leader sees it, and one of its volumes.
 async fn find(locator: &Locator, volume: u16) -> Result<(GroupReport, VolumeReport), Failure> {
-    let mut client = connect_to_leader(locator).await?;
-    let report: GroupReport = client.typed(&Request::Volumes).await?;
+    let report = report(locator).await?;
     let found = volume_of(&report, volume)?;
     Ok((report, found))
 }
