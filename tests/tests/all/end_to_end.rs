@@ -19,5 +19,6 @@ mod shape;
 mod stalled_peer;
 mod stalling_proxy;
 mod survival;
+mod upkeep;
 mod volumes;
 mod volumes_alone;

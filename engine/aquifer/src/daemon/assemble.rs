@@ -67,6 +67,11 @@ impl Running {
         self.member.ended().await
     }
 
+    /// Which node.
+    pub fn id(&self) -> NodeId {
+        self.node().id()
+    }
+
     fn node(&self) -> &Node {
         self.member.node()
     }
@@ -129,7 +134,7 @@ impl Running {
     fn volumes_missing(&self) -> Vec<String> {
         let status = self.group().volume_status().into_iter();
         let missing = status.filter_map(|volume| Some((volume.missing?, volume.id, volume.volume.path)));
-        let id = self.node().id();
+        let id = self.id();
         missing
             .map(|(reason, volume, path)| format!("node {id} cannot use volume {volume} ({path}): {reason}"))
             .collect()
@@ -209,9 +214,20 @@ impl Running {
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
                 .chain(refused.chain(self.exclusions()))
-                .chain(waits)
+                .chain(waits.chain(self.upkeep()))
                 .collect(),
         }
+    }
+
+    fn upkeep(&self) -> [(String, u64); 4] {
+        let (mends, discards) = (self.group().mend_counts(), self.group().discard_status());
+        [
+            ("mirror_reads_wrong", mends.wrong),
+            ("mirror_bytes_mended", mends.mended_bytes),
+            ("discard_bytes", discards.bytes),
+            ("discard_failures", discards.failures),
+        ]
+        .map(|(name, count)| (name.to_owned(), count))
     }
 
     fn exclusions(&self) -> [(String, u64); 3] {

@@ -4,7 +4,7 @@ use super::assemble::Running;
 use crate::admin::TwinRequest;
 use crate::device::storage_failure;
 use crate::failure::Failure;
-use crate::volume::{GroupReport, MoveReport, ScrubReport};
+use crate::volume::{GroupReport, MoveReport, ScrubReport, UpkeepReport};
 use aquifer_dss::group::{AddVolumeOptions, Problem, ReplaceLegOptions, SecondDevice, StorageError};
 use aquifer_dss_proto::catalog::OperationError;
 use std::path::Path;
@@ -46,6 +46,7 @@ pub fn report(running: &Running) -> GroupReport {
             leg.problem = leg.problem.take().or(failed);
         }
     }
+    report.upkeep = Some(upkeep(running));
     let moves = group.move_status();
     report.moving = (moves.left > 0).then(|| MoveReport {
         left_bytes: moves.left,
@@ -58,6 +59,17 @@ pub fn report(running: &Running) -> GroupReport {
         }),
     });
     report
+}
+
+fn upkeep(running: &Running) -> UpkeepReport {
+    let (mends, discards) = (running.group().mend_counts(), running.group().discard_status());
+    UpkeepReport {
+        node: running.id().get(),
+        wrong_reads: mends.wrong,
+        mended_bytes: mends.mended_bytes,
+        discarded_bytes: discards.bytes,
+        discards_refused: discards.failures,
+    }
 }
 
 /// Adds a device; the id of its volume.

@@ -12,7 +12,7 @@ mod report;
 mod scrub;
 mod watch;
 
-pub use report::{GroupReport, LegReport, MoveReport, VolumeReport};
+pub use report::{GroupReport, LegReport, MoveReport, UpkeepReport, VolumeReport};
 pub use scrub::ScrubReport;
 
 use crate::admin::{AdminClient, Locator, Request};
@@ -138,6 +138,9 @@ fn text(report: &GroupReport, degraded: Option<&str>) -> String {
     if let Some(moving) = &report.moving {
         lines.push(vec!["draining".into(), drain::progress(moving)]);
     }
+    if let Some(upkeep) = &report.upkeep {
+        lines.extend(upkeep_lines(upkeep));
+    }
     for volume in &report.volumes {
         lines.extend(mirror::lines(volume));
     }
@@ -158,4 +161,61 @@ fn text(report: &GroupReport, degraded: Option<&str>) -> String {
     let heading = ["volume", "state", "size", "free", "failure group", "device", ""];
     let volumes = table(&heading, report.volumes.iter().map(row).collect());
     format!("{}\n\n{volumes}", table(&["", ""], lines))
+}
+
+/// What was done since a node started; what never happened has no line.
+fn upkeep_lines(upkeep: &UpkeepReport) -> Vec<Vec<String>> {
+    let node = upkeep.node;
+    let mut lines = Vec::new();
+    if upkeep.discarded_bytes + upkeep.discards_refused > 0 {
+        let refused = match upkeep.discards_refused {
+            0 => String::new(),
+            count => format!(", {count} refused by a device"),
+        };
+        let text = format!(
+            "{} by node {node} since it started{refused}",
+            show_size(upkeep.discarded_bytes)
+        );
+        lines.push(vec!["discarded".into(), text]);
+    }
+    if upkeep.wrong_reads + upkeep.mended_bytes > 0 {
+        let text = format!(
+            "{} reads found one side wrong, {} written again, by node {node} since it started",
+            upkeep.wrong_reads,
+            show_size(upkeep.mended_bytes)
+        );
+        lines.push(vec!["mended".into(), text]);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_mended_and_discarded_is_shown_when_there_is_any() {
+        let mut report = GroupReport::default();
+        let quiet = text(&report, None);
+        assert!(
+            !quiet.contains("discarded") && !quiet.contains("mended"),
+            "{quiet}"
+        );
+        report.upkeep = Some(UpkeepReport {
+            node: 3,
+            wrong_reads: 2,
+            mended_bytes: 8192,
+            discarded_bytes: 4 << 20,
+            discards_refused: 1,
+        });
+        let shown = text(&report, None);
+        assert!(
+            shown.contains("4.0 MiB by node 3 since it started, 1 refused"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("2 reads found one side wrong, 8.0 KiB written"),
+            "{shown}"
+        );
+    }
 }

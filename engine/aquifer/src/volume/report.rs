@@ -78,6 +78,21 @@ pub struct MoveReport {
     pub problem: Option<String>,
 }
 
+/// What a node did since it started for bytes that were wrong on one side, and for space that nobody uses any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpkeepReport {
+    /// Which node; the storage leader, when that answers.
+    pub node: u8,
+    /// Reads that found something wrong on one side of a mirrored volume and right on the other.
+    pub wrong_reads: u64,
+    /// Bytes that it wrote again on the side that had them wrong, as the storage leader.
+    pub mended_bytes: u64,
+    /// Bytes that it discarded, as the storage leader.
+    pub discarded_bytes: u64,
+    /// Discards that a device refused.
+    pub discards_refused: u64,
+}
+
 /// A volume group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupReport {
@@ -109,6 +124,9 @@ pub struct GroupReport {
     /// Units that move, when a volume is drained.
     #[serde(default)]
     pub moving: Option<MoveReport>,
+    /// Of the node that answers; nothing when none does.
+    #[serde(default)]
+    pub upkeep: Option<UpkeepReport>,
     /// The volumes, without those that were removed.
     pub volumes: Vec<VolumeReport>,
 }
@@ -203,6 +221,7 @@ impl GroupReport {
             metadata_sides: Vec::new(),
             space: space(size_bytes, used_bytes).into(),
             moving: None,
+            upkeep: None,
             volumes,
         }
     }

@@ -101,7 +101,7 @@ fn leader(cluster: &Cluster) -> (u8, u8) {
     (leader, 3 - leader)
 }
 
-struct ByPath;
+pub(super) struct ByPath;
 
 impl VolumeOpener for ByPath {
     fn open<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<Arc<dyn BlockDevice>, DeviceError>> {
