@@ -331,6 +331,8 @@ static void errors_inside(char **arguments) {
     FAILS(aq_file_pwrite(file, NULL, 5, 0), AQ_INVALID);
     FAILS(aq_file_pwrite(file, text, SIZE_MAX, 0), AQ_TOO_LARGE);
     FAILS(aq_file_pwrite(file, text, 1, UINT64_MAX), AQ_TOO_LARGE);
+    FAILS(aq_file_append(file, NULL, 5), AQ_INVALID);
+    FAILS(aq_file_append(file, text, SIZE_MAX), AQ_TOO_LARGE);
     FAILS(aq_file_pread(file, text, SIZE_MAX, 0), AQ_TOO_LARGE);
     FAILS(aq_file_pwritev(file, wrong, 1, 0), AQ_INVALID);
     FAILS(aq_file_pwritev(file, wrong, -1, 0), AQ_INVALID);

@@ -1,18 +1,24 @@
 //! The command's side of the admin channel, and how it finds a node.
 
 use super::protocol::{Answer, Counters, HistoryEntry, Reform, Request, StatusReport};
+use super::server::LINE_LIMIT;
 use crate::device;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
+use crate::output::note;
 use crate::units::Address;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::PathBuf;
-use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 /// How long a node may take for an answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// How long a node that lives may take for a change. What takes longer is begun by one request and looked at by others.
+const CHANGE_LIMIT: Duration = Duration::from_secs(600);
+/// Longest answer: 512 entries of a directory with the longest names and targets of links take a quarter of it.
+const ANSWER_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 
 /// How admin commands find a node: its socket, or the slots on the device.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -68,70 +74,147 @@ impl Locator {
     }
 }
 
-/// A connection to one node.
+/// A connection to one node. It is made again after one that failed, so that a late answer is never taken for that of another request.
 pub struct AdminClient {
-    stream: BufReader<UnixStream>,
+    stream: Option<BufReader<UnixStream>>,
     address: String,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+enum Lost {
+    /// The connection is gone.
+    Closed(String),
+    /// Nothing came in time.
+    Silent,
+    /// It is no answer, or one without an end.
+    Nonsense(String),
+}
+
+async fn open(address: &str) -> Result<BufReader<UnixStream>, Failure> {
+    let path = match Address::parse(address) {
+        Ok(Address::Unix(path)) => path,
+        _ if !address.contains(':') && !address.is_empty() => PathBuf::from(address),
+        _ => {
+            return Err(Failure::usage(format!(
+                "`{address}` is not an admin socket; give its path"
+            )));
+        }
+    };
+    let stream = UnixStream::connect(&path).await;
+    let stream =
+        stream.map_err(|e| Failure::unavailable(format!("no node answers on {}: {e}", path.display())))?;
+    Ok(BufReader::new(stream))
+}
+
+/// Says one line and waits for another.
+async fn exchange(stream: &mut BufReader<UnixStream>, line: &[u8]) -> Result<Answer, Lost> {
+    let closed = |error: std::io::Error| Lost::Closed(format!("went away: {error}"));
+    stream.get_mut().write_all(line).await.map_err(closed)?;
+    let mut answer = Vec::new();
+    let mut limited = stream.take(ANSWER_BYTES);
+    let length = limited.read_until(b'\n', &mut answer).await.map_err(closed)?;
+    if length == 0 {
+        return Err(Lost::Closed("closed the connection".into()));
+    }
+    if length as u64 == ANSWER_BYTES {
+        return Err(Lost::Nonsense(format!("more than {ANSWER_BYTES} bytes")));
+    }
+    serde_json::from_slice(&answer).map_err(|error| Lost::Nonsense(error.to_string()))
+}
+
+/// Whether a node answers, however long something else takes it.
+async fn lives(address: &str) -> bool {
+    let ask = async {
+        let mut stream = open(address).await.ok()?;
+        exchange(&mut stream, b"{\"command\":\"status\"}\n").await.ok()
+    };
+    matches!(tokio::time::timeout(ANSWER_LIMIT, ask).await, Ok(Some(_)))
 }
 
 impl AdminClient {
     /// Connects to a socket, a path or `unix:PATH`.
     pub async fn connect(address: &str) -> Result<Self, Failure> {
-        let path = match Address::parse(address) {
-            Ok(Address::Unix(path)) => path,
-            _ if !address.contains(':') && !address.is_empty() => PathBuf::from(address),
-            _ => {
-                return Err(Failure::usage(format!(
-                    "`{address}` is not an admin socket; give its path"
-                )));
-            }
-        };
-        let stream = UnixStream::connect(&path)
-            .await
-            .map_err(|e| Failure::unavailable(format!("no node answers on {}: {e}", path.display())))?;
-        Ok(Self {
-            stream: BufReader::new(stream),
-            address: address.to_owned(),
-        })
+        let stream = Some(open(address).await?);
+        let address = address.to_owned();
+        Ok(Self { stream, address })
     }
 
-    /// One request and its answer.
+    /// One request and its answer. What only looks is given up after [`ANSWER_LIMIT`] (exit 4). A change is waited for as long as the
+    /// node answers otherwise; when it does not, or goes away, nobody knows what became of the change (exit 5).
     pub async fn call(&mut self, request: &Request) -> Result<Value, Failure> {
-        let lost = |e: &dyn std::fmt::Display| {
-            Failure::unavailable(format!("the node on {} went away: {e}", self.address))
-        };
+        let answer = self.ask(request).await?;
+        answer.map_err(|lost| self.failure(request, &lost))?.into_result()
+    }
+
+    /// What came back. An error when the node cannot be asked.
+    async fn ask(&mut self, request: &Request) -> Result<Result<Answer, Lost>, Failure> {
         let mut line = serde_json::to_vec(request).map_err(Failure::failed)?;
         line.push(b'\n');
-        self.stream
-            .get_mut()
-            .write_all(&line)
-            .await
-            .map_err(|e| lost(&e))?;
-        let mut answer = String::new();
-        let read = tokio::time::timeout(ANSWER_LIMIT, self.stream.read_line(&mut answer));
-        let length = match read.await {
-            Ok(result) => result
-                .map_err(|e| Failure::unavailable(format!("the node on {} went away: {e}", self.address)))?,
-            Err(_) => {
-                return Err(Failure::unavailable(format!(
-                    "the node on {} does not answer",
-                    self.address
-                )));
-            }
-        };
-        if length == 0 {
-            return Err(Failure::unavailable(format!(
-                "the node on {} closed the connection",
-                self.address
+        if line.len() as u64 > LINE_LIMIT {
+            return Err(Failure::usage(format!(
+                "{} bytes are more than one request takes",
+                line.len()
             )));
         }
-        let answer: Answer = serde_json::from_str(&answer).map_err(|e| {
-            Failure::failed(format!(
-                "the node on {} answered what is no answer: {e}",
-                self.address
-            ))
-        })?;
-        answer.into_result()
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => open(&self.address).await?,
+        };
+        let answer = self.wait(request, exchange(&mut stream, &line)).await;
+        if answer.is_ok() {
+            self.stream = Some(stream);
+        }
+        Ok(answer)
+    }
+
+    async fn wait(
+        &self,
+        request: &Request,
+        answer: impl Future<Output = Result<Answer, Lost>>,
+    ) -> Result<Answer, Lost> {
+        let begun = Instant::now();
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            if let Ok(answer) = tokio::time::timeout(ANSWER_LIMIT, &mut answer).await {
+                return answer;
+            }
+            let goes_on = request.changes() && begun.elapsed() < CHANGE_LIMIT && lives(&self.address).await;
+            if !goes_on {
+                return Err(Lost::Silent);
+            }
+            note(format!(
+                "the node on {} works on it for {} s",
+                self.address,
+                begun.elapsed().as_secs()
+            ));
+        }
+    }
+
+    fn failure(&self, request: &Request, lost: &Lost) -> Failure {
+        let address = &self.address;
+        let text = match lost {
+            Lost::Closed(how) => format!("the node on {address} {how}"),
+            Lost::Silent => format!("the node on {address} does not answer"),
+            Lost::Nonsense(why) => format!("the node on {address} answered what is no answer: {why}"),
+        };
+        match lost {
+            _ if request.changes() => {
+                let unknown =
+                    format!("{text}: what became of the change is not known; look before you repeat it");
+                Failure::new(Exit::Unknown, unknown)
+            }
+            Lost::Nonsense(_) => Failure::failed(text),
+            _ => Failure::unavailable(text),
+        }
+    }
+
+    /// Whether the node's process has ended: it closes its connections when it does. A node that is silent has not.
+    pub async fn has_ended(&mut self) -> bool {
+        match self.ask(&Request::Status).await {
+            Ok(answer) => matches!(answer, Err(Lost::Closed(_))),
+            Err(_) => true,
+        }
     }
 
     /// One request, and its answer as what it is.

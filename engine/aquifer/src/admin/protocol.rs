@@ -89,6 +89,26 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Whether it changes something, so that nobody knows what became of it when its answer does not come.
+    pub fn changes(&self) -> bool {
+        match self {
+            Self::Status | Self::Counters | Self::Timeline | Self::History { .. } | Self::Volumes => false,
+            // Asked again and again; whoever asks again sees what became of it.
+            Self::VolumeScrub { .. } => false,
+            Self::Files { request } => request.changes(),
+            Self::Stop
+            | Self::VolumeAdd { .. }
+            | Self::VolumeReplaceSide { .. }
+            | Self::VolumeResize { .. }
+            | Self::VolumeDrain { .. }
+            | Self::VolumeRemove { .. }
+            | Self::VolumeDetach { .. }
+            | Self::VolumeResync { .. } => true,
+        }
+    }
+}
+
 /// The device that becomes the second side of a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TwinRequest {
@@ -256,27 +276,4 @@ pub struct HistoryEntry {
     pub reason: String,
     /// From detection to installation, in milliseconds, when it was a reform.
     pub duration_ms: Option<f64>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_readable_lines() {
-        assert_eq!(
-            serde_json::to_string(&Request::Status).unwrap(),
-            r#"{"command":"status"}"#
-        );
-        let parsed: Request = serde_json::from_str(r#"{"command":"history","limit":3}"#).unwrap();
-        assert_eq!(parsed, Request::History { limit: 3 });
-        assert!(serde_json::from_str::<Request>(r#"{"command":"format"}"#).is_err());
-    }
-
-    #[test]
-    fn a_failure_keeps_its_exit_code() {
-        let answer = Answer::of(Err(Failure::refused("no")));
-        let back: Answer = serde_json::from_str(&serde_json::to_string(&answer).unwrap()).unwrap();
-        assert_eq!(back.into_result().unwrap_err().exit, Exit::Refused);
-    }
 }

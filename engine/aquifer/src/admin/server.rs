@@ -11,8 +11,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 /// Longest request line, in bytes.
-const LINE_LIMIT: u64 = 64 * 1024;
-/// A client that says nothing for so long is cut off.
+pub(super) const LINE_LIMIT: u64 = 64 * 1024;
+/// A client that says nothing, or does not read its answer, for so long is cut off.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
 
 /// What answers the requests.
@@ -103,7 +103,8 @@ fn is_allowed(stream: &UnixStream) -> bool {
         .is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw() || peer.uid() == 0)
 }
 
-async fn converse<S: AdminService>(stream: UnixStream, service: Arc<S>) -> std::io::Result<()> {
+/// Requests and answers in turn, until the client goes away, or says what is no request: then this connection ends, and no other.
+pub(super) async fn converse<S: AdminService>(stream: UnixStream, service: Arc<S>) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -116,15 +117,30 @@ async fn converse<S: AdminService>(stream: UnixStream, service: Arc<S>) -> std::
         if length == 0 {
             return Ok(());
         }
-        let result = match serde_json::from_slice::<Request>(&line) {
+        let request = understand(&line);
+        let was_understood = request.is_ok();
+        let result = match request {
             Ok(request) => service.handle(request).await,
-            Err(error) => Err(Failure::usage(format!("not an admin request: {error}"))),
+            Err(failure) => Err(failure),
         };
         let mut text = serde_json::to_vec(&Answer::of(result)).map_err(std::io::Error::other)?;
         text.push(b'\n');
-        writer.write_all(&text).await?;
-        if length as u64 == LINE_LIMIT && line.last() != Some(&b'\n') {
+        let write = writer.write_all(&text);
+        tokio::time::timeout(IDLE_LIMIT, write)
+            .await
+            .map_err(|_| std::io::ErrorKind::TimedOut)??;
+        if !was_understood {
             return Ok(());
         }
     }
+}
+
+/// The request of a line.
+pub(super) fn understand(line: &[u8]) -> Result<Request, Failure> {
+    if line.len() as u64 >= LINE_LIMIT && line.last() != Some(&b'\n') {
+        return Err(Failure::usage(format!(
+            "not an admin request: its line is longer than {LINE_LIMIT} bytes"
+        )));
+    }
+    serde_json::from_slice(line).map_err(|error| Failure::usage(format!("not an admin request: {error}")))
 }

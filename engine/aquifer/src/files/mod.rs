@@ -8,9 +8,15 @@ mod copy;
 mod protocol;
 mod service;
 mod session;
+#[cfg(test)]
+mod tests;
 mod walk;
 
-pub use protocol::FileRequest;
+#[cfg(test)]
+pub use protocol::{Bytes, Listing};
+pub use protocol::{FileInfo, FileRequest};
+#[cfg(test)]
+pub use service::decode;
 pub use service::handle;
 
 use crate::failure::{Exit, Failure, Outcome};
@@ -18,7 +24,7 @@ use crate::output::{OutputOptions, note, print_bytes, print_line, table};
 use crate::reach::GroupOptions;
 use crate::units::{parse_size, show_size};
 use copy::{Copied, Place};
-use protocol::{CHUNK, FileInfo};
+use protocol::CHUNK;
 use serde_json::json;
 use session::Session;
 
@@ -334,6 +340,13 @@ async fn stat(session: &mut Session, options: PathOptions) -> Outcome {
                 ),
             )
         }));
+        let shown = entry.extents.len() as u64;
+        if entry.extent_count > shown {
+            lines.push(line(
+                "extents",
+                format!("and {} more", entry.extent_count - shown),
+            ));
+        }
         table(&["", ""], lines)
     })?;
     Ok(Exit::Done)
@@ -405,13 +418,4 @@ async fn touch(session: &mut Session, path: String) -> Outcome {
 /// Paths, one a line.
 fn print_paths(paths: &[String]) -> Result<(), Failure> {
     paths.iter().try_for_each(|path| print_line(path))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_group_name_is_taken_off() {
-        assert_eq!(super::inner("main:/a/b"), "/a/b");
-        assert_eq!(super::inner("/a:b"), "/a:b");
-    }
 }

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes of a file that one request carries at most: in base64 they fit a line.
 pub const CHUNK: u64 = 40 << 10;
+/// Entries of a directory that one answer carries at most.
+pub const PAGE: usize = 512;
+/// Extents of a file that one answer carries at most.
+pub const EXTENTS: usize = 4096;
 
 /// One request. Paths are absolute paths in the volume group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,10 +20,13 @@ pub enum FileRequest {
         /// Whether a link is followed.
         follow: bool,
     },
-    /// The [`FileInfo`]s of a directory, in the order of names.
+    /// A [`Listing`] of a directory: a page of it, in the order of names.
     List {
         /// Where.
         path: String,
+        /// Only names after this one; all of them are.
+        #[serde(default)]
+        after: String,
     },
     /// Makes an empty file and answers its [`FileInfo`].
     Create {
@@ -105,6 +112,22 @@ pub enum FileRequest {
     },
 }
 
+impl FileRequest {
+    /// Whether it changes something.
+    pub const fn changes(&self) -> bool {
+        !matches!(self, Self::Stat { .. } | Self::List { .. } | Self::Read { .. })
+    }
+}
+
+/// A page of a directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// At most [`PAGE`].
+    pub entries: Vec<FileInfo>,
+    /// The name after which the next page begins; nothing when this is the last one.
+    pub next: Option<String>,
+}
+
 /// A file, directory or link.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileInfo {
@@ -131,8 +154,11 @@ pub struct FileInfo {
     /// What a link stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// Its space: first unit of the file, volume, first unit there, number of units.
+    /// Its space: first unit of the file, volume, first unit there, number of units. The first [`EXTENTS`] of them; none in a listing.
     pub extents: Vec<(u32, u16, u32, u32)>,
+    /// How many there are in all.
+    #[serde(default)]
+    pub extent_count: u64,
 }
 
 impl FileInfo {

@@ -1,6 +1,6 @@
 //! Requests for files, done by a member of the cluster.
 
-use super::protocol::{Bytes, CHUNK, FileInfo, FileRequest};
+use super::protocol::{Bytes, CHUNK, EXTENTS, FileInfo, FileRequest, Listing, PAGE};
 use crate::failure::{Exit, Failure};
 use aquifer_dss::group::{FileStat, FileType, OpenOptions, Owner, StorageError, VolumeGroup};
 use aquifer_dss_proto::FileId;
@@ -8,6 +8,7 @@ use aquifer_dss_proto::catalog::{AttributeChange, NewNode, OperationError, exten
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Permissions of a directory that the commands make.
@@ -38,7 +39,7 @@ impl From<StorageError> for Trouble {
 fn subject(request: &FileRequest) -> String {
     match request {
         FileRequest::Stat { path, .. }
-        | FileRequest::List { path }
+        | FileRequest::List { path, .. }
         | FileRequest::Create { path, .. }
         | FileRequest::MakeDirectory { path, .. }
         | FileRequest::Symlink { path, .. }
@@ -82,7 +83,7 @@ async fn answer(group: &Arc<VolumeGroup>, request: FileRequest) -> Result<Value,
             };
             serde_json::to_value(info(group, path, stat))
         }
-        FileRequest::List { path } => serde_json::to_value(list(group, &path).await?),
+        FileRequest::List { path, after } => serde_json::to_value(list(group, &path, &after).await?),
         FileRequest::Create { path, exclusive } => {
             let options = OpenOptions {
                 create: true,
@@ -174,18 +175,43 @@ async fn make(group: &VolumeGroup, path: &str, node: NewNode, mode: u16) -> Resu
         .map(drop)
 }
 
-async fn list(group: &VolumeGroup, path: &str) -> Result<Vec<FileInfo>, StorageError> {
-    let mut found = Vec::new();
-    for (name, id) in group.list(path).await? {
+/// A page: no message grows with the directory.
+async fn list(group: &VolumeGroup, path: &str, after: &str) -> Result<Listing, StorageError> {
+    let named = page_of(group, path, after).await?;
+    let next = named.last().filter(|_| named.len() == PAGE);
+    let next = next.map(|(name, _)| name.clone());
+    let mut entries = Vec::new();
+    for (name, id) in named {
         // What went meanwhile is not listed.
         if let Some(stat) = group.stat_open(id) {
             let mut info = info(group, name, stat);
             // Of a single file it is asked by its path.
             info.extents = Vec::new();
-            found.push(info);
+            entries.push(info);
         }
     }
-    Ok(found)
+    Ok(Listing { entries, next })
+}
+
+/// Names and ids in a directory after a name, as of now; at most [`PAGE`].
+async fn page_of(
+    group: &VolumeGroup,
+    path: &str,
+    after: &str,
+) -> Result<Vec<(String, FileId)>, StorageError> {
+    group.catch_up().await?;
+    let page = group.with_catalog(|catalog| {
+        let entries = catalog.entries_of(catalog.lookup(path)?)?;
+        let later = entries.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+        Ok(later
+            .take(PAGE)
+            .map(|(name, id)| ((**name).to_owned(), *id))
+            .collect())
+    });
+    page.map_err(|error| StorageError::Operation {
+        path: path.into(),
+        error,
+    })
 }
 
 fn info(group: &VolumeGroup, name: String, stat: FileStat) -> FileInfo {
@@ -209,9 +235,11 @@ fn info(group: &VolumeGroup, name: String, stat: FileStat) -> FileInfo {
         modified: stat.attributes.modified,
         links: stat.links,
         target,
+        extent_count: stat.extents.len() as u64,
         extents: stat
             .extents
             .iter()
+            .take(EXTENTS)
             .map(|e| (e.unit, e.volume, e.start, e.count))
             .collect(),
     }

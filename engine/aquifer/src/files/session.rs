@@ -1,6 +1,6 @@
 //! Who does file requests: a node that runs, or this process.
 
-use super::protocol::{Bytes, FileInfo, FileRequest};
+use super::protocol::{Bytes, FileInfo, FileRequest, Listing};
 use super::service;
 use crate::admin::{AdminClient, Request};
 use crate::daemon::ShortMember;
@@ -48,8 +48,16 @@ impl Session {
 
     /// What is in a directory.
     pub async fn list(&mut self, path: &str) -> Result<Vec<FileInfo>, Failure> {
-        let path = path.to_owned();
-        self.typed(FileRequest::List { path }).await
+        let (mut entries, mut after) = (Vec::new(), String::new());
+        loop {
+            let path = path.to_owned();
+            let page: Listing = self.typed(FileRequest::List { path, after }).await?;
+            entries.extend(page.entries);
+            match page.next {
+                Some(next) => after = next,
+                None => return Ok(entries),
+            }
+        }
     }
 
     /// Makes an empty file.

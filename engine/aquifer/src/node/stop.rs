@@ -50,7 +50,7 @@ pub async fn run(options: StopOptions) -> Outcome {
     client.stop().await?;
     // The node closes its admin connections when it has left; a connection that fails is the sign.
     let deadline = Instant::now() + Duration::from_secs(options.timeout);
-    while client.status().await.is_ok() {
+    while !client.has_ended().await {
         if Instant::now() > deadline {
             return Err(Failure::new(
                 Exit::Unknown,

@@ -122,6 +122,13 @@ fn a_second_life_a_taken_port_and_garbage_do_not_hurt_those_who_run() {
         let _ = sql.write_all(&noise[..length]);
         let _ = sql.shutdown(std::net::Shutdown::Write);
         let _ = sql.read_to_end(&mut Vec::new());
+        let mut admin = UnixStream::connect(cluster.place.file("1.admin")).unwrap();
+        let _ = admin.write_all(&noise[..length]);
+        let _ = admin.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = admin.read_to_end(&mut answer);
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.contains("not an admin request"), "{answer}");
     }
     assert_eq!(session.one("select v from t where id = 1"), "0");
     let other = cluster.session(2);
@@ -136,6 +143,21 @@ fn a_second_life_a_taken_port_and_garbage_do_not_hurt_those_who_run() {
     ]);
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!(status["verdict"], "healthy", "{status:#}");
+}
+
+#[test]
+fn a_node_that_says_nothing_is_given_up_and_not_taken_for_one_that_has_ended() {
+    let cluster = Cluster::of("silent", 1);
+    let admin = cluster.place.file("1.admin");
+    cluster.signal(1, "STOP");
+    let asked = |arguments: &[&str]| run(&[arguments, &["--admin", &admin]].concat());
+    ends(&asked(&["cluster", "status"]), 4, &["does not answer"]);
+    ends(
+        &asked(&["fs", "mkdir", "/x"]),
+        5,
+        &["does not answer", "not known"],
+    );
+    cluster.signal(1, "CONT");
 }
 
 #[test]
