@@ -16,6 +16,7 @@ mod mirror;
 mod pairs;
 mod rig;
 mod shape;
+mod sides_alone;
 mod stalled_peer;
 mod stalling_proxy;
 mod survival;

@@ -165,7 +165,7 @@ fn the_space_of_a_removed_file_goes_back_through_a_block_device() {
 }
 
 /// Flips a bit in the middle of each page of trees that has something; how many.
-fn flip_bits(first: &str, side: &str) -> u32 {
+pub(super) fn flip_bits(first: &str, side: &str) -> u32 {
     const PAGE: usize = 8192;
     let image = image(first);
     let device = OpenOptions::new().read(true).write(true).open(side).unwrap();
@@ -194,6 +194,21 @@ fn flip_bits(first: &str, side: &str) -> u32 {
     }
     device.sync_all().unwrap();
     flipped
+}
+
+/// Flips a bit in the middle of a file, on the device at `side`.
+pub(super) fn flip_a_byte_of(first: &str, side: &str, path: &str) {
+    let image = image(first);
+    let file = image.catalog.lookup(path).unwrap();
+    let Node::File { extents, .. } = &image.catalog.inode(file).unwrap().node else {
+        panic!("it is a file");
+    };
+    let at = places(&image, extents)[0].start + 4000;
+    let device = OpenOptions::new().read(true).write(true).open(side).unwrap();
+    let mut byte = [0];
+    device.read_exact_at(&mut byte, at).unwrap();
+    device.write_all_at(&[byte[0] ^ 4], at).unwrap();
+    device.sync_all().unwrap();
 }
 
 #[test]
