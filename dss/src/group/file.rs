@@ -309,6 +309,7 @@ impl File {
 
     /// Makes a range read as zeros, and gives its whole units back. The size stays.
     pub async fn punch(&self, offset: u64, length: u64) -> Result<(), StorageError> {
+        self.require_writable()?;
         let end = offset.saturating_add(length).min(ceiling(self.size()?));
         if offset >= end {
             return Ok(());
@@ -389,7 +390,21 @@ impl File {
         Ok(())
     }
 
+    /// Refuses to write a file of the engine: the catalogue refuses what changes its space, but is not asked about bytes in units that are there.
+    fn require_writable(&self) -> Result<(), StorageError> {
+        let is_engine = self.group.with_catalog(|catalog| {
+            let inode = catalog.open_inode(self.open.id);
+            inode.is_some_and(|inode| inode.node.is_engine())
+        });
+        if is_engine {
+            return Err(refused("", OperationError::Protected));
+        }
+        Ok(())
+    }
+
+    /// Where a write of `length` bytes ends; asked before each.
     pub(super) fn end_of(&self, offset: u64, length: usize) -> Result<u64, StorageError> {
+        self.require_writable()?;
         let end = offset.checked_add(length as u64).filter(|end| *end <= FILE_BYTES);
         let limit = u64::from(u32::MAX) * self.group.label.au_bytes;
         end.filter(|end| *end <= limit)

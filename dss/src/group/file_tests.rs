@@ -5,7 +5,7 @@ use super::*;
 use crate::device::SimDisk;
 use crate::seam::{BLOCK, IoBuffer, Runtime};
 use crate::testing::{TestHandle, TestRuntime};
-use aquifer_dss_proto::catalog::{AttributeChange, NewNode, OperationError};
+use aquifer_dss_proto::catalog::{AttributeChange, FileKind, NewNode, OperationError};
 use aquifer_dss_proto::defect::{Defect, fails_with};
 use aquifer_dss_proto::{Epoch, FileId, NodeSet};
 use std::sync::Arc;
@@ -415,5 +415,40 @@ fn times_owner_and_links_are_those_of_posix() {
         assert_eq!(group.read_link(link.id).await.unwrap(), "g");
         unlink(&group, "/f").await;
         assert_eq!(group.stat_path("/l").await.unwrap().path, "/g");
+    });
+}
+
+#[test]
+fn files_of_the_engine_are_read_and_not_written() {
+    let runtime = TestRuntime::new(9);
+    let disk = formatted(&runtime, 9);
+    runtime.block_on(async {
+        let group = open(&runtime, &disk, 1).await.unwrap();
+        group.lead(Epoch(1)).await.unwrap();
+        let options = CreateOptions {
+            size: 3 * 8192,
+            kind: FileKind::Tree,
+            exclusive: true,
+        };
+        let id = group.create("/engine", options).await.unwrap();
+        let file = group.open_file(id).await.unwrap();
+        // In units that it has the catalogue is not asked.
+        for refused in [
+            file.write_at(0, b"x").await,
+            file.write_blocks(0, IoBuffer::zeroed(BLOCK)).await.map(drop),
+            file.write_blocks_vectored(0, vec![IoBuffer::zeroed(BLOCK)])
+                .await
+                .map(drop),
+            file.prepare_write(0, BLOCK).await.map(drop),
+            file.allocate(0, 1, true).await,
+            file.punch(10, 100).await,
+            file.punch(0, 8192).await,
+            file.set_len(0).await,
+            file.append(b"x").await.map(drop),
+        ] {
+            assert!(refused.unwrap_err().is(OperationError::Protected));
+        }
+        let bytes = file.read_at(0, 3 * 8192).await.unwrap();
+        assert!(bytes.len() == 3 * 8192 && bytes.iter().all(|byte| *byte == 0));
     });
 }
