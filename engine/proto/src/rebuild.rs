@@ -3,7 +3,7 @@
 //!
 //! Rules:
 //! - RBD-1 the base is the newest whole image known, or a Format record; from there one record per PSN leads on, from any stream, to
-//!   the highest PSN that any image or record names; stamps rise on the way. A gap, or two records for one PSN, is a refusal.
+//!   the highest PSN that any image or record names; stamps rise on the way from group to group. A gap, or two records for one PSN, is a refusal.
 //! - RBD-2 the result, with stamp `s`, is the newest version when for every stream either nothing of it was ever overwritten, or the
 //!   oldest group from which on it is read without a gap has a stamp of at most `s + 1`.
 //!
@@ -169,8 +169,10 @@ impl PageHistory {
         }
         records.reverse();
         let mut stamp = self.image.filter(|_| base.is_some()).map(|(_, stamp)| stamp);
-        for record in &records {
-            if stamp.is_some_and(|before| before >= record.stamp) {
+        for (index, record) in records.iter().enumerate() {
+            let before = index.checked_sub(1).map(|before| records[before]);
+            let is_of_one_group = before.is_some_and(|b| (b.by, b.stamp) == (record.by, record.stamp));
+            if stamp.is_some_and(|before| before >= record.stamp) && !is_of_one_group {
                 return Err(NotRebuilt::Contradiction(record.record.prev_psn));
             }
             stamp = Some(record.stamp);
@@ -250,6 +252,23 @@ mod tests {
                 (None, Psn(10), 2)
             );
         }
+    }
+
+    #[test]
+    fn one_group_may_change_a_page_twice() {
+        let begin = [(1, Reach::Begin), (2, Reach::Begin)];
+        let of = |records: &[PlannedRecord]| {
+            history(Some((565, 658)), records, &begin)
+                .newest()
+                .map(|made| made.psn)
+        };
+        let twice = |second_by| [record(2, 565, 659, false), record(second_by, 566, 659, false)];
+        assert_eq!(of(&twice(2)), Ok(Psn(567)));
+        assert_eq!(
+            of(&twice(1)),
+            Err(NotRebuilt::Contradiction(Psn(566))),
+            "two streams cannot give one stamp to changes of a page"
+        );
     }
 
     #[test]
